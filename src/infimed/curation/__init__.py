@@ -1,0 +1,1 @@
+"""Floor 4: signals, rules, verdicts and the ledger."""

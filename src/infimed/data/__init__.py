@@ -1,0 +1,1 @@
+"""Floor 2: Record, readers, shards, safe image decoding, phantoms."""

@@ -1,0 +1,1 @@
+"""The phantom clinic: procedural patients with images, texts and the truth."""

@@ -1,0 +1,1 @@
+"""Floor 5: tasks, extraction, metrics, controls and reports."""

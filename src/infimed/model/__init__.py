@@ -1,0 +1,1 @@
+"""Floor 3: the network, its processor, presets and weights."""

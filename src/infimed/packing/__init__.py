@@ -1,0 +1,1 @@
+"""Floor 3: pack plans and rows."""

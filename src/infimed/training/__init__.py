@@ -1,0 +1,1 @@
+"""Floor 5: stages, rows, loop, loss, optimizer, checkpoints."""
