@@ -1,0 +1,180 @@
+"""Packed attention: documents of one row never see one another.
+
+A row holds documents one after another. A document is a *trunk* (an image and what stands before
+it) followed by *branches* (one question with its answer each). A branch sees its trunk and itself,
+never a sibling: training on many questions about one image is then exactly training on each alone,
+at the cost of one image span. A document without shared image is a trunk with one branch or none.
+
+Three backends compute the same numbers: a loop over documents (CPU), variable-length attention
+(CUDA, in `attention_cuda`), and a dense mask over the whole row (the slow, obvious reference).
+Cost of the loop: sum of squared document lengths instead of the squared row length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "infimed_packed"
+"""Name under which the attention is registered with transformers."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Token counts of one document: its trunk, then its branches in order."""
+
+    trunk: int
+    branches: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the document in the row."""
+        return self.trunk + sum(self.branches)
+
+    def positions(self) -> list[int]:
+        """Position ids: the trunk counts from 0, every branch goes on where the trunk ended."""
+        ids = list(range(self.trunk))
+        for branch in self.branches:
+            ids.extend(range(self.trunk, self.trunk + branch))
+        return ids
+
+    def mask(self) -> Tensor:
+        """Boolean [length, length]: True where the row's token may attend to the column's."""
+        size = self.length
+        allowed = torch.zeros(size, size, dtype=torch.bool)
+        allowed[: self.trunk, : self.trunk] = True
+        start = self.trunk
+        for branch in self.branches:
+            stop = start + branch
+            allowed[start:stop, : self.trunk] = True
+            allowed[start:stop, start:stop] = True
+            start = stop
+        return allowed.tril()
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """How a row's tokens divide into documents.
+
+    Attributes:
+        documents: in row order; their lengths sum to the row's token count.
+    """
+
+    documents: tuple[Document, ...]
+    _masks: dict[Document, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of the row."""
+        return sum(document.length for document in self.documents)
+
+    @property
+    def doc_lengths(self) -> tuple[int, ...]:
+        """Tokens of each document."""
+        return tuple(document.length for document in self.documents)
+
+    def position_ids(self) -> Tensor:
+        """int64 [1, tokens], reset per document and per branch."""
+        return torch.tensor([[p for document in self.documents for p in document.positions()]])
+
+    def mask(self, document: Document, device: torch.device) -> Tensor | None:
+        """The document's mask, or None where plain causal attention is the same thing."""
+        if len(document.branches) <= 1:
+            return None
+        if document not in self._masks:
+            self._masks[document] = document.mask().to(device)
+        return self._masks[document]
+
+    def dense_mask(self) -> Tensor:
+        """Boolean [tokens, tokens] of the whole row; the reference for every backend."""
+        return torch.block_diag(*(d.mask().float() for d in self.documents)).bool()
+
+
+def attend_by_document(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+    """Loop over documents; query [1, heads, tokens, d], key and value may have fewer heads."""
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    start = 0
+    for document in layout.documents:
+        stop = start + document.length
+        mask = layout.mask(document, query.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                query[:, :, start:stop],
+                key[:, :, start:stop],
+                value[:, :, start:stop],
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scale,
+                enable_gqa=grouped,
+            )
+        )
+        start = stop
+    return torch.cat(outputs, dim=2)
+
+
+def attend_reference(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+    """One dense mask over the whole row: slow, obvious, and what the others must equal."""
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=layout.dense_mask().to(query.device),
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+Backend = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The fastest exact backend of a device."""
+    if device.type == "cuda":
+        from infimed.model.attention_cuda import attend_varlen
+
+        return attend_varlen
+    return attend_by_document
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    layout: PackedLayout | None = None,
+    backend: Backend | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The registered implementation; returns [batch, tokens, heads, d] as transformers expects.
+
+    Raises:
+        ValueError: a mask or no layout was given, or layout and row disagree. Each of these would
+            let documents see one another without any sign of it.
+    """
+    if layout is None:
+        raise ValueError("packed attention needs layout=PackedLayout(...); without it documents would mix")
+    if attention_mask is not None:
+        raise ValueError("packed attention takes no attention_mask: the layout already says who sees whom")
+    if dropout:
+        raise ValueError("packed attention has no dropout")
+    if query.shape[0] != 1 or query.shape[2] != layout.tokens or key.shape[2] != layout.tokens:
+        raise ValueError(
+            f"layout holds {layout.tokens} tokens, the row {tuple(query.shape)} / {tuple(key.shape)}: "
+            "one row per call and no key-value cache"
+        )
+    attend = backend or backend_for(query.device)
+    return attend(query, key, value, layout, scaling).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PACKED, packed_attention)

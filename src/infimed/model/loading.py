@@ -1,0 +1,232 @@
+"""Checkpoints on disk: safetensors in the Hub's LLaVA key layout, with a completeness marker.
+
+A checkpoint folder is complete when its `manifest.json` exists and every file matches the hash in
+it; the newest *verified* one is used, never merely the newest. Tensors carry the names that
+`transformers` and vLLM publish for LLaVA (`vision_tower.vision_model.*`, `language_model.model.*`),
+so at the full grid the same files open as stock `llava`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from infimed.core.errors import DataError
+from infimed.core.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from infimed.model.configuration import InfiMedConfig
+from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.model.presets import Preset, build_config
+from infimed.model.processing import Processor
+
+MARKER = "manifest.json"
+STEP = re.compile(r"step-(\d+)")
+
+
+def hub_key(name: str, vision_model_type: str) -> str:
+    """Parameter name -> name in a checkpoint file."""
+    if name.startswith("model.vision_tower."):
+        inner = "vision_model." if vision_model_type == "siglip_vision_model" else ""
+        return f"vision_tower.{inner}{name.removeprefix('model.vision_tower.')}"
+    if name.startswith("model.multi_modal_projector."):
+        return name.removeprefix("model.")
+    if name.startswith("model.language_model."):
+        return f"language_model.model.{name.removeprefix('model.language_model.')}"
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    raise ValueError(f"no checkpoint name for parameter {name!r}")
+
+
+def to_hub_state(model: InfiMedForConditionalGeneration) -> dict[str, Tensor]:
+    """The model's tensors under their checkpoint names; a tied output layer is left out."""
+    vision_type = model.config.vision_config.model_type
+    tied = model.config.tie_word_embeddings
+    return {
+        hub_key(name, vision_type): tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+
+
+def load_hub_state(model: InfiMedForConditionalGeneration, state: Mapping[str, Tensor], where: str) -> None:
+    """Fill the model from checkpoint names.
+
+    Raises:
+        DataError: keys are missing or unknown, or a shape differs; the first few are named.
+    """
+    vision_type = model.config.vision_config.model_type
+    own = model.state_dict()
+    names = {hub_key(name, vision_type): name for name in own}
+    tied = model.config.tie_word_embeddings
+    missing = [k for k in names if k not in state and not (tied and k.endswith("lm_head.weight"))]
+    unknown = [k for k in state if k not in names]
+    if missing or unknown:
+        raise DataError(
+            f"{len(missing)} tensors missing, {len(unknown)} unknown",
+            where=where,
+            seen=f"missing {missing[:5]}, unknown {unknown[:5]}",
+            fix="the checkpoint belongs to another preset or layout",
+        )
+    for key, tensor in state.items():
+        if own[names[key]].shape != tensor.shape:
+            raise DataError(
+                f"{key} has the wrong shape",
+                where=where,
+                seen=str(tuple(tensor.shape)),
+                accepted=str(tuple(own[names[key]].shape)),
+            )
+    with torch.no_grad():
+        for key, tensor in state.items():
+            own[names[key]].copy_(tensor)
+    model.tie_weights()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise DataError("file not found", where=str(path)) from error
+    except SafetensorError as error:
+        raise DataError(
+            f"is not a valid safetensors file ({error})", where=str(path), fix="restore or rebuild it"
+        ) from error
+
+
+def build_model(chosen: Preset, vision: Path, language: Path) -> tuple[InfiMedForConditionalGeneration, Processor]:
+    """A model that starts from a pretrained tower and language model, with a fresh projector.
+
+    Args:
+        vision: folder with config.json and model.safetensors of the tower.
+        language: folder with the same of the language model, and tokenizer.json.
+    """
+    tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32, trust_remote_code=False)
+    processor = Processor(
+        tokenizer_json=(language / "tokenizer.json").read_text(encoding="utf-8"),
+        image_size=chosen.image_size,
+        visual_tokens=chosen.full_tokens,
+        mean=chosen.mean,
+        std=chosen.std,
+        image_token=chosen.image_token,
+    )
+    config = build_config(
+        chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id
+    )
+    model = InfiMedForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
+    model.model.language_model.load_state_dict(base.model.state_dict(), strict=True)
+    if not config.tie_word_embeddings:
+        model.lm_head.load_state_dict(base.lm_head.state_dict(), strict=True)
+    model.tie_weights()
+    return model.float(), processor
+
+
+def save_checkpoint(
+    folder: Path,
+    model: InfiMedForConditionalGeneration,
+    processor: Processor,
+    *,
+    about: Mapping[str, Any],
+    training_state: Mapping[str, Tensor] | None = None,
+) -> str:
+    """Write a checkpoint atomically and return its fingerprint.
+
+    Args:
+        about: JSON facts kept in the manifest (step, stage, versions, plan position, seeds).
+        training_state: optimizer and generator tensors; left out of final, shareable checkpoints.
+    """
+    with atomic_folder(folder) as partial:
+        save_file(to_hub_state(model), partial / "model.safetensors", metadata={"format": "pt"})
+        if training_state is not None:
+            save_file(dict(training_state), partial / "training_state.safetensors")
+        values = model.config.to_dict()
+        values["architectures"] = ["InfiMedForConditionalGeneration"]
+        values.pop("auto_map", None)
+        write_json(partial / "config.json", values)
+        processor.save(partial)
+        files = {f.name: sha256_file(f) for f in sorted(partial.iterdir())}
+        fingerprint = sha256_json({k: files[k] for k in ("model.safetensors", "infimed_processor.json")})[:16]
+        write_json(partial / MARKER, {"files": files, "fingerprint": fingerprint, **about})
+    return fingerprint
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete, unharmed checkpoint; None when the marker or a hash is off."""
+    try:
+        manifest: dict[str, Any] = read_json(folder / MARKER)
+        intact = all(sha256_file(folder / name) == digest for name, digest in manifest["files"].items())
+    except (DataError, OSError, KeyError, AttributeError, TypeError):
+        return None
+    return manifest if intact else None
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The `step-N` folders below `folder`, newest step first; partial ones are not among them."""
+    if not folder.is_dir():
+        return []
+    steps = [(int(m.group(1)), f) for f in folder.iterdir() if (m := STEP.fullmatch(f.name)) and f.is_dir()]
+    return [f for _, f in sorted(steps, reverse=True)]
+
+
+def find_checkpoint(run_or_checkpoint: Path) -> Path:
+    """The newest verified checkpoint of a run folder, or the folder itself if it is a checkpoint.
+
+    Raises:
+        DataError: there is none; damaged ones that were passed over are named.
+    """
+    if (run_or_checkpoint / MARKER).exists() and (run_or_checkpoint / "model.safetensors").exists():
+        return run_or_checkpoint
+    damaged = []
+    for folder in checkpoint_folders(run_or_checkpoint / "checkpoints"):
+        if verify_checkpoint(folder) is not None:
+            return folder
+        damaged.append(folder.name)
+    raise DataError(
+        "no complete checkpoint here" + (f" (damaged: {', '.join(damaged)})" if damaged else ""),
+        where=str(run_or_checkpoint),
+        fix="give a run folder that has trained, e.g. runs/nano, or run: infimed run nano",
+    )
+
+
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[InfiMedForConditionalGeneration, Processor]:
+    """Model (in eval mode, SDPA attention) and processor of a checkpoint folder.
+
+    Raises:
+        DataError: a file is missing, damaged, or asks for custom code.
+    """
+    values = read_json(folder / "config.json")
+    if "auto_map" in values:
+        raise DataError("config.json asks for custom code (auto_map); refused", where=str(folder))
+    values = {k: v for k, v in values.items() if k not in ("architectures", "model_type", "transformers_version")}
+    for part in ("vision_config", "text_config"):
+        inner = dict(values[part])
+        values[part] = AutoConfig.for_model(inner.pop("model_type"), **inner)
+    model = InfiMedForConditionalGeneration(InfiMedConfig(**values))
+    load_hub_state(model, _read_tensors(folder / "model.safetensors"), str(folder))
+    model = model.to(dtype).eval()
+    model.set_attention("sdpa")
+    return model, Processor.load(folder)
+
+
+def load_training_state(folder: Path) -> dict[str, Tensor]:
+    """Optimizer and generator tensors of a checkpoint."""
+    return _read_tensors(folder / "training_state.safetensors")
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints, and partial leftovers of killed writers."""
+    for old in checkpoint_folders(folder)[keep:]:
+        shutil.rmtree(old)
+    if folder.is_dir():
+        for partial in folder.glob(".*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)

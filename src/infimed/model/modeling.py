@@ -1,0 +1,176 @@
+"""The network: stock LLaVA with a token reducer between tower and projector.
+
+Average pooling has no weights, so 36 -> 144 (or 144 -> 729) changes no tensor; at the full grid the
+pool is skipped and the class is bit-equal to stock LLaVA. The tower's position table stays at the
+largest grid and is interpolated on the fly for other image sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from infimed.core.errors import DataError
+from infimed.model.attention import PACKED, PackedLayout
+from infimed.model.configuration import InfiMedConfig, token_side
+
+
+def pool_grid(features: Tensor, side: int) -> Tensor:
+    """Average-pool patch features [n, grid*grid, d] to [n, side*side, d]; identity at the grid.
+
+    Windows follow `adaptive_avg_pool2d`, so any side up to the grid works (27 -> 12 overlaps).
+    """
+    images, patches, width = features.shape
+    grid = int(patches**0.5)
+    if grid * grid != patches:
+        raise ValueError(f"{patches} patches are not a square grid")
+    if grid == side:
+        return features
+    planes = features.transpose(1, 2).reshape(images, width, grid, grid)
+    return adaptive_avg_pool2d(planes, side).flatten(2).transpose(1, 2)
+
+
+class LeakingCallError(ValueError):
+    """A call in which packed documents would silently see one another."""
+
+
+def refuse_leak(position_ids: Tensor | None, attention_mask: Tensor | None, use_cache: object) -> None:
+    """Refuse a packed row (positions that restart) together with a mask or a cache.
+
+    transformers isolates restarting positions only without mask and without cache; with either it
+    lets documents see one another and says nothing.
+
+    Raises:
+        LeakingCallError: the call would leak.
+    """
+    if position_ids is None or position_ids.shape[-1] < 2 or attention_mask is None and not use_cache:
+        return
+    if attention_mask is not None and not bool(attention_mask.bool().all()):
+        return  # left padding, not packing
+    if bool((position_ids[..., 1:] < position_ids[..., :-1]).any()):
+        raise LeakingCallError(
+            "this row holds several documents (its positions restart), but an attention mask or a "
+            "key-value cache was given: documents would see one another. Use model.forward_row, or "
+            "pass attention_mask=None and use_cache=False."
+        )
+
+
+class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
+    """SigLIP or DINOv2 tower, reducer, two-layer MLP, causal language model."""
+
+    config_class = InfiMedConfig
+    config: InfiMedConfig
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.config.vision_config.patch_size)
+
+    def set_grid(self, visual_tokens: int, image_size: int) -> None:
+        """Choose how many tokens an image becomes at `image_size` pixels; changes no tensor."""
+        token_side(visual_tokens, image_size, self.patch_size)
+        self.config.visual_tokens = visual_tokens
+
+    def set_attention(self, implementation: str) -> None:
+        """Attention of the language model: ``infimed_packed`` to train, ``sdpa`` to generate."""
+        self.model.language_model.config._attn_implementation = implementation
+
+    def image_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
+        """Projected features [n, visual_tokens, d] of normalised pixels [n, 3, H, W]."""
+        tower = self.model.vision_tower
+        extra = {"interpolate_pos_encoding": True} if "siglip" in tower.config.model_type else {}
+        outputs = tower(pixels, output_hidden_states=True, return_dict=True, **extra)
+        features = outputs.hidden_states[self.config.vision_feature_layer]
+        if self.config.vision_feature_select_strategy == "default":
+            features = features[:, 1:]
+        tokens = visual_tokens or self.config.visual_tokens
+        if tokens is not None:
+            features = pool_grid(features, token_side(tokens, pixels.shape[-1], self.patch_size))
+        projected = self.model.multi_modal_projector(features)
+        assert isinstance(projected, Tensor)
+        return projected
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Stock entry point, pooled: a list of [visual_tokens, d] in ``pooler_output``."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=list(self.image_features(pixel_values)))
+
+    def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+        """Token embeddings [1, T, d] with image features put at their placeholders, in order.
+
+        Raises:
+            DataError: placeholders and features do not match in number.
+        """
+        embedded = self.get_input_embeddings()(input_ids)
+        slots = input_ids == self.config.image_token_id
+        placeholders = int(slots.sum())
+        given = 0 if features is None else features.shape[0] * features.shape[1]
+        if placeholders != given:
+            raise DataError(
+                f"the row has {placeholders} image placeholders and {given} image features",
+                fix="an image span was cut or an image is missing; rebuild the plan for this grid",
+            )
+        if features is None:
+            return embedded
+        values = features.reshape(-1, features.shape[-1]).to(embedded.dtype)
+        return embedded.masked_scatter(slots.unsqueeze(-1), values)
+
+    def forward_row(
+        self,
+        input_ids: Tensor,
+        layout: PackedLayout,
+        *,
+        pixels: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states [T, d] of one packed row.
+
+        Args:
+            input_ids: int64 [T].
+            layout: the documents of the row.
+            pixels: normalised [n, 3, H, W], or None.
+            features: projected [n, visual_tokens, d] instead of pixels.
+        """
+        if pixels is not None:
+            features = self.image_features(pixels)
+        language = self.model.language_model
+        if language.config._attn_implementation != PACKED:
+            raise LeakingCallError("call set_attention('infimed_packed') before forward_row")
+        hidden = language(
+            inputs_embeds=self.embed(input_ids.unsqueeze(0), features),
+            position_ids=layout.position_ids().to(input_ids.device),
+            attention_mask=None,
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Stock forward with pooling; refuses packed rows that transformers would let leak."""
+        refuse_leak(
+            kwargs.get("position_ids"),
+            kwargs.get("attention_mask"),
+            kwargs.get("past_key_values") is not None or kwargs.get("use_cache", self.config.text_config.use_cache),
+        )
+        pixels = kwargs.pop("pixel_values", None)
+        if pixels is not None:
+            input_ids = kwargs.pop("input_ids", None)
+            if input_ids is None:
+                input_ids, args = args[0], args[1:]
+            kwargs["inputs_embeds"] = self.embed(input_ids, self.image_features(pixels))
+        return super().forward(*args, **kwargs)
+
+
+AutoConfig.register("infimed_vl", InfiMedConfig, exist_ok=True)
+AutoModelForImageTextToText.register(InfiMedConfig, InfiMedForConditionalGeneration, exist_ok=True)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Parameters of a module, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,306 @@
+"""The one path from a record or a chat to token ids and pixels.
+
+Training, evaluation and serving call the same functions, so they cannot disagree on template,
+option letters or image geometry. Everything between two control tokens is tokenised with special
+tokens disabled: ``<|im_end|>`` or ``<image>`` typed by a user is plain text.
+
+A chat is `trunk` + `branch`: the trunk ends with the last image placeholder, so all questions about
+the same images share its tokens exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from infimed.core.errors import DataError
+from infimed.core.files import read_json, sha256_json, write_json, write_text
+from infimed.data.imaging import squash
+from infimed.data.record import Message, Record
+from infimed.data.shards import Measure
+
+START, END, IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+CHOICE_INSTRUCTION = "Answer with the letter."
+IGNORE = -100
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{% if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}<image>{%- else -%}{{ part['text'] }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of a chat.
+
+    Attributes:
+        input_ids: every image already expanded to `visual_tokens` placeholders.
+        targets: the id to predict after each position, or -100; shifted, so it ends inside the chat.
+        images: image index per placeholder span, in order.
+        trunk: how many leading tokens come up to and including the last image (0 without images).
+    """
+
+    input_ids: list[int]
+    targets: list[int]
+    images: tuple[int, ...]
+    trunk: int
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Tokenizer, template and image geometry of a model.
+
+    Attributes:
+        tokenizer_json: the fast tokenizer, serialised; part of the template hash.
+        image_size: side in pixels of the square every image is squashed to.
+        visual_tokens: placeholders per image.
+        mean, std: per-channel normalisation of pixels in 0..1.
+    """
+
+    tokenizer_json: str
+    image_size: int
+    visual_tokens: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_token: str = IMAGE
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer with special tokens disabled for text."""
+        tokenizer = Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _id(self, token: str) -> int:
+        index = self.tokenizer.token_to_id(token)
+        if index is None:
+            raise DataError(f"the tokenizer has no token {token!r}", fix="use a ChatML tokenizer")
+        return int(index)
+
+    @cached_property
+    def start_id(self) -> int:
+        """Id that opens a turn."""
+        return self._id(START)
+
+    @cached_property
+    def end_id(self) -> int:
+        """Id that closes a turn."""
+        return self._id(END)
+
+    @cached_property
+    def image_token_id(self) -> int:
+        """Id of the image placeholder."""
+        return self._id(self.image_token)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids at which an answer ends."""
+        return (self.end_id,)
+
+    @cached_property
+    def template_hash(self) -> str:
+        """16 hex digits naming tokenizer + template + instructions; keys every cached length."""
+        return sha256_json([self.tokenizer_json, CHAT_TEMPLATE, CHOICE_INSTRUCTION])[:16]
+
+    def with_grid(self, image_size: int, visual_tokens: int) -> Processor:
+        """The same processor at another resolution."""
+        made = replace(self, image_size=image_size, visual_tokens=visual_tokens)
+        made.__dict__.update({k: v for k, v in self.__dict__.items() if k == "tokenizer"})
+        return made
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text; control tokens in it stay text."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens skipped."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def conversation(
+        self, record: Record, *, option_order: Sequence[int] | None = None, answer: bool = False
+    ) -> tuple[Message, ...]:
+        """The turns of a record as the model sees them.
+
+        A choice question gets its options, lettered in `option_order`, and a one-line instruction;
+        its answer is the letter. Without `answer` the last assistant turn is left off.
+        """
+        messages = list(record.messages)
+        if record.task == "choice":
+            order = list(option_order) if option_order is not None else list(range(len(record.choices)))
+            lines = "\n".join(f"{LETTERS[at]}. {record.choices[index]}" for at, index in enumerate(order))
+            last_user = max(i for i, turn in enumerate(messages) if turn.role == "user")
+            turn = messages[last_user]
+            messages[last_user] = Message("user", (*turn.content, f"\n{lines}\n{CHOICE_INSTRUCTION}"))
+            if record.answer is not None:
+                letter = LETTERS[order.index(record.choices.index(record.answer))]
+                messages = [*messages[: last_user + 1], Message("assistant", (letter,))]
+        if not answer and messages[-1].role == "assistant":
+            messages.pop()
+        return tuple(messages)
+
+    def encode(self, messages: Sequence[Message], *, generation: bool = False) -> Encoded:
+        """Ids, shifted targets and image order of a chat.
+
+        Targets are the tokens of assistant turns and the end token that closes each. With
+        `generation` the chat ends by opening an assistant turn and has no targets.
+        """
+        ids: list[int] = []
+        learned: list[bool] = []
+        images: list[int] = []
+        trunk = 0
+
+        def put(tokens: Sequence[int], learn: bool = False) -> None:
+            ids.extend(tokens)
+            learned.extend([learn] * len(tokens))
+
+        between = ""
+        for turn in messages:
+            if between:
+                put(self.text_ids(between))
+            put([self.start_id])
+            text = f"{turn.role}\n"
+            if turn.role == "assistant":
+                put(self.text_ids(text))
+                put(self.text_ids(turn.text), learn=True)
+                put([self.end_id], learn=True)
+            else:
+                for part in turn.content:
+                    if isinstance(part, str):
+                        text += part
+                        continue
+                    if text:
+                        put(self.text_ids(text))
+                        text = ""
+                    images.append(part)
+                    put([self.image_token_id] * self.visual_tokens)
+                    trunk = len(ids)
+                if text:
+                    put(self.text_ids(text))
+                put([self.end_id])
+            between = "\n"
+        if generation:
+            put(self.text_ids("\n"))
+            put([self.start_id])
+            put(self.text_ids("assistant\n"))
+        targets = [ids[i + 1] if learned[i + 1] else IGNORE for i in range(len(ids) - 1)] + [IGNORE]
+        if generation:
+            targets = [IGNORE] * len(ids)
+        return Encoded(ids, targets, tuple(images), trunk)
+
+    def measure(self, record: Record) -> Measure:
+        """Token counts of a record as it is trained on, visual tokens apart."""
+        encoded = self.encode(self.conversation(record, answer=True))
+        visual = self.visual_tokens * len(encoded.images)
+        return Measure(
+            text_tokens=len(encoded.input_ids) - visual,
+            target_tokens=sum(target != IGNORE for target in encoded.targets),
+            images=len(encoded.images),
+            trunk_tokens=max(0, encoded.trunk - visual),
+        )
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Normalised float32 [n, 3, S, S] of uint8 [H, W, 3] images, squashed to the square."""
+        squares = np.stack(
+            [
+                image if image.shape[:2] == (self.image_size,) * 2 else squash(image, self.image_size)
+                for image in images
+            ]
+        )
+        planes = torch.from_numpy(squares).permute(0, 3, 1, 2).float().div_(255.0)
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        return planes.sub_(mean).div_(std)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer, template and geometry in the stock LLaVA processor's files."""
+        size = {"height": self.image_size, "width": self.image_size}
+        write_text(folder / "tokenizer.json", self.tokenizer_json)
+        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": END,
+                "pad_token": END,
+                "image_token": self.image_token,
+                "extra_special_tokens": {"image_token": self.image_token},
+                "clean_up_tokenization_spaces": False,
+            },
+        )
+        write_json(
+            folder / "preprocessor_config.json",
+            {
+                "image_processor_type": "SiglipImageProcessor",
+                "do_resize": True,
+                "do_rescale": True,
+                "do_normalize": True,
+                "rescale_factor": 1 / 255,
+                "image_mean": list(self.mean),
+                "image_std": list(self.std),
+                "size": size,
+                "crop_size": size,
+            },
+        )
+        write_json(
+            folder / "infimed_processor.json",
+            {
+                "image_size": self.image_size,
+                "visual_tokens": self.visual_tokens,
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "image_token": self.image_token,
+                "template_hash": self.template_hash,
+            },
+        )
+
+    @staticmethod
+    def load(folder: Path) -> Processor:
+        """Inverse of `save`.
+
+        Raises:
+            DataError: a file is missing, malformed, or the template differs from this version's.
+        """
+        stored: dict[str, Any] = read_json(folder / "infimed_processor.json")
+        tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        json.loads(tokenizer_json)
+        processor = Processor(
+            tokenizer_json=tokenizer_json,
+            image_size=stored["image_size"],
+            visual_tokens=stored["visual_tokens"],
+            mean=tuple(stored["mean"]),
+            std=tuple(stored["std"]),
+            image_token=stored["image_token"],
+        )
+        if processor.template_hash != stored["template_hash"]:
+            raise DataError(
+                "the checkpoint was made with another tokenizer or chat template",
+                where=str(folder),
+                seen=stored["template_hash"],
+                accepted=processor.template_hash,
+                fix="use the InfiMed version named in the checkpoint's manifest.json",
+            )
+        return processor
