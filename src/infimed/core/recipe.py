@@ -1,0 +1,343 @@
+"""The recipe: one typed object that says what happens, from YAML plus dotted overrides.
+
+Unknown keys are refused with the nearest valid name; every relation between keys that can be checked
+without data is checked before any work starts. A stage is data: low-to-high resolution and the
+three fine-tuning stages are entries of one list.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infimed.core.errors import RecipeError, nearest_name
+from infimed.core.files import canonical_json
+
+MIN_TEXT_TOKENS = 32
+"""A row must hold its images and at least this much text."""
+
+
+class Part(BaseModel):
+    """A section of the recipe: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PhantomData(Part):
+    """Generate a phantom clinic instead of reading files."""
+
+    patients: int = Field(600, ge=8, description="patients in the clinic")
+    seed: int = Field(1, ge=0, description="names the patients; no seed shares a patient with another")
+    size: int = Field(192, ge=64, le=1024, description="side of the square images in pixels")
+
+
+class Data(Part):
+    """Where records come from."""
+
+    root: Path | None = Field(None, description="folder or file of your data")
+    reader: str = Field("auto", description="format; auto looks at the files")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the reader")
+    split_file: str | None = Field(
+        None, description="JSON that maps images to train/dev/calibration/test; relative to root"
+    )
+    phantom: PhantomData | None = Field(None, description="generate phantoms instead of reading root")
+    splits: dict[str, float] = Field(
+        default_factory=lambda: {"train": 0.8, "test": 0.2},
+        description="shares by group, where neither reader nor split_file says the split",
+    )
+    licenses: list[str] = Field(default_factory=list, description="keep only these; empty keeps all")
+
+    @model_validator(mode="after")
+    def one_source(self) -> Self:
+        if self.root is not None and self.phantom is not None:
+            raise ValueError("give root or phantom, not both (data.phantom=null switches it off)")
+        if self.root is None and self.phantom is None:
+            raise ValueError("give data.root=FOLDER, or data.phantom for generated data")
+        return self
+
+
+class Model(Part):
+    """Which network, and where its base weights are."""
+
+    preset: str = "nano"
+    weights: Path | None = Field(None, description="folder with vision/ and language/; null = preset's own")
+
+
+class LearningRate(Part):
+    """Peak learning rate per module; 0 freezes it."""
+
+    vision: float = Field(0.0, ge=0)
+    projector: float = Field(0.0, ge=0)
+    language: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def something_learns(self) -> Self:
+        if self.vision == self.projector == self.language == 0:
+            raise ValueError("every module is frozen; give at least one a learning rate above 0")
+        return self
+
+
+class Stage(Part):
+    """One stretch of training. Low-to-high resolution is two stages with different grids."""
+
+    name: str
+    image_size: int = Field(ge=8, description="side of the square image, pixels")
+    visual_tokens: int = Field(ge=1, description="tokens per image after pooling; a square number")
+    row_tokens: int = Field(ge=16, description="most tokens in one packed row")
+    rows_per_step: int = Field(1, ge=1, description="packed rows per optimizer step")
+    epochs: float = Field(1.0, gt=0, description="passes over the mixture")
+    max_rows: int | None = Field(None, ge=1, description="stop after so many rows")
+    mixture: dict[str, float] = Field(
+        default_factory=dict,
+        description="times each record of a task is seen per epoch; empty = every task once",
+    )
+    learning_rate: LearningRate
+    schedule: Literal["cosine", "warmup-stable-decay"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
+    decay: float = Field(0.2, gt=0, le=1, description="share of the steps, warmup-stable-decay only")
+    share_images: bool = Field(True, description="all questions about one image in one document")
+    augment: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom")
+    max_images: int = Field(64, ge=1, description="most images in one row")
+
+    @model_validator(mode="after")
+    def row_holds_an_image(self) -> Self:
+        if self.row_tokens < self.visual_tokens + MIN_TEXT_TOKENS:
+            raise ValueError(
+                f"row_tokens={self.row_tokens} cannot hold one image of {self.visual_tokens} visual "
+                f"tokens and {MIN_TEXT_TOKENS} tokens of text"
+            )
+        return self
+
+
+class Train(Part):
+    """What all stages share."""
+
+    seed: int = Field(1, ge=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores")
+    weight_decay: float = Field(0.01, ge=0, description="on matrices only")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    betas: tuple[float, float] = (0.9, 0.98)
+    window: int = Field(4096, ge=1, description="documents the planner looks at together")
+    checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint at least this often")
+    keep_checkpoints: int = Field(2, ge=1)
+    prefetch_rows: int = Field(4, ge=1)
+
+
+class Curation(Part):
+    """Quality rules; verdicts are written beside the shards."""
+
+    enabled: bool = True
+    workers: int = Field(2, ge=1)
+
+
+class Grid(Part):
+    """An image size with its number of visual tokens."""
+
+    image_size: int = Field(ge=8)
+    visual_tokens: int = Field(ge=1)
+
+
+class Evaluation(Part):
+    """What is asked of the final model, and of its controls."""
+
+    tasks: list[str] = Field(default_factory=list)
+    limit: int | None = Field(None, ge=1, description="questions per task, from a seeded sample")
+    zeroed: bool = Field(True, description="ask again with blank images")
+    trained_blind: bool = Field(True, description="train a twin without images and ask it too")
+    low_grid: Grid | None = Field(None, description="ask again at this grid")
+    batch_size: int = Field(32, ge=1)
+
+
+class Recipe(Part):
+    """Everything a run does."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: Data
+    model: Model = Model()
+    curation: Curation = Curation()
+    stages: list[Stage] = Field(min_length=1)
+    train: Train = Train()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def stages_in_order(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ: {names}")
+        seen_sft = False
+        low: Stage | None = None
+        for stage in self.stages:
+            if stage.name.startswith("sft"):
+                seen_sft = True
+            if stage.name.startswith("pretrain"):
+                if seen_sft:
+                    raise ValueError(f"stage {stage.name!r} pre-trains after fine-tuning began")
+                if low and (stage.visual_tokens < low.visual_tokens or stage.image_size < low.image_size):
+                    raise ValueError(
+                        f"pre-training goes from low to high resolution, but {stage.name!r} is lower "
+                        f"than {low.name!r}"
+                    )
+                low = stage
+        return self
+
+
+def _valid_keys(path: Sequence[str | int]) -> list[str]:
+    """Names accepted at a dotted path of the recipe."""
+    model: Any = Recipe
+    for key in path:
+        if isinstance(key, int):
+            continue
+        field = model.model_fields.get(key) if isinstance(model, type) and issubclass(model, Part) else None
+        if field is None:
+            return []
+        model = _inner_model(field.annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Part) else []
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _as_recipe_error(error: ValidationError, where: str) -> RecipeError:
+    """The first problem pydantic found, as a message with the nearest key or the accepted values."""
+    first = error.errors(include_url=False)[0]
+    path = first["loc"]
+    dotted = ".".join(str(key) for key in path) or "recipe"
+    more = error.error_count() - 1
+    tail = f" (and {more} more problems)" if more else ""
+    if first["type"] == "extra_forbidden":
+        valid = _valid_keys(path[:-1])
+        return RecipeError(
+            f"unknown key{tail}",
+            where=f"{where}: {dotted}",
+            seen=str(path[-1]),
+            accepted=valid,
+            nearest=nearest_name(str(path[-1]), valid),
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    seen = None if first["type"] in ("missing", "value_error") else first.get("input")
+    return RecipeError(f"{message}{tail}", where=f"{where}: {dotted}", seen=seen)
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key; list items by number or by their `name`."""
+    *parents, last = dotted.split(".")
+    at: Any = values
+    walked: list[str] = []
+    for key in parents:
+        walked.append(key)
+        if isinstance(at, list):
+            at = at[_position(at, key, walked)]
+            continue
+        if not isinstance(at, dict):
+            raise RecipeError("has no keys below it", where=".".join(walked[:-1]), seen=key)
+        if at.get(key) is None:
+            at[key] = {}
+        at = at[key]
+    if isinstance(at, list):
+        at[_position(at, last, [*walked, last])] = value
+    elif isinstance(at, dict):
+        at[last] = value
+    else:
+        raise RecipeError("has no keys below it", where=".".join(walked), seen=last)
+
+
+def _position(items: list[Any], key: str, walked: Sequence[str]) -> int:
+    names = [item.get("name", str(i)) if isinstance(item, dict) else str(i) for i, item in enumerate(items)]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise RecipeError(
+        "no such list item", where=".".join(walked), seen=key, accepted=names, nearest=nearest_name(key, names)
+    )
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("infimed.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def _read_yaml(name_or_path: str) -> tuple[dict[str, Any], str]:
+    path = Path(name_or_path)
+    if name_or_path in recipe_names():
+        text = resources.files("infimed.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        where = f"recipe '{name_or_path}'"
+    elif path.suffix in (".yaml", ".yml") and path.is_file():
+        text = path.read_text(encoding="utf-8")
+        where = str(path)
+    else:
+        names = recipe_names()
+        raise RecipeError(
+            "no such recipe",
+            seen=name_or_path,
+            accepted=[*names, "a path to a .yaml file"],
+            nearest=nearest_name(name_or_path, names),
+        )
+    if len(text) > 200_000 or text.count("*") > 200:
+        raise RecipeError("the file is too large or uses too many aliases for a recipe", where=where)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"is not valid YAML ({error})", where=where) from error
+    if not isinstance(values, dict):
+        raise RecipeError("a recipe is a mapping of keys", where=where, seen=type(values).__name__)
+    return values, where
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or path, with overrides such as ``train.seed=3`` applied on top.
+
+    A list item is addressed by its name: ``stages.sft-broad.epochs=2``.
+
+    Raises:
+        RecipeError: unknown recipe or key, wrong type, or keys that contradict one another.
+    """
+    values, where = _read_yaml(name_or_path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise RecipeError("an override is written key=value", seen=override, accepted="train.seed=3")
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise RecipeError("the value is not valid YAML", where=key, seen=text) from error
+        if key == "data.root" and isinstance(values.get("data"), dict) and value is not None:
+            values["data"]["phantom"] = None
+        _set(values, key, value)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _as_recipe_error(error, where) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load_recipe` of it gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ, as unified-diff-like lines of two resolved recipes."""
+    before = yaml.safe_dump(dict(old), sort_keys=False).splitlines()
+    after = yaml.safe_dump(dict(new), sort_keys=False).splitlines()
+    lines = difflib.unified_diff(before, after, "recipe of the run folder", "recipe given now", lineterm="", n=2)
+    return list(lines)
+
+
+def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two resolved recipes mean the same."""
+    return canonical_json(old) == canonical_json(new)

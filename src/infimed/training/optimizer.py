@@ -1,0 +1,121 @@
+"""AdamW with one learning rate per module, and the schedules.
+
+The stage's table {vision, projector, language} decides what learns; 0 freezes a module and its
+parameters then ask for no gradient. Weight decay acts on matrices only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.model.modeling import InfiMedForConditionalGeneration
+
+MODULES = ("vision", "projector", "language")
+
+
+def module_of(name: str) -> str:
+    """Which of vision, projector, language a parameter belongs to."""
+    if name.startswith("model.vision_tower."):
+        return "vision"
+    if name.startswith("model.multi_modal_projector."):
+        return "projector"
+    return "language"
+
+
+def never_trained(model: InfiMedForConditionalGeneration) -> set[str]:
+    """Parameters that get no gradient by construction.
+
+    Features are read before the tower's last normalisation, and DINOv2's mask token is for its own
+    pre-training; both are kept as loaded.
+    """
+    ends = ("post_layernorm.weight", "post_layernorm.bias", "mask_token")
+    tower = "model.vision_tower."
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(tower)
+        and (name.endswith(ends) or name in (f"{tower}layernorm.weight", f"{tower}layernorm.bias"))
+    }
+
+
+def freeze(model: InfiMedForConditionalGeneration, rates: LearningRate) -> None:
+    """Ask for gradients exactly where the stage's table has a learning rate above 0."""
+    idle = never_trained(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(getattr(rates, module_of(name)) > 0 and name not in idle)
+        parameter.grad = None
+
+
+def make_optimizer(
+    model: InfiMedForConditionalGeneration, stage: Stage, train: Train
+) -> torch.optim.AdamW:
+    """AdamW with a group per module and decay; each group remembers its peak rate."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((module_of(name), parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "module": module,
+                "peak": getattr(stage.learning_rate, module),
+                "lr": 0.0,
+                "weight_decay": train.weight_decay if matrix else 0.0,
+            }
+            for (module, matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
+        betas=train.betas,
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def factor(step: int, steps: int, stage: Stage) -> float:
+    """Learning rate at `step` (from 0) as a share of the peak."""
+    warmup = max(1, round(stage.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    if stage.schedule == "warmup-stable-decay":
+        decay = max(1, round(stage.decay * steps))
+        left = steps - step
+        return min(1.0, left / decay)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> dict[str, float]:
+    """Set every group's learning rate to `share` of its peak; returns the rate per module."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+        rates[group["module"]] = group["lr"]
+    return rates
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state under parameter names, for safetensors."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _trained(model):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}|{key}"] = value.detach().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`; the optimizer must have been made for the same stage."""
+    named = dict(_trained(model))
+    for key, value in tensors.items():
+        name, _, field = key.partition("|")
+        optimizer.state[named[name]][field] = value.clone()

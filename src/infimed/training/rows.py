@@ -1,0 +1,211 @@
+"""From a planned row to tensors.
+
+A row is one sequence: its documents one after another, targets shifted inside each branch, so a
+document boundary needs no special case. What is random here (option order, augmentation) is drawn
+from streams named after epoch row and record, never from global state: a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infimed.core.errors import DataError
+from infimed.core.seeds import stream
+from infimed.data.imaging import squash
+from infimed.data.record import ImageRef, Message, Record
+from infimed.data.shards import ShardSet
+from infimed.model.attention import Document, PackedLayout
+from infimed.model.processing import IGNORE, Processor
+from infimed.packing.planner import DocumentPlan, RowPlan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row, ready for the model.
+
+    Attributes:
+        input_ids, targets: int64 [T]; a target is the id that follows, or -100.
+        layout: the documents; gives position ids and attention.
+        pixels: float32 [n, 3, S, S], or None for a row without images.
+        record_ids: ids of the records, in order.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    layout: PackedLayout
+    pixels: Tensor | None
+    record_ids: tuple[str, ...]
+
+    @property
+    def target_tokens(self) -> int:
+        """Positions that have a target."""
+        return int((self.targets != IGNORE).sum())
+
+    def to(self, device: torch.device) -> Row:
+        """The row on a device."""
+        if device.type == "cpu":
+            return self
+        pixels = None if self.pixels is None else self.pixels.to(device)
+        return replace(
+            self, input_ids=self.input_ids.to(device), targets=self.targets.to(device), pixels=pixels
+        )
+
+
+def without_images(record: Record) -> Record:
+    """The record as a trained-blind twin sees it: the same words, no image."""
+    messages = tuple(
+        Message(turn.role, tuple(part for part in turn.content if isinstance(part, str)))
+        for turn in record.messages
+    )
+    return Record(
+        id=record.id,
+        images=(),
+        messages=messages,
+        task=record.task,
+        choices=record.choices,
+        answer=record.answer,
+        source=record.source,
+        license=record.license,
+        split=record.split,
+        group=record.group,
+        facts=record.facts,
+    )
+
+
+class PixelCache:
+    """Squashed uint8 squares, decoded once and kept up to a budget of bytes."""
+
+    def __init__(self, shards: ShardSet, budget_bytes: int = 768 * 2**20) -> None:
+        self.shards = shards
+        self.budget = budget_bytes
+        self.used = 0
+        self.kept: dict[tuple[str, int], NDArray[np.uint8]] = {}
+
+    def square(self, image: ImageRef, side: int) -> NDArray[np.uint8]:
+        """The image as uint8 [side, side, 3]."""
+        key = (image.sha256, side)
+        if key not in self.kept:
+            made = squash(self.shards.pixels(image), side)
+            if self.used + made.nbytes > self.budget:
+                return made
+            self.kept[key] = made
+            self.used += made.nbytes
+        return self.kept[key]
+
+
+def augmented(
+    square: NDArray[np.uint8], strength: float, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Brightness, contrast, shift and zoom; never a flip, which would change the side.
+
+    At strength 1: contrast and brightness ±30 %, shift ±10 % of the side, zoom ±15 %.
+    """
+    side = square.shape[0]
+    contrast, brightness, shift_x, shift_y, zoom = random.uniform(-1, 1, 5) * strength
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 0.0, 1 + 0.15 * zoom)
+    matrix[:, 2] += np.array([shift_x, shift_y]) * 0.1 * side
+    moved = cv2.warpAffine(square, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    levels = (moved.astype(np.float32) - 128.0) * (1 + 0.3 * contrast) + 128.0 + 76.0 * brightness
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+class RowBuilder:
+    """Builds rows of one stage.
+
+    Args:
+        processor: at the stage's grid.
+        blind: build for the trained-blind twin: records lose their images.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        processor: Processor,
+        cache: PixelCache,
+        *,
+        seed: int,
+        augment: float = 0.0,
+        blind: bool = False,
+    ) -> None:
+        self.shards = shards
+        self.processor = processor
+        self.cache = cache
+        self.seed = seed
+        self.augment = augment
+        self.blind = blind
+
+    def option_order(self, record: Record, number: int) -> Sequence[int] | None:
+        """A fresh order of the options each time the record is seen."""
+        if record.task != "choice":
+            return None
+        return stream(self.seed, "options", number, record.id).permutation(len(record.choices)).tolist()
+
+    def build(self, plan: RowPlan, number: int) -> Row:
+        """The tensors of planned row `number` (its place in the stage, which names its streams)."""
+        ids: list[int] = []
+        targets: list[int] = []
+        documents: list[Document] = []
+        squares: list[NDArray[np.uint8]] = []
+        names: list[str] = []
+        for place, document in enumerate(plan.documents):
+            self._add(document, number, place, ids, targets, documents, squares, names)
+        return Row(
+            input_ids=torch.tensor(ids),
+            targets=torch.tensor(targets),
+            layout=PackedLayout(tuple(documents)),
+            pixels=self.processor.pixels(squares) if squares else None,
+            record_ids=tuple(names),
+        )
+
+    def _add(
+        self,
+        plan: DocumentPlan,
+        number: int,
+        place: int,
+        ids: list[int],
+        targets: list[int],
+        documents: list[Document],
+        squares: list[NDArray[np.uint8]],
+        names: list[str],
+    ) -> None:
+        trunk: list[int] = []
+        branches: list[int] = []
+        for index, row_number in enumerate(plan.records):
+            record = self.shards.record(row_number)
+            if self.blind:
+                record = without_images(record)
+            order = self.option_order(record, number)
+            encoded = self.processor.encode(
+                self.processor.conversation(record, option_order=order, answer=True)
+            )
+            if index == 0:
+                trunk = encoded.input_ids[: encoded.trunk]
+                ids.extend(trunk)
+                targets.extend(encoded.targets[: encoded.trunk])
+                for shown in encoded.images:
+                    square = self.cache.square(record.images[shown], self.processor.image_size)
+                    if self.augment:
+                        random = stream(self.seed, "augment", number, place, shown)
+                        square = augmented(square, self.augment, random)
+                    squares.append(square)
+            elif encoded.input_ids[: encoded.trunk] != trunk:
+                raise DataError(
+                    "planned to share an image with another record, but their beginnings differ",
+                    where=record.id,
+                    fix="remove the run's plan/ folder: it was made with another template",
+                )
+            ids.extend(encoded.input_ids[encoded.trunk :])
+            targets.extend(encoded.targets[encoded.trunk :])
+            branches.append(len(encoded.input_ids) - encoded.trunk)
+            names.append(record.id)
+        if not trunk:
+            documents.extend(Document(length) for length in branches)
+        else:
+            documents.append(Document(len(trunk), tuple(branches)))
