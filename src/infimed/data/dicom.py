@@ -1,0 +1,401 @@
+"""DICOM pixels and the few header facts that may leave the file.
+
+Pixel path (PS3.3 C.11): modality LUT or rescale, VOI LUT or window, MONOCHROME1 as a fact that
+`imaging.render` inverts, PALETTE and YBR to RGB, compressed syntaxes through pylibjpeg, one frame
+at a time. Invariant: facts come from an allow-list of coded or numeric elements and are checked
+for form, so no name, date, number or free text of a patient passes; identifiers exist only as
+salted hashes (`group_key`). Cost: one parse of the file a frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infimed.data.imaging import (
+    LIMITS,
+    ImageError,
+    Limits,
+    RawImage,
+    check_size,
+    failure_code,
+    percentile_window,
+    stored_grey,
+)
+from infimed.data.record import Fact
+
+# pydicom quotes element values in warnings and log lines; those may identify a patient.
+warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
+for _name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
+
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+NOT_IMAGES: Final = frozenset(
+    [
+        "SEG",
+        "RTDOSE",
+        "RTPLAN",
+        "RTSTRUCT",
+        "RTRECORD",
+        "SR",
+        "KO",
+        "PR",
+        "REG",
+        "FID",
+        "DOC",
+        "ECG",
+        "HD",
+        "EPS",
+        "AU",
+        "PLAN",
+        "STAIN",
+    ]
+)
+CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9 _/]{0,31}")
+SIDES: Final = {"L": "left", "R": "right", "B": "both", "U": "unpaired"}
+
+_CODES: Final = {
+    "modality": "Modality",
+    "view": "ViewPosition",
+    "patient_position": "PatientPosition",
+    "patient_orientation": "PatientOrientation",
+    "photometric_interpretation": "PhotometricInterpretation",
+    "mr_acquisition_type": "MRAcquisitionType",
+    "conversion_type": "ConversionType",
+}
+_NUMBERS: Final = {
+    "slice_thickness_mm": "SliceThickness",
+    "slice_spacing_mm": "SpacingBetweenSlices",
+    "echo_time_ms": "EchoTime",
+    "repetition_time_ms": "RepetitionTime",
+    "inversion_time_ms": "InversionTime",
+    "magnetic_field_tesla": "MagneticFieldStrength",
+    "tube_voltage_kv": "KVP",
+}
+
+
+def open_dataset(data: bytes, *, limits: Limits = LIMITS, header_only: bool = False) -> Any:
+    """Parse a DICOM file (with or without preamble) held in memory.
+
+    Raises:
+        ImageError: corrupt, truncated, bytes (a deflated file that inflates past the limit).
+    """
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    _refuse_deflate_bomb(data, limits)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=header_only)
+        if not len(dataset):
+            raise ImageError("corrupt")
+        if not hasattr(dataset, "file_meta"):
+            dataset.file_meta = FileMetaDataset()
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            implicit, little = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = (
+                ImplicitVRLittleEndian
+                if implicit
+                else ExplicitVRLittleEndian
+                if little
+                else ExplicitVRBigEndian
+            )
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(failure_code(error)) from None
+    return dataset
+
+
+def refuse_non_image(dataset: Any) -> None:
+    """Refuse what is not an acquired image, and headers whose size breaks the limits.
+
+    Raises:
+        ImageError: not-image, no-pixels.
+    """
+    if _code(dataset, "Modality") in NOT_IMAGES or "DirectoryRecordSequence" in dataset:
+        raise ImageError("not-image")
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageError("no-pixels")
+
+
+def frame_count(dataset: Any) -> int:
+    """Number of frames; 1 when not stated. Raises ImageError "corrupt" when unreadable."""
+    try:
+        return max(1, int(dataset.get("NumberOfFrames") or 1))
+    except Exception:
+        raise ImageError("corrupt") from None
+
+
+def chosen_frames(frames: int, limit: int) -> list[int]:
+    """All frames up to `limit`, else `limit` of them evenly spaced, first and last included."""
+    if frames <= limit:
+        return list(range(frames))
+    if limit == 1:
+        return [frames // 2]
+    return [round(i * (frames - 1) / (limit - 1)) for i in range(limit)]
+
+
+def read_frame(data: bytes, *, frame: int = 0, limits: Limits = LIMITS) -> RawImage:
+    """One frame as stored values plus safe facts. `RawImage.pixels` renders it.
+
+    Raises:
+        ImageError: no-pixels, not-image, frame, pixels, small, unsupported, corrupt, truncated.
+    """
+    dataset = open_dataset(data, limits=limits)
+    refuse_non_image(dataset)
+    frames = frame_count(dataset)
+    if not 0 <= frame < frames:
+        raise ImageError("frame", seen=frame, accepted=f"0..{frames - 1}")
+    try:
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+    except Exception:
+        raise ImageError("corrupt") from None
+    check_size(columns, rows, limits)
+    if rows * columns * int(dataset.get("SamplesPerPixel") or 1) * 8 > limits.max_volume_bytes:
+        raise ImageError("bytes")
+    try:
+        facts = safe_facts(dataset, frame)
+        values = _frame_values(dataset, frame, frames)
+        if frames > 1:
+            facts["frame"], facts["frames"] = frame, frames
+        if str(dataset.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
+            stored, more = _grey(dataset, values, frame)
+            return RawImage(stored, {**facts, **more})
+        facts.pop("window_center", None)
+        facts.pop("window_width", None)
+        return RawImage(_colour(dataset, values), facts)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("memory") from None
+    except Exception as error:
+        raise ImageError(failure_code(error)) from None
+
+
+def safe_facts(dataset: Any, frame: int = 0) -> dict[str, Fact]:
+    """The header facts on the allow-list: codes, sizes, physics, sex and a ten-year age band."""
+    facts: dict[str, Fact] = {}
+    for name, keyword in _CODES.items():
+        value = _code(dataset, keyword)
+        if value:
+            facts[name] = value
+    anatomy = _code(dataset, "BodyPartExamined")
+    if anatomy:
+        facts["anatomy"] = anatomy.lower()
+    side = SIDES.get(_code(dataset, "ImageLaterality") or _code(dataset, "Laterality") or "")
+    if side:
+        facts["side"] = side
+    for name, keyword in _NUMBERS.items():
+        number = _number(dataset.get(keyword))
+        if number is not None:
+            facts[name] = number
+    spacing = _pixel_spacing(dataset, frame)
+    if spacing:
+        facts["pixel_spacing_mm"] = spacing
+    sex = _code(dataset, "PatientSex")
+    if sex in ("M", "F", "O"):
+        facts["sex"] = sex
+    band = age_band(str(dataset.get("PatientAge") or ""))
+    if band:
+        facts["age_band"] = band
+    for name, keyword in (("bits_stored", "BitsStored"), ("rows", "Rows"), ("columns", "Columns")):
+        number = _number(dataset.get(keyword))
+        if number is not None:
+            facts[name] = int(number)
+    if dataset.get("ContrastBolusAgent"):
+        facts["contrast_agent"] = True
+    if _code(dataset, "BurnedInAnnotation") == "YES":
+        facts["burned_in_annotation"] = True
+    return facts
+
+
+def age_band(age: str) -> str | None:
+    """DICOM age string ("034Y", "018M") to a ten-year band ("30-39"); 90 and over share one."""
+    match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age)
+    if not match:
+        return None
+    count, unit = int(match[1]), match[2]
+    years = count if unit == "Y" else count // {"M": 12, "W": 52, "D": 365}[unit]
+    return "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+
+
+def group_key(dataset: Any, salt: str) -> str:
+    """Salted hash of the patient, else study, else series: same group, never who."""
+    for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
+        value = str(dataset.get(keyword) or "").strip()
+        if value:
+            return hashlib.sha256(f"{salt}\x1f{keyword}\x1f{value}".encode()).hexdigest()[:16]
+    return ""
+
+
+def _refuse_deflate_bomb(data: bytes, limits: Limits) -> None:
+    if data[128:132] != b"DICM" or DEFLATED.encode() not in data[:2048]:
+        return
+    from pydicom.filereader import read_file_meta_info
+
+    handle = io.BytesIO(data)
+    try:
+        meta = read_file_meta_info(handle)
+        if meta.get("TransferSyntaxUID") != DEFLATED:
+            return
+        inflater, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, data[handle.tell() :]
+        while rest and not inflater.eof:
+            total += len(inflater.decompress(rest, 1 << 20))
+            rest = inflater.unconsumed_tail
+            if total > limits.max_bytes:
+                raise ImageError("bytes", accepted=f"at most {limits.max_bytes} bytes inflated")
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(failure_code(error)) from None
+
+
+def _frame_values(dataset: Any, frame: int, frames: int) -> NDArray[Any]:
+    from pydicom.pixels import pixel_array
+
+    return np.asarray(pixel_array(dataset, index=frame if frames > 1 else 0))
+
+
+def _grey(
+    dataset: Any, values: NDArray[Any], frame: int
+) -> tuple[NDArray[np.uint16], dict[str, Fact]]:
+    """Stored grey values and the rescale, window and units that `render` needs."""
+    from pydicom.pixels import apply_modality_lut, apply_voi
+
+    padding = _padding_mask(dataset, values)
+    slope = _number(_functional(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"))
+    shift = _number(
+        _functional(dataset, frame, "PixelValueTransformationSequence", "RescaleIntercept")
+    )
+    linear = not dataset.get("ModalityLUTSequence")
+    if not linear:
+        values = np.asarray(apply_modality_lut(values, dataset))
+        slope, shift = 1.0, 0.0
+    slope, shift = (slope or 1.0), (shift or 0.0)
+    if dataset.get("VOILUTSequence"):
+        units = (
+            values
+            if slope == 1.0 and shift == 0.0
+            else np.rint(values * slope + shift).astype(np.int64)
+        )
+        values = np.asarray(apply_voi(units, dataset))
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        stored, facts = stored_grey(values)
+        top = float(2 ** min(bits, 16) - 1)
+        return stored, {**facts, **_window(top / 2, top, "LINEAR_EXACT", "VOI LUT")}
+    stored, facts = stored_grey(values, slope, shift)
+    if _code(dataset, "Modality") == "CT" and linear and "RescaleIntercept" in dataset:
+        facts["units"] = "HU"
+    center = _number(_functional(dataset, frame, "FrameVOILUTSequence", "WindowCenter"))
+    width = _number(_functional(dataset, frame, "FrameVOILUTSequence", "WindowWidth"))
+    if center is not None and width is not None and width > 0:
+        function = _code(dataset, "VOILUTFunction") or "LINEAR"
+        return stored, {**facts, **_window(center, width, function, "header")}
+    bits = int(dataset.get("BitsStored") or 16)
+    if bits <= 8 and linear and slope == 1.0 and dataset.get("PixelRepresentation", 0) == 0:
+        top = float(2**bits - 1)
+        return stored, {**facts, **_window(top / 2 + shift, top, "LINEAR_EXACT", "full range")}
+    visible = values[~padding] if padding is not None and not padding.all() else values
+    center, width = percentile_window(visible * slope + shift)
+    return stored, {**facts, **_window(center, width, "LINEAR_EXACT", "percentiles 0.5-99.5")}
+
+
+def _window(center: float, width: float, function: str, source: str) -> dict[str, Fact]:
+    return {
+        "window_center": float(center),
+        "window_width": float(width),
+        "voi_function": function,
+        "window_source": source,
+    }
+
+
+def _padding_mask(dataset: Any, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    low = _number(dataset.get("PixelPaddingValue"))
+    if low is None:
+        return None
+    high = _number(dataset.get("PixelPaddingRangeLimit"))
+    limits = sorted((low, low if high is None else high))
+    return np.asarray((values >= limits[0]) & (values <= limits[1]))
+
+
+def _colour(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Any colour interpretation to uint8 RGB [H, W, 3] (YBR was converted while decoding)."""
+    from pydicom.pixels import apply_color_lut
+
+    bits = int(dataset.get("BitsStored") or 8)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        values = np.asarray(apply_color_lut(values, dataset))
+        # Many writers declare 16-bit palettes and fill 8 bits of them.
+        bits = 16 if values.dtype.itemsize > 1 and int(values.max()) > 255 else 8
+    if values.ndim != 3 or values.shape[2] not in (3, 4):
+        raise ImageError("unsupported")
+    values = values[..., :3]
+    if bits > 8:
+        values = values >> (bits - 8)
+    return np.ascontiguousarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def _functional(dataset: Any, frame: int, sequence: str, keyword: str) -> Any:
+    """An attribute of a frame: per-frame functional group, shared group, else the top level."""
+    for item in _groups(dataset, frame):
+        inner = item.get(sequence)
+        if inner and inner[0].get(keyword) is not None:
+            return inner[0].get(keyword)
+    return dataset.get(keyword)
+
+
+def _groups(dataset: Any, frame: int) -> Iterator[Any]:
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if per_frame and frame < len(per_frame):
+        yield per_frame[frame]
+    yield from (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+
+
+def _pixel_spacing(dataset: Any, frame: int) -> Fact:
+    """[row, column] spacing in mm; detector spacing where patient spacing is not stated."""
+    value = _functional(dataset, frame, "PixelMeasuresSequence", "PixelSpacing")
+    value = value if value is not None else dataset.get("ImagerPixelSpacing")
+    try:
+        pair = [float(v) for v in value]
+    except (TypeError, ValueError):
+        return None
+    return pair if len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) else None
+
+
+def _code(dataset: Any, keyword: str) -> str | None:
+    """A coded string value in upper case, or None when it does not look like a code."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:
+        return None
+    if value is None:
+        return None
+    parts = [value] if isinstance(value, str) else list(value) if hasattr(value, "__iter__") else []
+    text = "/".join(str(part).strip().upper() for part in parts)
+    return text if CODE.fullmatch(text) else None
+
+
+def _number(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
+        if len(value) == 0:
+            return None
+        value = value[0]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,241 @@
+"""Reading shards: records by number, images by content hash, planning columns without messages.
+
+Opening reads the manifest and the image index only; records are read in row groups that are kept
+in a small cache, images with one `pread` each. Nothing is unpacked and no member name is used as
+a path. A `ShardSet` may be used from several threads, survives a fork, and pickles as its path.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from infimed.core.errors import DataError
+from infimed.core.files import read_json, sha256_file
+from infimed.data import imaging, schema
+from infimed.data.importing import data_hash
+from infimed.data.measure import Measure, token_lengths
+from infimed.data.record import Facts, ImageRef, Record
+from infimed.data.tarstore import TarReader
+
+__all__ = ["Measure", "ShardSet", "open_shards", "token_lengths"]
+
+CACHED_ROW_GROUPS: Final = 64
+INDEX_COLUMNS: Final = tuple(name for name in schema.RECORDS.names if name not in schema.HEAVY)
+
+
+def open_shards(path: Path | str, *, verify: bool = False) -> ShardSet:
+    """Open finished shards.
+
+    Args:
+        verify: hash every file against the manifest (reads all bytes once).
+
+    Raises:
+        DataError: no shards there, unfinished, of another version, or damaged.
+    """
+    return ShardSet(Path(path), verify=verify)
+
+
+class ShardSet:
+    """Immutable records and images of one import. See `open_shards`."""
+
+    def __init__(self, path: Path, *, verify: bool = False) -> None:
+        self.path = path
+        manifest = _manifest(path)
+        self._files: dict[str, dict[str, Any]] = manifest["files"]
+        self.data_hash: str = manifest["data_sha256"]
+        self.counts: dict[str, Any] = manifest["counts"]
+        _check_files(path, self._files, verify)
+        if data_hash(self._files) != self.data_hash:
+            raise DataError(
+                "the manifest does not agree with itself", where=str(path / "manifest.json")
+            )
+        names = sorted(name for name in self._files if name.startswith("records-"))
+        self._tables = [_open_parquet(path / name) for name in names]
+        starts, groups = 0, []
+        for number, table in enumerate(self._tables):
+            for group in range(table.num_row_groups):
+                groups.append((starts, number, group))
+                starts += table.metadata.row_group(group).num_rows
+        self._groups = groups
+        self._group_starts = [start for start, _, _ in groups]
+        self._length = starts
+        if starts != self.counts["records"]:
+            raise DataError(
+                "the shards hold another number of records than stated", where=str(path)
+            )
+        self._images = _open_parquet(path / "images.parquet").read().combine_chunks()
+        self._sha256 = _keys(self._images)
+        self._tars = TarReader(path)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ShardSet, (self.path,))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Record]:
+        for number in range(len(self._groups)):
+            yield from (schema.from_row(row) for row in self._read_group(number))
+
+    def record(self, number: int) -> Record:
+        """Record `number`, 0 <= number < len.
+
+        Raises:
+            IndexError: there is no such record.
+        """
+        if not 0 <= number < self._length:
+            raise IndexError(f"record {number} of {self._length}")
+        group = bisect_right(self._group_starts, number) - 1
+        with self._lock:
+            rows = self._cache.get(group)
+            if rows is not None:
+                self._cache.move_to_end(group)
+        if rows is None:
+            rows = self._read_group(group)
+            with self._lock:
+                self._cache[group] = rows
+                while len(self._cache) > CACHED_ROW_GROUPS:
+                    self._cache.popitem(last=False)
+        return schema.from_row(rows[number - self._group_starts[group]])
+
+    def select(self, numbers: Iterable[int]) -> Iterator[Record]:
+        """The records with these numbers, in the order given."""
+        return (self.record(int(number)) for number in numbers)
+
+    def index(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Planning columns of all records in order (default: all but messages and image facts).
+
+        Raises:
+            DataError: no such column.
+        """
+        wanted = list(INDEX_COLUMNS if columns is None else columns)
+        unknown = [name for name in wanted if name not in schema.RECORDS.names]
+        if unknown:
+            raise DataError(
+                "no such column",
+                where=str(self.path),
+                seen=unknown[0],
+                accepted=schema.RECORDS.names,
+            )
+        with self._lock:
+            return pa.concat_tables([table.read(columns=wanted) for table in self._tables])
+
+    @property
+    def images(self) -> pa.Table:
+        """The image index (columns of `schema.IMAGES`), sorted by sha256."""
+        return self._images
+
+    def problems(self) -> Iterator[dict[str, str]]:
+        """What was not imported: where, what, fix, code."""
+        with (self.path / "problems.jsonl").open(encoding="utf-8") as handle:
+            for line in handle:
+                yield json.loads(line)
+
+    def image_facts(self, sha256: str) -> Facts:
+        """Stored facts of an image. Raises DataError when it is not there."""
+        facts: dict[str, Any] = json.loads(self._images["facts"][self._find(sha256)].as_py())
+        return facts
+
+    def image_bytes(self, sha256: str) -> bytes:
+        """Stored bytes (PNG or JPEG) of an image, checked against its hash."""
+        row = self._find(sha256)
+        tar, offset, size = (self._images[name][row].as_py() for name in ("tar", "offset", "size"))
+        return self._tars.read(tar, offset, size, sha256)
+
+    def pixels(self, ref: ImageRef) -> NDArray[np.uint8]:
+        """The image as uint8 [H, W, 3] RGB, rendered with its stored facts and those of `ref`."""
+        sha256 = ref.sha256 or ref.locator.removeprefix(schema.LOCATOR_PREFIX)
+        facts = (
+            ref.facts if "window_center" in ref.facts else {**self.image_facts(sha256), **ref.facts}
+        )
+        try:
+            return imaging.decode(self.image_bytes(sha256), facts)
+        except imaging.ImageError as error:
+            raise imaging.ImageError(error.code, where=f"{self.path} image {sha256}") from None
+
+    def close(self) -> None:
+        """Close the files; further reads open them again."""
+        self._tars.close()
+
+    def _find(self, sha256: str) -> int:
+        row = int(np.searchsorted(self._sha256, sha256.encode("ascii", "replace")))
+        if row >= len(self._sha256) or self._sha256[row] != sha256.encode("ascii", "replace"):
+            raise DataError("no such image in these shards", where=str(self.path), seen=sha256[:80])
+        return row
+
+    def _read_group(self, number: int) -> list[dict[str, Any]]:
+        _, table, group = self._groups[number]
+        try:
+            with self._lock:
+                rows: list[dict[str, Any]] = self._tables[table].read_row_group(group).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                "a shard cannot be read", where=str(self.path), fix="import the data again"
+            ) from error
+        return rows
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not (path / "manifest.json").is_file():
+        raise DataError(
+            "no finished shards here",
+            where=str(path),
+            fix=f"run `infimed data import SOURCE --out {path}`; an interrupted import goes on where it stopped",
+        )
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or not manifest.get("complete"):
+        raise DataError("the shards are not complete", where=str(path), fix="run the import again")
+    if manifest.get("format_version") != schema.FORMAT_VERSION:
+        raise DataError(
+            "shards of another format version",
+            where=str(path),
+            seen=manifest.get("format_version"),
+            accepted=str(schema.FORMAT_VERSION),
+            fix="import the data again with this version of InfiMed",
+        )
+    return manifest
+
+
+def _check_files(path: Path, files: dict[str, dict[str, Any]], verify: bool) -> None:
+    for name, entry in files.items():
+        file = path / name
+        if "/" in name or not file.is_file() or file.stat().st_size != entry["bytes"]:
+            raise DataError("a file of the shards is missing or has another size", where=str(file))
+        if verify and sha256_file(file) != entry["sha256"]:
+            raise DataError(
+                "a file of the shards was changed or damaged",
+                where=str(file),
+                fix="import the data again",
+            )
+
+
+def _open_parquet(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            "a shard cannot be read", where=str(file), fix="import the data again"
+        ) from error
+
+
+def _keys(images: pa.Table) -> NDArray[np.bytes_]:
+    """The sha256 column as a sorted array of 64-byte strings, without a copy where possible."""
+    if images.num_rows == 0:
+        return np.zeros(0, dtype="S64")
+    keys = np.array(images["sha256"].to_pylist(), dtype="S64")
+    if len(keys) > 1 and not (keys[:-1] < keys[1:]).all():
+        raise DataError("the image index is not sorted", where="images.parquet")
+    return keys
