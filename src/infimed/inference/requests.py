@@ -1,0 +1,116 @@
+"""What is asked of a model and what comes back, wherever the model lives.
+
+A request is rendered already: turns with their options lettered, pictures as content hashes with a
+way to load them. Its key covers everything the answer can depend on (model fingerprint, turns,
+picture hashes, generation settings), so a stored response can be trusted without asking again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infimed.core.files import sha256_json
+from infimed.data.record import Message, Record
+
+Pixels = NDArray[np.uint8]
+Status = Literal["ok", "truncated", "error"]
+
+BLANK_SHA256 = "blank-mid-grey"
+BLANK_LEVEL = 128
+"""Grey level of the picture that stands in when a model is asked without seeing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image by content hash, decoded only when it is needed.
+
+    `load` returns uint8 RGB [H, W, 3] and may raise `DataError`; it takes no part in equality.
+    """
+
+    sha256: str
+    load: Callable[[], Pixels] = field(compare=False, repr=False)
+
+
+def blank_picture() -> Picture:
+    """The one mid-grey picture of the image-zeroed control; squashing leaves it unchanged."""
+    return Picture(BLANK_SHA256, lambda: np.full((16, 16, 3), BLANK_LEVEL, np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a model.
+
+    Attributes:
+        id: sample id, unique among the requests of a run.
+        messages: rendered turns, ending with the user's; image parts index `pictures`.
+        max_new_tokens: longest answer in tokens; generation is greedy.
+        choices: options in the order shown, for models that score them; empty otherwise.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    pictures: tuple[Picture, ...] = ()
+    max_new_tokens: int = 32
+    choices: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Generation settings that are part of the key."""
+        return {"max_new_tokens": self.max_new_tokens, "sampling": "greedy"}
+
+    def key(self, fingerprint: str) -> str:
+        """Hex SHA-256 of model fingerprint + rendered turns + picture hashes + settings."""
+        return sha256_json(
+            {
+                "model": fingerprint,
+                "messages": [message.to_dict() for message in self.messages],
+                "images": [picture.sha256 for picture in self.pictures],
+                "generation": self.settings(),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer.
+
+    Attributes:
+        id: of the request it answers.
+        text: what the model wrote; empty where it failed.
+        status: "ok", "truncated" (stopped by max_new_tokens) or "error".
+        new_tokens: tokens written, the closing one not counted.
+        error: what went wrong, for status "error".
+    """
+
+    id: str
+    text: str
+    status: Status = "ok"
+    new_tokens: int = 0
+    error: str = ""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything that answers requests."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, precision and image grid; part of every request key."""
+
+    def conversation(
+        self, record: Record, option_order: Sequence[int] | None
+    ) -> tuple[Message, ...]:
+        """The turns of a record as this model was taught to see them, up to the question."""
+
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Which requests are answered together: every index exactly once.
+
+        A pure function of the full list, so that a resumed run computes the same sums.
+        """
+
+    def respond(self, requests: Sequence[Request]) -> Iterator[Response]:
+        """Answer one batch; a request that cannot be answered gets status "error"."""

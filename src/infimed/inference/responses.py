@@ -1,0 +1,216 @@
+"""The append-only response store: one JSON line an answer, keyed by content. It is cache and resume.
+
+Invariants: a key that is present is never asked again; a line torn by a kill is cut off on opening;
+answers that failed are kept but asked again. Batches are fixed by the full list of requests and
+answered whole, so a killed and resumed run ends with the bytes of an uninterrupted one. Timings
+belong elsewhere. Cost: one flush per batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from infimed.core.console import err, progress
+from infimed.core.errors import DataError
+from infimed.inference.requests import Model, Request, Response
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _line(key: str, response: Response) -> bytes:
+    value: dict[str, Any] = {
+        "key": key,
+        "id": response.id,
+        "status": response.status,
+        "new_tokens": response.new_tokens,
+        "text": response.text,
+    }
+    if response.error:
+        value["error"] = response.error
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _parse(line: bytes) -> tuple[str, Response] | None:
+    """(key, response) of a stored line, or None when it is not one."""
+    try:
+        value = json.loads(line)
+        if value["status"] not in ("ok", "truncated", "error"):
+            return None
+        return str(value["key"]), Response(
+            id=str(value["id"]),
+            text=str(value["text"]),
+            status=value["status"],
+            new_tokens=int(value["new_tokens"]),
+            error=str(value.get("error", "")),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_responses(path: Path) -> tuple[dict[str, Response], int, int]:
+    """Stored answers by key, without changing the file.
+
+    Returns:
+        (responses, damaged lines passed over, bytes up to the end of the last whole line).
+    """
+    responses: dict[str, Response] = {}
+    damaged = whole = 0
+    try:
+        with path.open("rb") as handle:
+            for line in handle:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                parsed = _parse(line)
+                if parsed is None:
+                    damaged += 1
+                else:
+                    responses[parsed[0]] = parsed[1]
+    except FileNotFoundError:
+        pass
+    return responses, damaged, whole
+
+
+class ResponseStore:
+    """A response file open for appending; use as a context manager.
+
+    Raises:
+        DataError: another process has the file open for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle: IO[bytes] = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._handle.close()
+            raise DataError(
+                "another process is writing these responses",
+                where=str(path),
+                fix="wait for it, or give another --out folder",
+            ) from error
+        self._responses, damaged, self._length = read_responses(path)
+        self._handle.truncate(self._length)
+        if damaged:
+            err.print(
+                f"{path}: {damaged} damaged lines passed over; they are asked again", markup=False
+            )
+
+    def __enter__(self) -> ResponseStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._responses and self._responses[key].status != "error"
+
+    def __getitem__(self, key: str) -> Response:
+        return self._responses[key]
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def add(self, items: Sequence[tuple[str, Response]]) -> None:
+        """Append answers; on a full disk none of them is half-written.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        data = b"".join(_line(key, response) for key, response in items)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._handle.write(view) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._handle.truncate(self._length)
+            if error.errno in _FULL:
+                raise DataError(
+                    "the disk is full; the answers so far are kept",
+                    where=str(self.path),
+                    fix="free some space and run the same command again: it continues here",
+                ) from error
+            raise
+        self._length += len(data)
+        self._responses.update(items)
+
+    def sync(self) -> None:
+        """Flush to the disk itself."""
+        os.fsync(self._handle.fileno())
+
+
+def _answers(model: Model, batch: Sequence[Request]) -> dict[str, Response]:
+    """One batch's answers by request id; a request left unanswered becomes an error.
+
+    Raises:
+        DataError: the model answered a request that was not asked.
+    """
+    wanted = {request.id for request in batch}
+    got: dict[str, Response] = {}
+    for response in model.respond(batch):
+        if response.id not in wanted:
+            raise DataError(
+                "the model answered a request that was not in the batch", where=response.id
+            )
+        got[response.id] = response
+    for request in batch:
+        if request.id not in got:
+            got[request.id] = Response(
+                request.id, "", "error", error="the model returned no answer"
+            )
+    return got
+
+
+def ask(
+    model: Model, requests: Sequence[Request], path: Path, *, title: str = "answers"
+) -> dict[str, Response]:
+    """Answer every request, from the store at `path` where it can, from the model where it must.
+
+    Requests with equal keys are asked once. A batch with any missing answer is asked whole, and
+    only what was missing is appended.
+
+    Returns:
+        response by request key.
+
+    Raises:
+        DataError: two requests share an id, the store is in use, or the disk is full.
+    """
+    keys = [request.key(model.fingerprint) for request in requests]
+    if len({request.id for request in requests}) != len(requests):
+        raise DataError("two requests have the same id", where=str(path))
+    first_of: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first_of.setdefault(key, index)
+    unique = sorted(first_of.values())
+    asked = [requests[index] for index in unique]
+    with ResponseStore(path) as store:
+        batches = model.batches(asked)
+        if sorted(index for batch in batches for index in batch) != list(range(len(asked))):
+            raise ValueError("batches must cover every request exactly once")
+        done = sum(keys[index] in store for index in unique)
+        with progress(title, len(asked), done, "answers") as advance:
+            for batch in batches:
+                missing = [index for index in batch if keys[unique[index]] not in store]
+                if not missing:
+                    continue
+                answers = _answers(model, [asked[index] for index in batch])
+                store.add([(keys[unique[index]], answers[asked[index].id]) for index in missing])
+                advance(len(missing))
+        store.sync()
+        return {key: store[key] for key in first_of}

@@ -1,0 +1,141 @@
+"""Bootstrap intervals against a slow, obvious reference, and their edge cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infimed.core.statistics import (
+    Estimate,
+    clustered_bootstrap,
+    majority,
+    paired_clustered_bootstrap,
+    resample_counts,
+)
+
+
+def sample(
+    n: int = 60, groups: int = 13, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    owners = rng.integers(0, groups, n)
+    return rng.random(n), rng.random(n), [f"g{owner}" for owner in owners]
+
+
+def naive(
+    values: np.ndarray, weights: np.ndarray, groups: list[str], resamples: int, seed: int
+) -> list[float]:
+    """Resample by copying the samples of each drawn group, one resample at a time."""
+    names = list(dict.fromkeys(groups))
+    out = []
+    for block in resample_counts(len(names), resamples, seed):
+        for row in block:
+            taken_values: list[float] = []
+            taken_weights: list[float] = []
+            for name, times in zip(names, row, strict=True):
+                for _ in range(int(times)):
+                    taken_values += [v for v, g in zip(values, groups, strict=True) if g == name]
+                    taken_weights += [w for w, g in zip(weights, groups, strict=True) if g == name]
+            out.append(float(np.average(taken_values, weights=taken_weights)))
+    return out
+
+
+def test_the_interval_equals_the_one_found_by_copying_samples() -> None:
+    values, weights, groups = sample()
+    fast = clustered_bootstrap(values, groups, weights=weights, resamples=300, seed=5)
+    slow = naive(values, weights, groups, 300, 5)
+    assert fast.mean == pytest.approx(np.average(values, weights=weights), abs=1e-12)
+    assert [fast.low, fast.high] == pytest.approx(
+        list(np.quantile(slow, [0.025, 0.975])), abs=1e-12
+    )
+
+
+def test_the_paired_difference_equals_the_one_found_by_copying_samples() -> None:
+    a, b, groups = sample(seed=1)
+    fast = paired_clustered_bootstrap(a, b, groups, resamples=300, seed=2)
+    ones = np.ones(len(a))
+    slow = np.subtract(naive(a, ones, groups, 300, 2), naive(b, ones, groups, 300, 2))
+    assert fast.mean == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+    assert [fast.low, fast.high] == pytest.approx(
+        list(np.quantile(slow, [0.025, 0.975])), abs=1e-12
+    )
+
+
+def test_every_resample_draws_as_many_groups_as_there_are() -> None:
+    blocks = np.concatenate(list(resample_counts(7, 50, 0)))
+    assert blocks.shape == (50, 7)
+    assert (blocks.sum(axis=1) == 7).all()
+
+
+def test_blocks_cover_all_resamples_when_groups_are_many() -> None:
+    blocks = list(resample_counts(300_000, 30, 0))
+    assert len(blocks) > 1
+    assert sum(len(block) for block in blocks) == 30
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    values, _, groups = sample()
+    assert clustered_bootstrap(values, groups, seed=1) == clustered_bootstrap(
+        values, groups, seed=1
+    )
+    assert clustered_bootstrap(values, groups, seed=1) != clustered_bootstrap(
+        values, groups, seed=2
+    )
+
+
+def test_clustering_widens_the_interval_of_samples_that_move_together() -> None:
+    values = np.repeat([0.0, 1.0] * 10, 10)
+    together = clustered_bootstrap(values, [str(i // 10) for i in range(200)])
+    apart = clustered_bootstrap(values, [str(i) for i in range(200)])
+    assert together.high - together.low > 2.5 * (apart.high - apart.low)  # type: ignore[operator]
+
+
+def test_about_95_percent_of_intervals_hold_the_true_mean() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        effects = np.repeat(rng.normal(size=40), 5)
+        estimate = clustered_bootstrap(
+            effects + rng.normal(size=200),
+            [str(i // 5) for i in range(200)],
+            resamples=400,
+            seed=trial,
+        )
+        hits += estimate.low <= 0 <= estimate.high  # type: ignore[operator]
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_no_samples_give_no_mean_and_one_group_gives_no_interval() -> None:
+    assert clustered_bootstrap([], []) == Estimate(None, None, None, 0, 0)
+    assert clustered_bootstrap([1.0, 0.0], ["a", "a"]) == Estimate(0.5, None, None, 2, 1)
+
+
+def test_samples_without_weight_give_no_mean() -> None:
+    assert clustered_bootstrap([1.0, 1.0], ["a", "b"], weights=[0, 0]).mean is None
+
+
+def test_resamples_without_weight_are_left_out() -> None:
+    estimate = clustered_bootstrap([1.0, 0.0, 0.0], ["a", "b", "c"], weights=[1, 0, 0])
+    assert (estimate.mean, estimate.low, estimate.high) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "weights"),
+    [
+        ([1.0], ["a", "b"], None),
+        ([float("nan")], ["a"], None),
+        ([1.0], ["a"], [-1.0]),
+        ([1.0], ["a"], []),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(
+    values: list, groups: list, weights: list | None
+) -> None:
+    with pytest.raises(ValueError):
+        clustered_bootstrap(values, groups, weights=weights)
+
+
+def test_majority_takes_the_most_frequent_and_breaks_ties_by_text() -> None:
+    assert majority(["no", "yes", "yes"]) == "yes"
+    assert majority(["yes", "no"]) == "no"
+    assert majority([]) is None
