@@ -12,98 +12,57 @@ short `code`. Cost: about 2 ms for a 512x512 JPEG on one core.
 from __future__ import annotations
 
 import io
-import math
 import struct
 import warnings
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from infimed.core.errors import DataError
-from infimed.data.record import Fact, Facts
+from infimed.data.limits import LIMITS, REASONS, ImageError, Limits, check_size, failure_code
+from infimed.data.record import Facts
+from infimed.data.rendering import (
+    NO_FACTS,
+    RawImage,
+    in_units,
+    number_fact,
+    percentile_window,
+    render,
+    squash,
+    stored_grey,
+    windowed,
+)
+
+__all__ = [
+    "FORMATS",
+    "LIMITS",
+    "NO_FACTS",
+    "REASONS",
+    "Decoded",
+    "ImageError",
+    "Limits",
+    "RawImage",
+    "check",
+    "check_size",
+    "decode",
+    "failure_code",
+    "in_units",
+    "load",
+    "percentile_window",
+    "render",
+    "sniff",
+    "squash",
+    "stored_grey",
+    "windowed",
+]
 
 # Pillow only warns up to twice its own cap; our cap is checked first, this is the second lock.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
-NO_FACTS: Final[Facts] = MappingProxyType({})
-
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """Raster formats that are decoded; DICOM and NIfTI pass through their own modules."""
-
-REASONS: Final[dict[str, tuple[str, str]]] = {
-    "empty": ("the file is empty", "copy the file again"),
-    "missing": ("the file is missing", "correct the path or restore the file"),
-    "path": ("the path leaves the data folder", "give a path below the data folder"),
-    "bytes": (
-        "the file is larger than the byte limit",
-        "store a smaller or better compressed file",
-    ),
-    "pixels": (
-        "the image has more pixels than the limit",
-        "store a smaller image or cut it in tiles",
-    ),
-    "small": (
-        "a side of the image is below the minimum",
-        "remove the image or use a larger version",
-    ),
-    "format": (
-        "the content is not an accepted image format",
-        "convert it to PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI",
-    ),
-    "truncated": ("the image data ends too early", "copy or export the file again"),
-    "corrupt": ("the image data is damaged", "copy or export the file again"),
-    "no-pixels": ("the file holds no image", "remove it from the data folder"),
-    "not-image": (
-        "the object is a mask, dose grid, plan, directory or report, not an acquired image",
-        "remove it from the data folder",
-    ),
-    "unsupported": ("the pixel encoding is not supported", "export it uncompressed"),
-    "non-finite": ("the image holds no finite value", "export the image again"),
-    "frame": ("the frame, slice or axis asked for does not exist", "correct the locator"),
-    "memory": ("decoding needs more memory than there is", "store a smaller image"),
-}
-"""Every code an `ImageError` can carry, with its sentence and its remedy."""
-
-
-class ImageError(DataError):
-    """An image that is refused. `code` is one of `REASONS`; the text never quotes a codec."""
-
-    def __init__(
-        self,
-        code: str,
-        *,
-        where: str | None = None,
-        seen: object = None,
-        accepted: str | None = None,
-    ):
-        what, fix = REASONS[code]
-        self.code = code
-        super().__init__(what, where=where, seen=seen, accepted=accepted, fix=fix)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Caps that are checked before anything is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded file. max_pixels: width x height of one image or frame.
-        max_volume_bytes: decoded size of a volume or of one DICOM frame.
-        min_side: smallest accepted width and height in pixels. max_frames: frames or slices that
-            are chosen from one multi-frame file.
-    """
-
-    max_bytes: int = 512 * 2**20
-    max_pixels: int = 64_000_000
-    max_volume_bytes: int = 2 * 2**30
-    min_side: int = 8
-    max_frames: int = 16
-
-
-LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,76 +72,6 @@ class Decoded:
     pixels: NDArray[np.uint8]
     format: str
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RawImage:
-    """An image before windowing: what DICOM, NIfTI and 16-bit files hold.
-
-    Attributes:
-        values: uint16 [H, W] stored grey values, or uint8 [H, W, 3] RGB.
-        facts: safe acquisition facts, among them all that `render` needs.
-    """
-
-    values: NDArray[Any]
-    facts: Facts = field(default_factory=dict)
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """The image as uint8 RGB [H, W, 3]."""
-        if self.values.ndim == 3:
-            return np.ascontiguousarray(self.values, dtype=np.uint8)
-        return render(self.values, self.facts)
-
-
-def stored_grey(
-    values: NDArray[Any], slope: float = 1.0, intercept: float = 0.0
-) -> tuple[NDArray[np.uint16], dict[str, Fact]]:
-    """Grey values as uint16 with the facts that give their units back.
-
-    Integers that span at most 65,536 values are kept exactly (shifted when negative); anything
-    else is quantised to 65,536 levels between its finite extremes, which the facts then say.
-
-    Returns:
-        (stored [H, W] or [D, H, W], facts) with ``units = stored * rescale_slope + rescale_intercept``.
-
-    Raises:
-        ImageError: code "non-finite".
-    """
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8)
-    facts: dict[str, Fact] = {}
-    if values.dtype.kind in "iu":
-        low, high = int(values.min()), int(values.max())
-        if low >= 0 and high <= 65535:
-            offset = 0
-        elif low >= -32768 and high <= 32767:
-            offset = -32768
-        else:
-            offset = low
-        if high - offset <= 65535:
-            stored = (
-                (values.astype(np.int64) - offset).astype(np.uint16)
-                if offset
-                else values.astype(np.uint16)
-            )
-            facts["rescale_slope"], facts["rescale_intercept"] = (
-                float(slope),
-                float(intercept + slope * offset),
-            )
-            return stored, facts
-    real = values.astype(np.float64)
-    finite = np.isfinite(real)
-    if not finite.any():
-        raise ImageError("non-finite")
-    bottom, top = float(real[finite].min()), float(real[finite].max())
-    step = (top - bottom) / 65535 or 1.0
-    unit = np.where(finite, (real - bottom) / step, 0.0)
-    facts["rescale_slope"], facts["rescale_intercept"] = (
-        float(slope * step),
-        float(intercept + slope * bottom),
-    )
-    facts["quantised"] = True
-    return np.rint(np.clip(unit, 0, 65535)).astype(np.uint16), facts
 
 
 def sniff(data: bytes, suffix: str = "") -> str | None:
@@ -217,103 +106,6 @@ def sniff(data: bytes, suffix: str = "") -> str | None:
     return None
 
 
-def windowed(
-    raw: NDArray[Any], center: float, width: float, invert: bool = False, function: str = "LINEAR"
-) -> NDArray[np.uint8]:
-    """Map values to 0..255 through a window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
-
-    Args:
-        raw: values in the units of the window, any shape.
-        function: LINEAR (the standard's default, with its half-unit offsets), LINEAR_EXACT or
-            SIGMOID. LINEAR needs a width of at least 1; a smaller one is read as LINEAR_EXACT.
-    """
-    values = np.asarray(raw, dtype=np.float32)
-    kind = function.upper()
-    if kind == "SIGMOID":
-        exponent = np.clip(-4.0 * (values - center) / max(width, 1e-12), -80.0, 80.0)
-        unit = 1.0 / (1.0 + np.exp(exponent))
-    elif kind == "LINEAR_EXACT" or width <= 1:
-        unit = (values - np.float32(center)) / np.float32(max(width, 1e-12)) + np.float32(0.5)
-    else:
-        unit = (values - np.float32(center - 0.5)) / np.float32(width - 1) + np.float32(0.5)
-    unit = np.clip(unit, 0.0, 1.0)
-    if invert:
-        unit = 1.0 - unit
-    return np.rint(np.nan_to_num(unit) * 255.0).astype(np.uint8)
-
-
-def percentile_window(
-    values: NDArray[Any], low: float = 0.5, high: float = 99.5
-) -> tuple[float, float]:
-    """(center, width) of a LINEAR_EXACT window over the low..high percentiles of finite values.
-
-    Raises:
-        ImageError: code "non-finite" when there is no finite value.
-    """
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
-    if finite.size == 0:
-        raise ImageError("non-finite")
-    step = max(1, finite.size // 1_000_000)  # a million samples place a percentile well enough
-    bottom, top = (float(v) for v in np.percentile(finite.reshape(-1)[::step], [low, high]))
-    if top <= bottom:
-        bottom, top = float(finite.min()), float(finite.max())
-    if top <= bottom:
-        top = bottom + 1.0
-    return (bottom + top) / 2, top - bottom
-
-
-def in_units(values: NDArray[Any], facts: Facts) -> NDArray[Any]:
-    """Stored values in their units (``rescale_slope``, ``rescale_intercept``); unchanged without them."""
-    slope, intercept = (
-        _number(facts, "rescale_slope", 1.0),
-        _number(facts, "rescale_intercept", 0.0),
-    )
-    if slope == 1.0 and intercept == 0.0:
-        return values
-    units: NDArray[np.float32] = np.multiply(
-        values, np.float32(slope), dtype=np.float32
-    ) + np.float32(intercept)
-    return units
-
-
-def render(values: NDArray[Any], facts: Facts = NO_FACTS) -> NDArray[np.uint8]:
-    """Deep grey values [H, W] to uint8 RGB [H, W, 3] by their facts.
-
-    Facts used: rescale_slope, rescale_intercept (stored value to units), window_center and
-    window_width (in units), voi_function, photometric_interpretation (MONOCHROME1 inverts).
-    Without a window the 0.5..99.5 percentiles of the image are used.
-    """
-    units = in_units(values, facts)
-    center, width = (
-        _number(facts, "window_center", math.nan),
-        _number(facts, "window_width", math.nan),
-    )
-    function = str(facts.get("voi_function") or "LINEAR")
-    if math.isnan(center) or math.isnan(width) or width <= 0:
-        (center, width), function = percentile_window(units), "LINEAR_EXACT"
-    invert = facts.get("photometric_interpretation") == "MONOCHROME1"
-    grey = windowed(units, center, width, invert, function)
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize to a square [side, side, 3]: area average where it shrinks, bicubic where it grows.
-
-    The one geometry of training, evaluation and serving; aspect ratio is not kept.
-    """
-    import cv2
-
-    height, width = pixels.shape[:2]
-    if (height, width) == (side, side):
-        return np.ascontiguousarray(pixels)
-    small = (min(height, side), min(width, side))
-    if small != (height, width):
-        pixels = cv2.resize(pixels, (small[1], small[0]), interpolation=cv2.INTER_AREA)
-    if small != (side, side):
-        pixels = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(pixels)
-
-
 def decode(
     data: bytes, facts: Facts = NO_FACTS, *, limits: Limits = LIMITS, suffix: str = ""
 ) -> NDArray[np.uint8]:
@@ -344,7 +136,7 @@ def load(
             from infimed.data.dicom import read_frame
 
             return Decoded(
-                read_frame(data, frame=int(_number(facts, "frame", 0)), limits=limits).pixels(),
+                read_frame(data, frame=int(number_fact(facts, "frame", 0)), limits=limits).pixels(),
                 kind,
             )
         if kind == "NIFTI":
@@ -374,34 +166,6 @@ def check(data: bytes, limits: Limits = LIMITS, suffix: str = "") -> str:
     if kind is None:
         raise ImageError("format")
     return kind
-
-
-def check_size(width: int, height: int, limits: Limits = LIMITS) -> None:
-    """Refuse a size outside the limits, before the pixels are decoded.
-
-    Raises:
-        ImageError: pixels, small.
-    """
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            "pixels", seen=f"{width}x{height}", accepted=f"at most {limits.max_pixels} pixels"
-        )
-    if min(width, height) < limits.min_side:
-        raise ImageError(
-            "small", seen=f"{width}x{height}", accepted=f"at least {limits.min_side} pixels a side"
-        )
-
-
-def failure_code(error: Exception) -> str:
-    """The fixed code for an exception of a codec library."""
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return "pixels"
-    text = str(error).lower()
-    if any(
-        word in text for word in ("truncated", "unexpected end", "end of file", "eof", "not enough")
-    ):
-        return "truncated"
-    return "unsupported" if isinstance(error, NotImplementedError) else "corrupt"
 
 
 def open_raster(data: bytes, kind: str, limits: Limits = LIMITS) -> Image.Image:
@@ -480,10 +244,3 @@ def _load_raster(data: bytes, kind: str, facts: Facts, limits: Limits) -> Decode
             turned if turned.mode == "RGB" else turned.convert("RGB"), dtype=np.uint8
         )
         return Decoded(pixels, kind, tuple(notes))
-
-
-def _number(facts: Facts, key: str, default: float) -> float:
-    value = facts.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return default
-    return float(value)

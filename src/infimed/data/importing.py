@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,6 @@ from infimed.core.errors import DataError
 from infimed.core.files import (
     atomic_open,
     canonical_json,
-    read_json,
     sha256_file,
     sha256_json,
     write_json,
@@ -38,6 +37,7 @@ from infimed.core.files import (
 from infimed.data import readers, schema
 from infimed.data.imaging import LIMITS, Limits
 from infimed.data.locators import ImageFetcher, short
+from infimed.data.manifest import ImportSummary, data_hash, finished_import, summary_of
 from infimed.data.readers.base import Item, Options, ReadProblem, problem_of, walk_files
 from infimed.data.record import ImageRef, Record
 from infimed.data.stored import StoredImage
@@ -51,31 +51,6 @@ ROW_GROUP: Final = 256
 
 Progress = Callable[[int, int], None]
 """``progress(items, problems)`` is called after every item with the counts so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImportSummary:
-    """What an import did.
-
-    Attributes:
-        path: the finished shards. data_hash: see `ShardSet.data_hash`.
-        records, images, image_uses, shards, problems: counts; `image_uses` counts an image once a
-            record that shows it.
-        problem_codes: problems by code. kept_shards: shards taken over from an earlier, killed run.
-        tasks, splits: records by task and by split.
-    """
-
-    path: Path
-    data_hash: str
-    records: int
-    images: int
-    image_uses: int
-    shards: int
-    problems: int
-    problem_codes: Mapping[str, int]
-    tasks: Mapping[str, int]
-    splits: Mapping[str, int]
-    kept_shards: int = 0
 
 
 @dataclass(slots=True)
@@ -127,7 +102,7 @@ def import_data(
             "listing": [[name, size] for name, size, _ in listing],
         }
     )
-    done = _finished(out, fingerprint)
+    done = finished_import(out, fingerprint)
     if done is not None:
         return done
     items = readers.read(source, chosen.NAME, options)
@@ -238,7 +213,7 @@ class _Import:
     def _store(self, record: Record, futures: list[Future[StoredImage]]) -> ReadProblem | None:
         """Add one record and its images to the shard, or say why not."""
         try:
-            problem = _unusable(record) or self.state.duplicate_id(record.id)
+            problem = _unusable(record) or self.state.duplicate_id(record.id, _place(record))
             if problem is not None:
                 return problem
             schema.to_row(record)  # refuses bad text and facts before an image is written for them
@@ -250,7 +225,7 @@ class _Import:
             ]
             row = schema.to_row(replace(record, images=tuple(refs)))
         except DataError as error:
-            return problem_of(error, short(record.id))
+            return problem_of(error, _place(record))
         self.state.add_id(record.id)
         self.shard.rows.append(row)
         return None
@@ -367,7 +342,7 @@ class _Import:
             },
         )
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():  # empty: `_finished` refused anything else
+        if out.is_dir():  # empty: `finished_import` refused anything else
             out.rmdir()
         folder.replace(out)
         shutil.rmtree(self.working, ignore_errors=True)
@@ -382,72 +357,29 @@ class _Import:
                         shutil.copyfileobj(source, handle)
 
 
-def data_hash(files: Mapping[str, Mapping[str, object]]) -> str:
-    """One hash over the manifest's file hashes; problems are no part of the data."""
-    return sha256_json(
-        {name: entry["sha256"] for name, entry in files.items() if name != "problems.jsonl"}
-    )
-
-
-def summary_of(out: Path) -> ImportSummary:
-    """The summary of finished shards, from their manifest."""
-    manifest = read_json(out / "manifest.json")
-    counts = manifest["counts"]
-    return ImportSummary(
-        path=out,
-        data_hash=manifest["data_sha256"],
-        records=counts["records"],
-        images=counts["images"],
-        image_uses=counts["image_uses"],
-        shards=counts["shards"],
-        problems=counts["problems"],
-        problem_codes=counts["problem_codes"],
-        tasks=counts["tasks"],
-        splits=counts["splits"],
-    )
-
-
-def _finished(out: Path, fingerprint: str) -> ImportSummary | None:
-    """The summary when `out` already holds this very import, None when `out` is free.
-
-    Raises:
-        DataError: `out` holds something else.
-    """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise DataError("is not a folder", where=str(out), fix="choose another --out")
-    if not out.is_dir() or not any(out.iterdir()):
-        return None
-    if (out / "manifest.json").is_file():
-        manifest = read_json(out / "manifest.json")
-        if isinstance(manifest, dict) and manifest.get("fingerprint") == fingerprint:
-            return summary_of(out)
-        raise DataError(
-            "holds shards of other data or other options; shards are never changed",
-            where=str(out),
-            fix=f"choose another --out, or remove {out} first",
-        )
-    raise DataError(
-        "the folder is not empty and holds no shards", where=str(out), fix="choose another --out"
-    )
-
-
 def _unusable(record: Record) -> ReadProblem | None:
     """Why a record cannot be imported, as far as it can be seen without its images."""
     error = record.problem()
     if error is not None:
-        return problem_of(error, short(record.id or record.source or "?"))
+        return problem_of(error, _place(record))
     if len(record.id) > 1024:
         return ReadProblem(
             record.id[:80] + "...", "the id is longer than 1024 characters", "shorten it", "id"
         )
     if not any(turn.role == "assistant" and turn.text.strip() for turn in record.messages):
         return ReadProblem(
-            short(record.id),
+            _place(record),
             "an image without text: there is nothing to learn from it",
             "add a table of captions or questions (docs/data.md)",
             "no-text",
         )
     return None
+
+
+def _place(record: Record) -> str:
+    """Id and first image of a record, for a message."""
+    image = record.images[0].locator if record.images else ""
+    return short(record.id or "?") + (f" ({short(image)})" if image and image != record.id else "")
 
 
 def _image_key(ref: ImageRef) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from infimed.core.errors import DataError
 from infimed.core.files import read_json, sha256_file
 from infimed.data import imaging, schema
-from infimed.data.importing import data_hash
+from infimed.data.manifest import data_hash
 from infimed.data.measure import Measure, token_lengths
 from infimed.data.record import Facts, ImageRef, Record
 from infimed.data.tarstore import TarReader

@@ -81,7 +81,7 @@ class WorkState:
         row = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def duplicate_id(self, identity: str) -> ReadProblem | None:
+    def duplicate_id(self, identity: str, where: str) -> ReadProblem | None:
         """The problem when this id was imported before."""
         if (
             self._db.execute("SELECT 1 FROM ids WHERE id = ?", (_digest(identity),)).fetchone()
@@ -89,7 +89,7 @@ class WorkState:
         ):
             return None
         return ReadProblem(
-            identity,
+            where,
             "this id was used before; ids must be unique",
             "give it another id",
             "duplicate-id",

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Protocol
 
 from infimed.core.errors import DataError, UsageError, nearest_name
-from infimed.data.readers import folder, llava, records, vqa_rad
+from infimed.data.readers import (
+    dicom,
+    folder,
+    llava,
+    messages,
+    nifti,
+    parquet,
+    records,
+    sharegpt,
+    voc,
+    vqa_rad,
+)
 from infimed.data.readers.base import Item, Options, ReadProblem, checked_options
 
 __all__ = [
@@ -42,7 +53,18 @@ class Reader(Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (records, vqa_rad, llava, folder)
+READERS: tuple[Reader, ...] = (
+    records,
+    vqa_rad,
+    voc,
+    parquet,
+    llava,
+    sharegpt,
+    messages,
+    nifti,
+    dicom,
+    folder,
+)
 
 
 def reader_named(name: str) -> Reader:

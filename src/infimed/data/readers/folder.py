@@ -1,8 +1,8 @@
 """A folder of images with a table beside them: captions, reports, or questions and answers.
 
-The table is a CSV, TSV or JSONL file in the folder (``captions.csv``, ``metadata.jsonl``, ...) with
-a column that names the image and columns for text. Images that no row names are listed, and a
-folder without any table lists every image: an image without text cannot train a model.
+The table is a CSV, TSV, JSON or JSONL file in the folder (``captions.csv``, ``metadata.jsonl``, ...)
+with a column that names the image and columns for text (see `tables`). Images that no row names
+are listed, and a folder without any table lists every image: one without text cannot train a model.
 """
 
 from __future__ import annotations
@@ -12,63 +12,43 @@ from pathlib import Path
 from typing import Any
 
 from infimed.core.errors import DataError
-from infimed.core.files import inside, sha256_bytes
+from infimed.core.files import inside
 from infimed.data.readers.base import (
     Defaults,
     Item,
     Options,
     ReadProblem,
-    candidates,
-    csv_rows,
     defaults,
-    first_object,
-    hashed_group,
-    json_items,
     problem_of,
-    split_name,
     walk_files,
 )
-from infimed.data.record import TASKS, Fact, ImageRef, Message, Record, question_record
+from infimed.data.readers.tables import (
+    IMAGE_COLUMNS,
+    ROW_OPTIONS,
+    find_table,
+    first,
+    is_table,
+    lower_keys,
+    row_record,
+    table_rows,
+)
+from infimed.data.record import ImageRef, Message, Record
 
 NAME = "folder"
 OPTIONS: Mapping[str, str] = {
-    "table": "file name of the table (default: the first CSV, TSV or JSONL with an image column)",
-    "prompt": "user turn of captions (default: Describe this image.)",
-    "report_prompt": "user turn of reports (default: Write the report of this image.)",
-    "salt": "text mixed into hashed patient names",
+    "table": "file name of the table (default: the first one with an image column)",
+    **ROW_OPTIONS,
 }
-IMAGE_COLUMNS = (
-    "image",
-    "file_name",
-    "filename",
-    "image_path",
-    "path",
-    "file",
-    "image_name",
-    "img",
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".dcm", ".nii", ".gz"),
 )
-CAPTION_COLUMNS = ("caption", "text", "description")
-REPORT_COLUMNS = ("report", "findings", "impression")
-FACT_COLUMNS = (
-    "modality",
-    "anatomy",
-    "side",
-    "view",
-    "age",
-    "age_band",
-    "sex",
-    "plane",
-    "question_type",
-)
-PERSON_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "study", "study_id")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def detect(path: Path) -> bool:
     """A folder that holds an image or a table of images, or such a table itself."""
     if path.is_file():
-        return _is_table(path)
+        return is_table(path)
     return path.is_dir() and (
         find_table(path) is not None
         or any(file.suffix.lower() in IMAGE_SUFFIXES for file in walk_files(path))
@@ -76,7 +56,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Item]:
-    """Records of the table in its order, then the images that no row named."""
+    """Records of the table in its order, then the files that no row named."""
     root = path if path.is_dir() else path.parent
     common = defaults(path, options)
     table = _chosen_table(path, options)
@@ -92,25 +72,28 @@ def read(path: Path, options: Options) -> Iterator[Item]:
                 continue
             where, row = item
             try:
-                record = _record(row, position, common, options, finder, table.stem)
+                record = _record(row, f"{table.stem}-{position}", common, options, finder)
             except DataError as error:
                 yield problem_of(error, where)
                 continue
             named.update(image.locator for image in record.images)
             yield record
-    if path.is_file():
-        return
+    if path.is_dir():
+        yield from unnamed_files(path, named | ({table.name} if table else set()), common)
+
+
+def unnamed_files(path: Path, named: set[str], common: Defaults) -> Iterator[Item]:
+    """Files below `path` that no record named: images as records without text, others as problems."""
     for file in walk_files(path):
         relative = file.relative_to(path).as_posix()
-        if relative in named or file == table:
+        if relative in named:
             continue
         if file.suffix.lower() in IMAGE_SUFFIXES:
             yield image_only(relative, common)
-        elif (
-            file.suffix.lower() not in (".txt", ".md", ".json", ".csv", ".tsv", ".jsonl")
-            and file.stem != "LICENSE"
-        ):
-            yield ReadProblem(relative, "not an image this reader knows", "", "format")
+        else:
+            yield ReadProblem(
+                relative, "not an image", "nothing to do if it is documentation", "not-data"
+            )
 
 
 def image_only(locator: str, common: Defaults) -> Record:
@@ -128,7 +111,7 @@ def image_only(locator: str, common: Defaults) -> Record:
 
 
 class ImageFinder:
-    """Finds an image a table names: as written, below a folder of images, or by its unique name."""
+    """Finds an image a table names: as written, or by its name where it is unique in the folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -140,146 +123,36 @@ class ImageFinder:
         Raises:
             DataError: the name leaves the folder, or several files bear it.
         """
-        if inside(self._root, name).is_file():
-            return name
-        if "/" in name:
+        if inside(self._root, name).is_file() or "/" in name:
             return name
         if self._by_name is None:
             self._by_name = {}
             for file in walk_files(self._root):
-                self._by_name.setdefault(file.name, []).append(
-                    file.relative_to(self._root).as_posix()
-                )
+                relative = file.relative_to(self._root).as_posix()
+                self._by_name.setdefault(file.name, []).append(relative)
         found = self._by_name.get(name, [])
         if len(found) > 1:
-            raise DataError(
-                "several files have this name", seen=name, fix="give the path below the folder"
-            )
+            fix = "give the path below the folder"
+            raise DataError("several files have this name", seen=name, fix=fix)
         return found[0] if found else name
-
-
-def find_table(path: Path) -> Path | None:
-    """The first file in the folder that has an image column."""
-    return next((file for file in candidates(path, TABLE_SUFFIXES) if _is_table(file)), None)
-
-
-def table_rows(table: Path) -> Iterator[tuple[str, dict[str, Any]] | ReadProblem]:
-    """(where, row) of a CSV, TSV, JSON or JSONL table."""
-    if table.suffix.lower() in (".csv", ".tsv"):
-        yield from csv_rows(table)
-        return
-    for item in json_items(table):
-        if isinstance(item, ReadProblem) or isinstance(item[1], dict):
-            yield item
-        else:
-            yield ReadProblem(item[0], "the line is not a JSON object", "", "json")
 
 
 def _record(
     row: Mapping[str, Any],
-    position: int,
+    fallback_id: str,
     common: Defaults,
     options: Options,
     finder: ImageFinder,
-    stem: str,
 ) -> Record:
-    cells = {str(key).strip().lower(): value for key, value in row.items()}
-    name = _first(cells, IMAGE_COLUMNS)
+    cells = lower_keys(row)
+    name = first(cells, IMAGE_COLUMNS)
     if not name:
         raise DataError("the row names no image", accepted=IMAGE_COLUMNS)
-    locator = finder.locate(name)
-    patient = _first(cells, PERSON_COLUMNS)
-    group = _text(cells.get("group")) or (
-        hashed_group(patient, _salt(options, common)) if patient else locator
-    )
-    facts: dict[str, Fact] = {
-        key: _text(cells[key]) for key in FACT_COLUMNS if _text(cells.get(key))
-    }
-    if "age" in facts:
-        facts.pop("age")
-        years = _text(cells["age"])
-        if years.isdecimal():
-            facts["age_band"] = (
-                "90+"
-                if int(years) >= 90
-                else f"{int(years) // 10 * 10}-{int(years) // 10 * 10 + 9}"
-            )
-    shared: dict[str, Any] = {
-        "id": _text(cells.get("id")) or f"{stem}-{position}",
-        "images": (ImageRef(locator),),
-        "source": _text(cells.get("source")) or common.source,
-        "license": _text(cells.get("license")) or common.license,
-        "split": split_name(cells["split"], "split") if _text(cells.get("split")) else common.split,
-        "group": group,
-        "facts": facts,
-    }
-    question, answer = _text(cells.get("question")), _text(cells.get("answer"))
-    task = _text(cells.get("task"))
-    if task and task not in TASKS:
-        raise DataError("unknown task", seen=task, accepted=TASKS)
-    if question:
-        if not answer:
-            raise DataError("a question without an answer", seen=question[:80])
-        choices = _choices(cells)
-        kind = task or (
-            "choice" if choices else "closed" if answer.lower() in ("yes", "no") else "open"
-        )
-        return question_record(
-            question=question, answer=answer, task=kind, choices=choices, **shared
-        )  # type: ignore[arg-type]
-    caption, report = _first(cells, CAPTION_COLUMNS), _first(cells, REPORT_COLUMNS)
-    if caption:
-        prompt = options.get("prompt", "Describe this image.")
-        return question_record(question=prompt, answer=caption, task=task or "caption", **shared)  # type: ignore[arg-type]
-    if report:
-        findings, impression = _text(cells.get("findings")), _text(cells.get("impression"))
-        both = (
-            f"Findings: {findings}\nImpression: {impression}" if findings and impression else report
-        )
-        prompt = options.get("report_prompt", "Write the report of this image.")
-        return question_record(question=prompt, answer=both, task="report", **shared)
-    raise DataError(
-        "the row has no text", accepted=(*CAPTION_COLUMNS, *REPORT_COLUMNS, "question + answer")
-    )
-
-
-def _choices(cells: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options of a choice question: a list, text split at "|", or columns a, b, c, ..."""
-    value = cells.get("choices", cells.get("options"))
-    if isinstance(value, list):
-        return tuple(str(item) for item in value)
-    if _text(value):
-        return tuple(piece.strip() for piece in _text(value).split("|") if piece.strip())
-    return tuple(_text(cells.get(letter)) for letter in "abcdefgh" if _text(cells.get(letter)))
-
-
-def _salt(options: Options, common: Defaults) -> str:
-    return options.get("salt") or sha256_bytes(common.source.encode())
-
-
-def _first(cells: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((_text(cells[name]) for name in names if _text(cells.get(name))), "")
-
-
-def _text(value: object) -> str:
-    return (
-        str(value).strip()
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        else ""
-    )
-
-
-def _is_table(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        row = next((item[1] for item in csv_rows(file) if not isinstance(item, ReadProblem)), {})
-    elif suffix in (".jsonl", ".json"):
-        row = dict(first_object(file))
-    else:
-        return False
-    columns = {str(key).strip().lower() for key in row}
-    texts = {*CAPTION_COLUMNS, *REPORT_COLUMNS, "question"}
-    return any(name in columns for name in IMAGE_COLUMNS) and bool(columns & texts)
+    try:
+        locator = finder.locate(name)
+    except OSError as error:
+        raise DataError("not a usable file name", seen=name[:80]) from error
+    return row_record(cells, (ImageRef(locator),), fallback_id, common, options, group=locator)
 
 
 def _chosen_table(path: Path, options: Options) -> Path | ReadProblem | None:
@@ -292,7 +165,6 @@ def _chosen_table(path: Path, options: Options) -> Path | ReadProblem | None:
     except DataError as error:
         return problem_of(error, "table")
     if not table.is_file():
-        return ReadProblem(
-            options["table"], "the table is missing", "correct --option table=...", "missing"
-        )
+        fix = "correct --option table=..."
+        return ReadProblem(options["table"], "the table is missing", fix, "missing")
     return table
