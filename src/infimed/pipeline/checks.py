@@ -1,0 +1,49 @@
+"""Checks of a recipe against what it points to: the data, the preset's grid, the weights, the tasks."""
+
+from __future__ import annotations
+
+from infimed.core.errors import DataError
+from infimed.core.recipe import Recipe
+from infimed.evaluation.tasks import load_task
+from infimed.model.configuration import token_side
+from infimed.model.presets import preset
+from infimed.model.weights import ensure_weights
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Lines that say what was checked and what deserves attention.
+
+    Raises:
+        RecipeError: a grid does not fit the preset's tower, or a task is unknown.
+        DataError: data or weights are not there.
+    """
+    chosen = preset(recipe.model.preset)
+    for stage in recipe.stages:
+        token_side(stage.visual_tokens, stage.image_size, chosen.patch_size)
+    low = recipe.evaluation.low_grid
+    if low is not None:
+        token_side(low.visual_tokens, low.image_size, chosen.patch_size)
+    for name in recipe.evaluation.tasks:
+        load_task(name)
+    root = recipe.data.root
+    if root is not None:
+        if not root.exists():
+            raise DataError(
+                "no such file or folder", where="data.root", seen=str(root), fix="give data.root=FOLDER"
+            )
+        split = recipe.data.split_file
+        base = root if root.is_dir() else root.parent
+        if split is not None and not (base / split).exists():
+            raise DataError(
+                "no such file", where="data.split_file", seen=str(base / split), accepted="a path relative to data.root"
+            )
+    if recipe.model.weights is None:
+        ensure_weights(chosen.name, offline=True)
+    lines = [f"preset {chosen.name}: full grid {chosen.image_size} px, {chosen.full_tokens} visual tokens"]
+    last = recipe.stages[-1]
+    if last.visual_tokens != chosen.full_tokens:
+        lines.append(
+            f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid "
+            f"({chosen.full_tokens}) exports as stock LLaVA"
+        )
+    return lines

@@ -1,0 +1,166 @@
+"""`--dry-run`: the plan of a recipe without doing it.
+
+Records are read and measured, nothing is decoded, written or trained. Where data would have to be
+generated, a few patients are made in memory and the counts scaled up. What curation would drop is not known yet,
+so the plan is an upper bound. Time is floating-point operations over a rate measured on this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from infimed.core.console import out, table
+from infimed.core.recipe import Recipe
+from infimed.data.record import Record
+from infimed.model.presets import Preset, preset
+from infimed.model.processing import Processor
+from infimed.packing.planner import Limits, Samples, plan_stage
+from infimed.pipeline.checks import check_recipe
+from infimed.pipeline.run import base_model, reader_options
+from infimed.training.loop import StageJob
+
+SAMPLE_PATIENTS = 24
+EFFICIENCY = 0.25
+"""Share of the matrix-multiplication rate that small-model training reaches on a CPU."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one stage will do. `seconds` is a rough figure, good to about a factor of two."""
+
+    stage: str
+    grid: str
+    records: int
+    rows: int
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def training_records(recipe: Recipe) -> tuple[list[Record], float]:
+    """Training records without their pixels, and by how much to scale their number."""
+    phantom = recipe.data.phantom
+    if phantom is not None:
+        from infimed.data.phantom import generate_patient
+
+        some = min(SAMPLE_PATIENTS, phantom.patients)
+        made: Iterator[Record] = (
+            record
+            for index in range(some)
+            for record in generate_patient(phantom.seed, index, size=phantom.size).records
+        )
+        return list(made), phantom.patients * recipe.data.splits.get("train", 0.0) / some
+    from infimed.data import readers
+    from infimed.data.readers.base import ReadProblem
+
+    assert recipe.data.root is not None
+    items = readers.read(recipe.data.root, recipe.data.reader, reader_options(recipe))
+    return [i for i in items if not isinstance(i, ReadProblem) and i.split == "train"], 1.0
+
+
+def to_samples(records: Iterable[Record], processor: Processor, mixture: dict[str, float]) -> Samples:
+    """Planning columns of records that are not in shards yet."""
+    chosen = [r for r in records if not mixture or mixture.get(r.task, 0) > 0]
+    measured = [processor.measure(r) for r in chosen]
+    keys: dict[tuple[str, ...], int] = {}
+    shown = [tuple(image.locator for image in r.images) for r in chosen]
+
+    def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.fromiter(values, dtype=np.int64, count=len(chosen))
+
+    return Samples(
+        row=np.arange(len(chosen)),
+        trunk_tokens=column(m.trunk_tokens for m in measured),
+        branch_tokens=column(m.text_tokens - m.trunk_tokens for m in measured),
+        target_tokens=column(m.target_tokens for m in measured),
+        images=column(m.images for m in measured),
+        image_key=column(keys.setdefault(names, len(keys)) if names else -1 for names in shown),
+        weight=np.array([mixture.get(r.task, 0.0) if mixture else 1.0 for r in chosen]),
+    )
+
+
+def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
+    """Measured bf16 operations per second of a square matrix product on this machine."""
+    left = torch.randn(size, size, dtype=torch.bfloat16)
+    right = torch.randn(size, size, dtype=torch.bfloat16)
+    torch.mm(left, right)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        torch.mm(left, right)
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - began)
+
+
+def stage_flops(chosen: Preset, job: StageJob, parameters: tuple[int, int]) -> float:
+    """Operations of a stage, linear layers only (attention adds a few percent at these lengths)."""
+    vision, language = parameters
+    patches = (job.stage.image_size // chosen.patch_size) ** 2
+    tokens = sum(row.tokens for row in job.plan.rows)
+    images = sum(row.images for row in job.plan.rows)
+    passes = 3 if job.stage.learning_rate.vision else 1
+    return 6.0 * language * tokens + 2.0 * passes * vision * patches * images
+
+
+def estimate(recipe: Recipe) -> list[Estimate]:
+    """The plan of every stage with its estimated time.
+
+    Raises:
+        InfiMedError: the recipe points to something that is not there.
+    """
+    model, processor = base_model(recipe)
+    vision = sum(p.numel() for p in model.model.vision_tower.parameters())
+    language = sum(p.numel() for p in model.model.language_model.parameters())
+    records, scale = training_records(recipe)
+    rate = matmul_rate() * EFFICIENCY
+    found = []
+    for stage in recipe.stages:
+        limits = Limits(
+            stage.row_tokens, stage.max_images, stage.visual_tokens, recipe.train.window, stage.share_images
+        )
+        samples = to_samples(records, processor, stage.mixture)
+        plan = plan_stage(samples, limits, seed=recipe.train.seed, epochs=stage.epochs)
+        rows = max(1, round(len(plan.rows) * scale))
+        if stage.max_rows is not None:
+            rows = min(rows, stage.max_rows)
+        share = rows / max(1, len(plan.rows))
+        flops = stage_flops(preset(recipe.model.preset), StageJob(stage, plan), (vision, language))
+        found.append(
+            Estimate(
+                stage=stage.name,
+                grid=f"{stage.image_size} px / {stage.visual_tokens}",
+                records=round(sum(r.records for r in plan.rows) * share),
+                rows=rows,
+                steps=-(-rows // stage.rows_per_step),
+                tokens=round(sum(r.tokens for r in plan.rows) * share),
+                seconds=flops * share / rate,
+            )
+        )
+    return found
+
+
+def show_plan(recipe: Recipe, folder: Path) -> None:
+    """Print the plan; touches nothing on disk."""
+    for line in check_recipe(recipe):
+        out.print(line, markup=False)
+    stages = estimate(recipe)
+    rows = [
+        (s.stage, s.grid, f"{s.records:,}", f"{s.rows:,}", f"{s.steps:,}", f"{s.tokens:,}", clock(s.seconds))
+        for s in stages
+    ]
+    total = sum(s.seconds for s in stages)
+    rows.append(("all", "", "", "", f"{sum(s.steps for s in stages):,}", "", clock(total)))
+    out.print(table("plan", ["stage", "grid", "records", "rows", "steps", "tokens", "time, about"], rows, numeric=2))
+    out.print(f"would write to {folder}; nothing was written now", markup=False)
+    if recipe.evaluation.trained_blind and recipe.evaluation.tasks:
+        out.print("then a twin without images is trained on the same stages, and both are evaluated", markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,262 @@
+"""The pipeline: clinic or files -> shards -> verdicts -> plans -> training -> twin -> evaluation -> report.
+
+Each step leaves something complete behind and is skipped when that is there, so re-running the same
+command after a kill goes on where it stopped and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infimed.core.console import err, out, progress, table
+from infimed.core.errors import DataError, InfiMedError
+from infimed.core.files import read_json, write_json
+from infimed.core.recipe import Recipe
+from infimed.core.run import RunFolder
+from infimed.curation.engine import curate
+from infimed.curation.ledger import kept_rows
+from infimed.data.importing import import_data
+from infimed.data.shards import ShardSet, open_shards
+from infimed.evaluation.runner import evaluate, score
+from infimed.inference.local import LocalModel
+from infimed.model.loading import build_model, find_checkpoint
+from infimed.model.presets import preset
+from infimed.model.processing import Processor
+from infimed.model.weights import ensure_weights
+from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
+from infimed.pipeline.report import write_report
+from infimed.training.device import set_threads
+from infimed.training.loop import StageJob, Trainer
+
+MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
+
+
+def source_folder(recipe: Recipe, run: RunFolder) -> Path:
+    """The folder that is imported; generates the phantom clinic where the recipe asks for one."""
+    phantom = recipe.data.phantom
+    if phantom is None:
+        assert recipe.data.root is not None
+        if not recipe.data.root.exists():
+            raise DataError(
+                "no such file or folder", where="data.root", seen=str(recipe.data.root), fix="give data.root=FOLDER"
+            )
+        return recipe.data.root
+    from infimed.data.phantom import write_clinic
+
+    folder = run / "clinic"
+    write_clinic(
+        folder,
+        patients=phantom.patients,
+        seed=phantom.seed,
+        size=phantom.size,
+        splits=recipe.data.splits,
+        workers=recipe.curation.workers,
+    )
+    return folder
+
+
+def reader_options(recipe: Recipe) -> dict[str, Any]:
+    """Options of the reader, with the recipe's split file or split shares among them."""
+    options = dict(recipe.data.options)
+    if recipe.data.split_file is not None:
+        options["split_file"] = recipe.data.split_file
+    elif recipe.data.phantom is None:
+        options.setdefault("splits", ",".join(f"{k}={v}" for k, v in sorted(recipe.data.splits.items())))
+    return options
+
+
+def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
+    """Shards of the recipe's data."""
+    folder = run / "shards"
+    with progress("import", None, unit="items") as advance:
+        summary = import_data(
+            source_folder(recipe, run),
+            folder,
+            reader="records" if recipe.data.phantom else recipe.data.reader,
+            options=reader_options(recipe),
+            progress=lambda _items, _problems: advance(1),
+        )
+    if summary.problems:
+        err.print(
+            f"{summary.problems} items were not imported; the reasons are in {folder / 'problems.jsonl'}",
+            style="yellow",
+        )
+    shards = open_shards(folder)
+    run.check_data({"shards": shards.data_hash})
+    return shards
+
+
+def curate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> NDArray[np.int64] | None:
+    """Rows that curation keeps; None when it is switched off."""
+    if not recipe.curation.enabled:
+        return None
+    folder = run / "ledger.parquet"
+    summary = folder / "summary.json"
+    if not summary.exists():
+        made = curate(shards, folder, workers=recipe.curation.workers)
+        write_json(
+            summary,
+            {
+                "records": made.records,
+                "kept": made.kept,
+                "dropped": made.dropped,
+                "seconds": round(made.seconds, 2),
+                "rules": {rule: count for rule, count in sorted(made.rules.items())},
+            },
+        )
+    facts = read_json(summary)
+    err.print(f"curation kept {facts['kept']} of {facts['records']} records")
+    return kept_rows(folder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs: data, plans and where to begin."""
+
+    recipe: Recipe
+    run: RunFolder
+    shards: ShardSet
+    processor: Processor
+    kept: NDArray[np.int64] | None
+
+    def index(self, blind: bool) -> Index:
+        """Planning columns as the model, or its blind twin, sees the records."""
+        return read_index(
+            self.shards,
+            self.processor,
+            self.run / "plan",
+            kept=self.kept,
+            licenses=self.recipe.data.licenses,
+            blind=blind,
+        )
+
+
+def base_model(recipe: Recipe) -> tuple[Any, Processor]:
+    """A fresh model of the recipe's preset on its pretrained bases; the projector follows the seed."""
+    chosen = preset(recipe.model.preset)
+    if recipe.model.weights is not None:
+        vision, language = recipe.model.weights / "vision", recipe.model.weights / "language"
+    else:
+        folders = ensure_weights(chosen.name, offline=True)
+        vision, language = folders.vision, folders.language
+    torch.manual_seed(recipe.train.seed)
+    return build_model(chosen, vision, language)
+
+
+def plan_table(jobs: list[StageJob]) -> Any:
+    """The plan of all stages as a table for the terminal."""
+    rows = []
+    for job in jobs:
+        s = summarise(job)
+        rows.append(
+            (
+                s.stage,
+                f"{s.image_size} px / {s.visual_tokens}",
+                s.records,
+                s.rows,
+                s.steps,
+                f"{s.tokens:,}",
+                f"{100 * s.fill:.1f} %",
+                s.over_long,
+            )
+        )
+    return table(
+        "plan", ["stage", "grid", "records", "rows", "steps", "tokens", "fill", "over-long"], rows, numeric=2
+    )
+
+
+def train_step(prepared: Prepared, *, blind: bool) -> Path:
+    """Train the model, or its twin without images; returns the final checkpoint."""
+    recipe, run = prepared.recipe, prepared.run
+    jobs = plan_jobs(prepared.index(blind), recipe)
+    folder = run / "blind" if blind else run.path
+    write_plans(jobs, folder / "plan")
+    if not blind:
+        err.print(plan_table(jobs))
+    model, processor = base_model(recipe)
+    trainer = Trainer(
+        model=model,
+        processor=processor,
+        shards=prepared.shards,
+        jobs=jobs,
+        train=recipe.train,
+        folder=folder,
+        blind=blind,
+    )
+    return trainer.run()
+
+
+def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
+    """Ask the model and its controls; score everything offline."""
+    settings = prepared.recipe.evaluation
+    folder = prepared.run / "evaluation"
+    labels: list[str] = []
+
+    def ask(label: str, checkpoint: Path, *, blank: bool = False, low: bool = False) -> None:
+        model = LocalModel.open(checkpoint, batch_size=settings.batch_size)
+        if low:
+            assert settings.low_grid is not None
+            model = model.with_grid(settings.low_grid.image_size, settings.low_grid.visual_tokens)
+        evaluate(
+            model, prepared.shards, settings.tasks, folder, label=label, blank_images=blank, limit=settings.limit
+        )
+        labels.append(label)
+
+    ask(MODEL, final)
+    if settings.zeroed:
+        ask(ZEROED, final, blank=True)
+    if twin is not None:
+        ask(BLIND, twin)
+    if settings.low_grid is not None:
+        ask(LOW, final, low=True)
+    return score(folder, prepared.shards, settings.tasks, labels)
+
+
+def run_recipe(recipe: Recipe, folder: Path) -> Path:
+    """Do everything the recipe says in `folder`; returns the report's path.
+
+    Raises:
+        InfiMedError: something the user can act on; STATUS.json then says where it stopped.
+    """
+    run = RunFolder(folder)
+    with run.locked():
+        resuming = run.adopt(recipe)
+        if resuming:
+            err.print(f"going on in {folder}")
+        set_threads(recipe.train.threads)
+        try:
+            return _steps(recipe, run)
+        except InfiMedError as error:
+            run.status("stopped", reason=error.what, exit_code=error.exit_code)
+            raise
+        except KeyboardInterrupt:
+            run.status("stopped", reason="interrupted", exit_code=130)
+            raise
+
+
+def _steps(recipe: Recipe, run: RunFolder) -> Path:
+    def at(step: str, work: Callable[[], Any]) -> Any:
+        run.status(step)
+        return work()
+
+    shards = at("import", lambda: import_step(recipe, run))
+    kept = at("curate", lambda: curate_step(recipe, run, shards))
+    _, processor = base_model(recipe)
+    prepared = Prepared(recipe, run, shards, processor, kept)
+    final = at("train", lambda: train_step(prepared, blind=False))
+    twin = None
+    if recipe.evaluation.trained_blind and recipe.evaluation.tasks:
+        twin = at("train-blind", lambda: train_step(prepared, blind=True))
+    if recipe.evaluation.tasks:
+        board = at("evaluate", lambda: evaluate_step(prepared, find_checkpoint(final), twin))
+        out.print(board.render())
+    report = at("report", lambda: write_report(run.path))
+    run.status("done", report=report.name, checkpoint=final.name)
+    return report
