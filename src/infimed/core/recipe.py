@@ -47,9 +47,8 @@ class Data(Part):
         None, description="JSON that maps images to train/dev/calibration/test; relative to root"
     )
     phantom: PhantomData | None = Field(None, description="generate phantoms instead of reading root")
-    splits: dict[str, float] = Field(
-        default_factory=lambda: {"train": 0.8, "test": 0.2},
-        description="shares by group, where neither reader nor split_file says the split",
+    splits: dict[str, float] | None = Field(
+        None, description="shares by group, e.g. {train: 0.8, test: 0.2}, for data that states no split"
     )
     licenses: list[str] = Field(default_factory=list, description="keep only these; empty keeps all")
 
@@ -59,6 +58,10 @@ class Data(Part):
             raise ValueError("give root or phantom, not both (data.phantom=null switches it off)")
         if self.root is None and self.phantom is None:
             raise ValueError("give data.root=FOLDER, or data.phantom for generated data")
+        if self.phantom is not None and not self.splits:
+            raise ValueError("a generated clinic needs splits, e.g. {train: 0.8, test: 0.2}")
+        if self.splits and abs(sum(self.splits.values()) - 1) > 1e-6:
+            raise ValueError(f"splits add up to {sum(self.splits.values())}, not 1")
         return self
 
 

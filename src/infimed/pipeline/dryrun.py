@@ -55,7 +55,7 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
             for index in range(some)
             for record in generate_patient(phantom.seed, index, size=phantom.size).records
         )
-        return list(made), phantom.patients * recipe.data.splits.get("train", 0.0) / some
+        return list(made), phantom.patients * (recipe.data.splits or {}).get("train", 0.0) / some
     from infimed.data import readers
     from infimed.data.readers.base import ReadProblem
 

@@ -41,7 +41,7 @@ MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
 def source_folder(recipe: Recipe, run: RunFolder) -> Path:
     """The folder that is imported; generates the phantom clinic where the recipe asks for one."""
     phantom = recipe.data.phantom
-    if phantom is None:
+    if phantom is None or recipe.data.splits is None:
         assert recipe.data.root is not None
         if not recipe.data.root.exists():
             raise DataError(
@@ -67,8 +67,8 @@ def reader_options(recipe: Recipe) -> dict[str, Any]:
     options = dict(recipe.data.options)
     if recipe.data.split_file is not None:
         options["split_file"] = recipe.data.split_file
-    elif recipe.data.phantom is None:
-        options.setdefault("splits", ",".join(f"{k}={v}" for k, v in sorted(recipe.data.splits.items())))
+    if recipe.data.splits and recipe.data.phantom is None:
+        options["splits"] = ",".join(f"{k}={v}" for k, v in sorted(recipe.data.splits.items()))
     return options
 
 
@@ -201,9 +201,9 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
 
     def ask(label: str, checkpoint: Path, *, blank: bool = False, low: bool = False) -> None:
         model = LocalModel.open(checkpoint, batch_size=settings.batch_size)
-        if low:
-            assert settings.low_grid is not None
-            model = model.with_grid(settings.low_grid.image_size, settings.low_grid.visual_tokens)
+        if low and settings.low_grid is not None:
+            grid = model.processor.with_grid(settings.low_grid.image_size, settings.low_grid.visual_tokens)
+            model = LocalModel(model.model, grid, model.checkpoint, settings.batch_size)
         evaluate(
             model, prepared.shards, settings.tasks, folder, label=label, blank_images=blank, limit=settings.limit
         )

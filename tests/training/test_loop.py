@@ -1,0 +1,200 @@
+"""The loop: a killed run continues to the same bits; nothing is updated on a bad step."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from infimed.core.errors import EXIT_NON_FINITE, EXIT_SIGTERM, NonFiniteError
+from infimed.core.files import sha256_file
+from infimed.core.recipe import LearningRate, Train
+from infimed.core.run import MetricsLog
+from infimed.model.loading import checkpoint_folders, load_checkpoint
+from infimed.training.loop import Interrupted, Trainer
+from infimed.training.optimizer import freeze, module_of
+
+TIMINGS = ("seconds", "wait_seconds", "tokens_per_second", "padded_tokens_per_second", "samples_per_second", "memory_gib")
+
+
+def without_times(folder):
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in MetricsLog(folder / "metrics.jsonl").read()]
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL: nothing of the step in hand survives."""
+
+
+def die_at(trainer, step):
+    """Raise in the middle of optimizer step `step`, after its backward pass began."""
+    real = trainer._step
+
+    def dying(rows, share, flops):
+        if trainer.position.step + 1 == step:
+            trainer.model.forward_row(rows[0].input_ids, rows[0].layout, pixels=rows[0].pixels).sum().backward()
+            raise Killed
+        return real(rows, share, flops)
+
+    trainer._step = dying
+
+
+@pytest.fixture
+def whole(make_trainer):
+    trainer = make_trainer("whole", train=Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99))
+    return trainer, trainer.run()
+
+
+def test_there_are_steps_on_both_sides_of_the_switch(whole):
+    trainer, _ = whole
+    assert [job.steps > 2 for job in trainer.jobs] == [True, True]
+
+
+@pytest.mark.parametrize("kill", ["first", "mid-epoch", "at the switch", "after the switch", "last"])
+@pytest.mark.parametrize("every", [1e-9, 1e9])
+def test_killed_run_continues_to_the_same_bits(whole, make_trainer, kill, every):
+    trainer, final = whole
+    low = trainer.jobs[0].steps
+    step = {"first": 1, "mid-epoch": 2, "at the switch": low, "after the switch": low + 1, "last": trainer.position.step}[kill]
+    train = Train(precision="fp32", checkpoint_seconds=every, keep_checkpoints=99)
+    first = make_trainer("killed", train=train)
+    die_at(first, step)
+    with pytest.raises(Killed):
+        first.run()
+    second = make_trainer("killed", train=train)
+    ended = second.run()
+    assert sha256_file(ended / "model.safetensors") == sha256_file(final / "model.safetensors")
+    assert without_times(second.folder) == without_times(trainer.folder)
+
+
+def test_optimizer_moments_and_position_survive_a_checkpoint(make_trainer):
+    train = Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99)
+    first = make_trainer("a", train=train)
+    die_at(first, 3)
+    with pytest.raises(Killed):
+        first.run()
+    again = make_trainer("a", train=train)
+    tensors = again._resume()
+    assert again.position == first.position
+    assert any(name.endswith("|exp_avg_sq") for name in tensors)
+
+
+def test_damaged_newest_checkpoint_is_passed_over(make_trainer, whole, capsys):
+    trainer, final = whole
+    weights = final / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    again = make_trainer("whole", train=trainer.train)
+    ended = again.run()
+    assert "damaged" in capsys.readouterr().err
+    assert without_times(again.folder)[-1]["step"] == trainer.position.step
+    assert load_checkpoint(ended)
+
+
+def test_finished_training_does_nothing_when_run_again(make_trainer, whole):
+    trainer, final = whole
+    before = (trainer.folder / "metrics.jsonl").read_text()
+    assert make_trainer("whole", train=trainer.train).run() == final
+    assert (trainer.folder / "metrics.jsonl").read_text() == before
+
+
+def test_sigterm_saves_at_the_step_boundary_and_has_its_exit_code(make_trainer, whole):
+    trainer = make_trainer("term")
+    real = trainer._step
+
+    def signalled(rows, share, flops):
+        if trainer.position.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(rows, share, flops)
+
+    trainer._step = signalled
+    with pytest.raises(Interrupted) as caught:
+        trainer.run()
+    assert caught.value.exit_code == EXIT_SIGTERM
+    assert checkpoint_folders(trainer.checkpoints)[0].name == "step-2"
+    ended = make_trainer("term").run()
+    assert sha256_file(ended / "model.safetensors") == sha256_file(whole[1] / "model.safetensors")
+
+
+def test_non_finite_loss_stops_before_the_update_and_names_records(make_trainer):
+    trainer = make_trainer("nan")
+    with torch.no_grad():
+        trainer.model.model.multi_modal_projector.linear_2.bias[0] = float("nan")
+    before = {n: p.clone() for n, p in trainer.model.named_parameters() if "language_model" in n}
+    with pytest.raises(NonFiniteError, match="nothing was updated") as caught:
+        trainer.run()
+    assert caught.value.exit_code == EXIT_NON_FINITE
+    assert "records " in str(caught.value)
+    for name, parameter in trainer.model.named_parameters():
+        if name in before:
+            assert torch.equal(before[name], parameter)
+
+
+def test_accumulating_rows_equals_one_update_over_all_of_them(make_trainer):
+    """Four rows in one step move the weights as their joint token-mean loss does."""
+    from infimed.model.attention import PACKED
+    from infimed.training.loss import target_loss
+    from infimed.training.rows import PixelCache, RowBuilder
+
+    trainer = make_trainer("sum")
+    stage = trainer.jobs[0].stage
+    trainer.model.set_attention(PACKED)
+    trainer.model.set_grid(stage.visual_tokens, stage.image_size)
+    builder = RowBuilder(
+        trainer.shards,
+        trainer.processor.with_grid(stage.image_size, stage.visual_tokens),
+        PixelCache(trainer.shards),
+        seed=1,
+    )
+    rows = [builder.build(plan, i) for i, plan in enumerate(trainer.jobs[0].plan.rows[:3])]
+    assert len({row.target_tokens for row in rows}) > 1
+    total = sum(row.target_tokens for row in rows)
+    for row in rows:
+        hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
+        (target_loss(trainer.model.lm_head, hidden, row.targets) / total).backward()
+    accumulated = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    losses = []
+    for row in rows:
+        hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
+        keep = row.targets != -100
+        logits = trainer.model.lm_head(hidden[keep])
+        losses.append(torch.nn.functional.cross_entropy(logits, row.targets[keep], reduction="none"))
+    torch.cat(losses).mean().backward()
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(accumulated[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_blind_twin_never_gets_a_pixel(make_trainer):
+    trainer = make_trainer("blind", blind=True)
+    seen = []
+    real = trainer._step
+
+    def watching(rows, share, flops):
+        seen.extend(row.pixels for row in rows)
+        return real(rows, share, flops)
+
+    trainer._step = watching
+    trainer.run()
+    assert seen
+    assert all(pixels is None for pixels in seen)
+
+
+@pytest.mark.parametrize("learns", ["vision", "projector", "language"])
+def test_stage_table_decides_what_learns(make_model, learns):
+    model = make_model()
+    freeze(model, LearningRate(**{learns: 1e-3}))
+    trained = {module_of(n) for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {learns}
+
+
+def test_low_to_high_switch_changes_no_tensor_by_itself(make_trainer):
+    trainer = make_trainer("switch")
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    for job in trainer.jobs:
+        trainer.model.set_grid(job.stage.visual_tokens, job.stage.image_size)
+    after = trainer.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert isinstance(trainer, Trainer)

@@ -1,0 +1,68 @@
+"""Schedules, parameter groups and the loss at target positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.training import loss as loss_module
+from infimed.training.loss import target_loss
+from infimed.training.optimizer import factor, freeze, make_optimizer, never_trained
+
+
+def stage(**changes):
+    values = {"name": "s", "image_size": 32, "visual_tokens": 16, "row_tokens": 64}
+    return Stage(**{**values, "learning_rate": LearningRate(vision=1e-3, projector=1e-2, language=1e-4), **changes})
+
+
+def test_cosine_rises_to_the_peak_and_falls_to_a_twentieth():
+    shares = [factor(step, 100, stage(warmup=0.1)) for step in range(100)]
+    assert shares[9] == 1.0
+    assert shares[:10] == sorted(shares[:10])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert shares[-1] == pytest.approx(0.05, abs=0.01)
+
+
+def test_warmup_stable_decay_holds_then_falls_linearly():
+    shares = [factor(s, 100, stage(warmup=0.1, schedule="warmup-stable-decay", decay=0.2)) for s in range(100)]
+    assert set(shares[10:80]) == {1.0}
+    assert shares[90] == pytest.approx(0.5)
+
+
+def test_decay_acts_on_matrices_only_and_groups_carry_their_rate(make_model):
+    model = make_model()
+    freeze(model, stage().learning_rate)
+    optimizer = make_optimizer(model, stage(), Train(weight_decay=0.3))
+    for group in optimizer.param_groups:
+        matrices = {p.ndim >= 2 for p in group["params"]}
+        assert len(matrices) == 1
+        assert group["weight_decay"] == (0.3 if matrices.pop() else 0.0)
+        assert group["peak"] == getattr(stage().learning_rate, group["module"])
+
+
+def test_parameters_without_gradient_by_construction_are_frozen(make_model):
+    model = make_model()
+    model.model.vision_tower.train()
+    freeze(model, stage().learning_rate)
+    features = model.image_features(torch.randn(1, 3, 32, 32))
+    features.sum().backward()
+    idle = {
+        n for n, p in model.named_parameters() if n.startswith("model.vision_tower.") and p.grad is None
+    }
+    assert idle == never_trained(model)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_target_loss_equals_the_full_logits_reference(chunk, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=False)
+    hidden = torch.randn(20, 8, requires_grad=True)
+    targets = torch.where(torch.rand(20) < 0.5, torch.randint(0, 50, (20,)), -100)
+    ours = target_loss(head, hidden, targets)
+    slow = torch.nn.functional.cross_entropy(head(hidden), targets, ignore_index=-100, reduction="sum")
+    torch.testing.assert_close(ours, slow)
+    (ours_gradient,) = torch.autograd.grad(ours, hidden)
+    (slow_gradient,) = torch.autograd.grad(slow, hidden)
+    torch.testing.assert_close(ours_gradient, slow_gradient)
