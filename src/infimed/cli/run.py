@@ -43,6 +43,9 @@ def run(
 
         show_plan(chosen, runs / chosen.name)
         return
+    from infimed.core.allocator import restart_tuned
+
+    restart_tuned()
     from infimed.pipeline.run import run_recipe
 
     report = run_recipe(chosen, runs / chosen.name)

@@ -25,6 +25,7 @@ from infimed.data.readers import (
     vqa_rad,
 )
 from infimed.data.readers.base import Item, Options, ReadProblem, checked_options
+from infimed.data.readers.splitting import assign_splits
 
 __all__ = [
     "READERS",
@@ -116,4 +117,6 @@ def read(path: Path, reader: str = "auto", options: Options | None = None) -> It
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), fix="check the path")
     checked_options(options or {}, chosen.OPTIONS)
-    return chosen.read(path, options or {})
+    items = chosen.read(path, options or {})
+    shares = (options or {}).get("splits")
+    return items if shares is None else assign_splits(items, shares)
