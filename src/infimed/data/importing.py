@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infimed.core.errors import DataError
+from infimed.core.errors import DataError, UsageError
 from infimed.core.files import (
     atomic_open,
     canonical_json,
@@ -38,7 +38,7 @@ from infimed.data import readers, schema
 from infimed.data.imaging import LIMITS, Limits
 from infimed.data.locators import ImageFetcher, short
 from infimed.data.manifest import ImportSummary, data_hash, finished_import, summary_of
-from infimed.data.readers.base import Item, Options, ReadProblem, problem_of, walk_files
+from infimed.data.readers.base import Item, ReadProblem, problem_of, walk_files
 from infimed.data.record import ImageRef, Record
 from infimed.data.stored import StoredImage
 from infimed.data.tarstore import TarWriter
@@ -48,6 +48,8 @@ RECORDS_PER_SHARD: Final = 4096
 BYTES_PER_SHARD: Final = 2**30
 ROW_GROUP: Final = 256
 """Rows a Parquet row group: what one random access has to decompress."""
+
+TEXT_SUFFIXES: Final = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml")
 
 Progress = Callable[[int, int], None]
 """``progress(items, problems)`` is called after every item with the counts so far."""
@@ -67,7 +69,7 @@ def import_data(
     out: Path,
     *,
     reader: str = "auto",
-    options: Options | None = None,
+    options: Mapping[str, object] | None = None,
     image_root: Path | None = None,
     workers: int | None = None,
     records_per_shard: int = RECORDS_PER_SHARD,
@@ -88,26 +90,34 @@ def import_data(
         UsageError: unknown reader or option.
     """
     source, out = Path(source), Path(out)
-    options = dict(options or {})
+    chosen_options = {key: str(value) for key, value in (options or {}).items()}
     chosen = readers.detect_reader(source) if reader == "auto" else readers.reader_named(reader)
     root = image_root or (source if source.is_dir() else source.parent)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            "the shards would lie inside the data they are made from",
+            where="--out",
+            seen=str(out),
+            fix="choose a folder outside of it",
+        )
     listing = _listing(source, image_root)
     fingerprint = sha256_json(
         {
             "format": schema.FORMAT_VERSION,
             "reader": chosen.NAME,
-            "options": options,
+            "options": chosen_options,
             "limits": repr(limits),
             "shard": [records_per_shard, bytes_per_shard],
-            "listing": [[name, size] for name, size, _ in listing],
+            "listing": [[name, size, content] for name, size, _, content in listing],
+            "split_file": _content(root / chosen_options.get("split_file", ""), always=True),
         }
     )
     done = finished_import(out, fingerprint)
     if done is not None:
         return done
-    items = readers.read(source, chosen.NAME, options)
+    items = readers.read(source, chosen.NAME, chosen_options)
     working = out.with_name(f".{out.name}.importing")
-    times = sha256_json([[name, modified] for name, _, modified in listing])
+    times = sha256_json([[name, modified] for name, _, modified, _ in listing])
     state = WorkState.open(working, fingerprint + times, resume=resume)
     try:
         job = _Import(
@@ -390,8 +400,8 @@ def _image_key(ref: ImageRef) -> str:
         return ref.locator + "\x1f" + repr(sorted(ref.facts))
 
 
-def _listing(source: Path, image_root: Path | None) -> list[tuple[str, int, int]]:
-    """(relative path, bytes, modified ns) of every file of the source, sorted."""
+def _listing(source: Path, image_root: Path | None) -> list[tuple[str, int, int, str]]:
+    """(relative path, bytes, modified ns, hash of text files) of every file of the source, sorted."""
     made = []
     for mark, base in (("", source), ("images:", image_root)):
         if base is None:
@@ -399,8 +409,18 @@ def _listing(source: Path, image_root: Path | None) -> list[tuple[str, int, int]
         for file in walk_files(base):
             stat = file.stat()
             relative = file.name if base.is_file() else file.relative_to(base).as_posix()
-            made.append((ascii(mark + relative), stat.st_size, stat.st_mtime_ns))
+            made.append((ascii(mark + relative), stat.st_size, stat.st_mtime_ns, _content(file)))
     return made
+
+
+def _content(file: Path, always: bool = False) -> str:
+    """Hash of a text file, so that an edited table is other data; '' for images and what is absent.
+
+    Images go by name and size here; their content decides `data_hash`.
+    """
+    if not file.is_file() or not (always or file.suffix.lower() in TEXT_SUFFIXES):
+        return ""
+    return sha256_file(file)
 
 
 def _sweep(folder: Path, shards: int) -> None:

@@ -123,6 +123,7 @@ def _read_file(
     refuse_non_image(dataset)
     count = frame_count(dataset)
     name = "dicom-" + hashed_group(relative, salt)
+    group = group_key(dataset, salt) or name
     for frame in chosen_frames(count, most):
         facts = safe_facts(dataset, frame)
         sentence = header_sentence(facts)
@@ -137,8 +138,8 @@ def _read_file(
             task="caption",
             source=common.source,
             license=common.license,
-            split=common.split,
-            group=group_key(dataset, salt) or name,
+            split=common.split_of(group),
+            group=group,
             facts={
                 key: facts[key]
                 for key in ("modality", "anatomy", "side", "view", "sex", "age_band")

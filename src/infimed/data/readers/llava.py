@@ -116,15 +116,19 @@ def make_record(
         turns.insert(0, ("system", value["system"]))
     messages = turns_with_images(turns, len(names), "<image>")
     identity = None if by_position else value.get("id")
+    name = str(identity) if isinstance(identity, (str, int)) and str(identity) else fallback_id
+    group = str(value.get("group") or (names[0] if names else ""))
     return Record(
-        id=str(identity) if isinstance(identity, (str, int)) and str(identity) else fallback_id,
+        id=name,
         images=image_refs(names),
         messages=messages,
         task=task or chat_task(messages, len(names)),  # type: ignore[arg-type]
         source=common.source,
         license=str(value.get("license") or common.license),
-        split=split_name(value["split"], "split") if value.get("split") else common.split,
-        group=str(value.get("group") or (names[0] if names else "")),
+        split=split_name(value["split"], "split")
+        if value.get("split")
+        else common.split_of(group or name),
+        group=group,
         facts=dict(value["facts"]) if isinstance(value.get("facts"), dict) else {},
     )
 

@@ -82,12 +82,13 @@ def message_record(value: Any, fallback_id: str, common: Defaults, options: Opti
     else:
         messages = tuple(Message(_role(turn), _parts(turn.get("content"), names)) for turn in turns)
     answer, identity = value.get("answer"), value.get("id")
+    name = str(identity) if isinstance(identity, (str, int)) and str(identity) else fallback_id
     group = value.get("group") or (names[0] if names else "")
     group = (
         f"image-{sha256_bytes(group.encode())[:16]}" if str(group).startswith("data:") else group
     )
     return Record(
-        id=str(identity) if isinstance(identity, (str, int)) and str(identity) else fallback_id,
+        id=name,
         images=image_refs(names),
         messages=messages,
         task=cast(
@@ -97,7 +98,9 @@ def message_record(value: Any, fallback_id: str, common: Defaults, options: Opti
         answer=str(answer) if answer is not None else None,
         source=str(value.get("source") or common.source),
         license=str(value.get("license") or common.license),
-        split=split_name(value["split"], "split") if value.get("split") else common.split,
+        split=split_name(value["split"], "split")
+        if value.get("split")
+        else common.split_of(str(group or name)),
         group=str(group),
         facts=dict(value["facts"]) if isinstance(value.get("facts"), dict) else {},
     )

@@ -142,7 +142,7 @@ def _records(
             task="caption",
             source=common.source,
             license=common.license,
-            split=common.split,
+            split=common.split_of(subject_of(relative)),
             group=subject_of(relative),
             facts={**facts, "plane": plane},
         )

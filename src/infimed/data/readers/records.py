@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from infimed.core.errors import DataError
@@ -11,6 +12,7 @@ from infimed.data.readers.base import (
     Options,
     ReadProblem,
     candidates,
+    defaults,
     first_object,
     json_lines,
     problem_of,
@@ -32,6 +34,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     if file is None:
         yield ReadProblem(str(path), "no records.jsonl in this folder", "", "reader")
         return
+    common = defaults(path, options)
     for item in json_lines(file):
         if isinstance(item, ReadProblem):
             yield item
@@ -40,7 +43,10 @@ def read(path: Path, options: Options) -> Iterator[Item]:
         try:
             if not isinstance(value, dict):
                 raise DataError("the line is not a JSON object")
-            yield Record.from_dict(value)
+            record = Record.from_dict(value)
+            if not value.get("split"):
+                record = replace(record, split=common.split_of(record.group or record.id))
+            yield record
         except DataError as error:
             yield problem_of(error, where)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -80,6 +80,8 @@ def row_record(
     patient = first(cells, PERSON_COLUMNS)
     if patient:
         group = hashed_group(patient, options.get("salt") or sha256_bytes(common.source.encode()))
+    group = text(cells.get("group")) or group
+    name = text(cells.get("id")) or fallback_id
     task = text(cells.get("task"))
     if task and task not in TASKS:
         raise DataError(
@@ -87,7 +89,7 @@ def row_record(
         )
     question, answer, kind = _exchange(cells, cast(Task | None, task or None), options)
     return question_record(
-        id=text(cells.get("id")) or fallback_id,
+        id=name,
         question=question,
         answer=answer,
         images=images,
@@ -95,8 +97,10 @@ def row_record(
         choices=_choices(cells) if kind == "choice" else (),
         source=text(cells.get("source")) or common.source,
         license=text(cells.get("license")) or common.license,
-        split=split_name(cells["split"], "split") if text(cells.get("split")) else common.split,
-        group=text(cells.get("group")) or group,
+        split=split_name(cells["split"], "split")
+        if text(cells.get("split"))
+        else common.split_of(group or name),
+        group=group,
         facts=facts,
     )
 

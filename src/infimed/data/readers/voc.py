@@ -59,7 +59,13 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     for stem, locator, counts in annotations:
         named.add(locator)
         yield from _records(
-            stem, locator, counts, classes, splits.get(stem, common.split), common, options
+            stem,
+            locator,
+            counts,
+            classes,
+            splits.get(stem) or common.split_of(stem),
+            common,
+            options,
         )
     named.update(file.relative_to(path).as_posix() for file in path.glob("ImageSets/*/*.txt"))
     yield from unnamed_files(path, named, common)
