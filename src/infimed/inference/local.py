@@ -263,6 +263,10 @@ class Chat:
         self.messages = [*messages, Message("assistant", (said,))]
         self.pictures = shown
 
+    def reset(self) -> None:
+        """Forget every turn and image."""
+        self.messages, self.pictures = [], []
+
     def _stream(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Iterator[str]:
         from transformers import DynamicCache
 

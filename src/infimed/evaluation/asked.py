@@ -1,0 +1,45 @@
+"""What is asked and where it is kept: the records of each task, and the files of each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infimed.data.record import Record
+from infimed.evaluation.sample import Shards
+from infimed.evaluation.spec import TaskSpec, matches
+
+
+def responses_path(out: Path, task: str, label: str) -> Path:
+    """Where a label's answers to a task are."""
+    return out / task / f"{label}.responses.jsonl"
+
+
+def manifest_path(out: Path, task: str, label: str) -> Path:
+    """Where it is written what was asked."""
+    return out / task / f"{label}.run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecords:
+    """Records of a task: those that are asked, and those the controls may learn from."""
+
+    asked: list[Record]
+    prior: list[Record]
+
+
+def collect(shards: Shards, specs: Sequence[TaskSpec]) -> dict[str, TaskRecords]:
+    """The records of every task, in one pass over the shards."""
+    found = {spec.name: TaskRecords([], []) for spec in specs}
+    for record in shards:
+        for spec in specs:
+            if record.split not in (spec.split, spec.prior_split) or not matches(
+                record, spec.where
+            ):
+                continue
+            if record.split == spec.split:
+                found[spec.name].asked.append(record)
+            if record.split == spec.prior_split:
+                found[spec.name].prior.append(record)
+    return found

@@ -1,0 +1,30 @@
+"""Sentences a task may add to its question, by id. An id's text never changes; add a new one.
+
+Our own checkpoints were taught the plain question (and options with a one-line instruction, see
+`infimed.model.processing`), so the default adds nothing. Source of the medevalkit sentences:
+alibaba-damo-academy/MedEvalKit at 9b12e3b, utils/question_formats.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from infimed.data.record import Message
+
+SUFFIXES: dict[str, str] = {
+    "none": "",
+    "yes_no": "\nAnswer with yes or no.",
+    "short": "\nAnswer with a word or a short phrase.",
+    "medevalkit_yes_no": "\nPlease output 'yes' or 'no'(no extra output).",
+    "medevalkit_open": "\nPlease answer the question concisely.",
+}
+
+
+def with_suffix(messages: Sequence[Message], suffix_id: str) -> tuple[Message, ...]:
+    """Add the sentence to the last user turn."""
+    suffix = SUFFIXES[suffix_id]
+    if not suffix:
+        return tuple(messages)
+    last = max(index for index, turn in enumerate(messages) if turn.role == "user")
+    turn = messages[last]
+    return (*messages[:last], Message("user", (*turn.content, suffix)), *messages[last + 1 :])

@@ -1,0 +1,296 @@
+"""Offline scoring: stored answers -> extraction -> metrics -> intervals. No model is called.
+
+A pure function of the response files, the shards and the task files; running it again writes the
+same bytes. Failed, missing and unparsed answers count as wrong and their rates stand beside the
+score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infimed.core.errors import DataError
+from infimed.core.files import atomic_open, read_json, write_json, write_text
+from infimed.core.statistics import Estimate, clustered_bootstrap, paired_clustered_bootstrap
+from infimed.evaluation.asked import TaskRecords, collect, manifest_path, responses_path
+from infimed.evaluation.assess import Assessment, assess
+from infimed.evaluation.controls import control_answers
+from infimed.evaluation.report import Cell, Column, Difference, Row, Scoreboard, TaskScores
+from infimed.evaluation.sample import Sample, Shards, make_samples
+from infimed.evaluation.spec import Breakdown, TaskSpec, field_values, load_task, matches
+from infimed.inference.requests import Response
+from infimed.inference.responses import read_responses
+
+SCORE = "score"
+"""Name of the metric that counts: the first one of each sample's kind."""
+
+
+def columns_of(samples: Sequence[Sample], spec: TaskSpec) -> list[tuple[Column, list[int]]]:
+    """The table's columns with the samples in each: all, kinds, subsets, breakdowns. None is empty."""
+    found: list[tuple[Column, list[int]]] = [
+        (Column("overall", "overall", "all"), list(range(len(samples))))
+    ]
+    kinds = list(dict.fromkeys(sample.kind for sample in samples))
+    if len(kinds) > 1:
+        for kind in sorted(kinds):
+            members = [i for i, sample in enumerate(samples) if sample.kind == kind]
+            found.append((Column(f"kind={kind}", kind, "kind"), members))
+    for name, where in spec.subsets.items():
+        members = [i for i, sample in enumerate(samples) if matches(sample.record, where)]
+        found.append((Column(f"subset={name}", name.replace("_", " "), "subset"), members))
+    for breakdown in spec.breakdowns:
+        found.extend(_breakdown_columns(samples, breakdown))
+    return [(column, members) for column, members in found if members]
+
+
+def _bucket(value: Any, edges: Sequence[float]) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if value < edges[0]:
+        return f"<{edges[0]:g}"
+    for low, high in pairwise(edges):
+        if value < high:
+            return f"{low:g}-{high:g}"
+    return f">={edges[-1]:g}"
+
+
+def _breakdown_columns(
+    samples: Sequence[Sample], part: Breakdown
+) -> list[tuple[Column, list[int]]]:
+    members: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        for value in field_values(sample.record, part.field):
+            named = _bucket(value, part.edges) if part.edges else str(value)
+            if named is not None and index not in members.setdefault(named, []):
+                members[named].append(index)
+    order = sorted(members)
+    if part.edges:
+        edges = [f"<{part.edges[0]:g}"]
+        edges += [f"{a:g}-{b:g}" for a, b in pairwise(part.edges)]
+        order = [name for name in [*edges, f">={part.edges[-1]:g}"] if name in members]
+    return [(Column(f"{part.name}={v}", f"{part.name}: {v}", part.name), members[v]) for v in order]
+
+
+def _stored(out: Path, spec: TaskSpec, label: str) -> tuple[dict[str, Any], dict[str, Response]]:
+    path = manifest_path(out, spec.name, label)
+    if not path.exists():
+        raise DataError(
+            f"'{label}' was not asked this task",
+            where=str(path.parent),
+            accepted=sorted(
+                p.name.removesuffix(".run.json") for p in path.parent.glob("*.run.json")
+            ),
+            fix="ask it first: infimed eval RUN --tasks " + spec.name,
+        )
+    manifest: dict[str, Any] = read_json(path)
+    if manifest.get("asked_sha256") != spec.asked_sha256:
+        raise DataError(
+            "the task has changed since these questions were asked",
+            where=str(path),
+            fix="ask again; what is unchanged comes from the stored answers",
+        )
+    return manifest, read_responses(responses_path(out, spec.name, label))[0]
+
+
+def _asked_samples(
+    records: TaskRecords, spec: TaskSpec, manifest: dict[str, Any], where: str
+) -> list[Sample]:
+    """The samples a manifest names, rebuilt from the shards.
+
+    Raises:
+        DataError: the shards lack one of them, or would show its options otherwise.
+    """
+    by_id = {sample.id: sample for sample in make_samples(records.asked, spec)}
+    samples = []
+    for item in manifest["requests"]:
+        sample = by_id.get(item["id"])
+        if sample is None or list(sample.order) != item["order"]:
+            raise DataError(
+                "these shards do not hold the question that was asked",
+                where=where,
+                seen=item["id"],
+                fix="score with the shards that were used for asking",
+            )
+        samples.append(sample)
+    return samples
+
+
+def score(
+    out: Path, shards: Shards, tasks: Sequence[str], labels: Sequence[str], *, seed: int = 0
+) -> Scoreboard:
+    """Score stored answers; writes scores.json, scores.csv and samples.jsonl to `out`.
+
+    Args:
+        labels: ways of asking in the order of the table; the first is the model, and the paired
+            differences are between it and every other row.
+
+    Raises:
+        DataError: a label was not asked a task, was asked other questions than the first one, or
+            the task or the shards changed in between.
+    """
+    specs = [load_task(name) for name in tasks]
+    records = collect(shards, specs)
+    scored, lines = [], []
+    for spec in specs:
+        task, rows = _score_task(out, spec, records[spec.name], labels, seed)
+        scored.append(task)
+        lines.extend(rows)
+    board = Scoreboard(tuple(scored))
+    write_json(out / "scores.json", board.to_dict())
+    write_text(out / "scores.csv", board.to_csv())
+    with atomic_open(out / "samples.jsonl", "w") as handle:
+        for line in lines:
+            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return board
+
+
+def _score_task(
+    out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str], seed: int
+) -> tuple[TaskScores, list[dict[str, Any]]]:
+    samples: list[Sample] = []
+    rows: list[Row] = []
+    results: dict[str, list[Assessment]] = {}
+    notes: list[str] = []
+    for label in labels:
+        manifest, responses = _stored(out, spec, label)
+        where = str(manifest_path(out, spec.name, label))
+        asked = _asked_samples(records, spec, manifest, where)
+        if not rows:
+            samples = asked
+        elif [sample.id for sample in asked] != [sample.id for sample in samples]:
+            raise DataError(
+                f"'{label}' was asked other questions than '{labels[0]}'",
+                where=where,
+                fix="ask both with the same limit and shards",
+            )
+        keys = [item["key"] for item in manifest["requests"]]
+        results[label] = [
+            assess(sample, spec, responses.get(key))
+            for sample, key in zip(samples, keys, strict=True)
+        ]
+        rows.append(Row(label, "model"))
+        if manifest["images_dropped"]:
+            notes.append(
+                f"{label}: {manifest['images_dropped']} images past the task's limit were not shown"
+            )
+    prior = make_samples(records.prior, spec)
+    for name in spec.controls:
+        answers = control_answers(name, prior, samples)
+        if answers is None:
+            notes.append(
+                f"no '{name}' row: there is no record of split '{spec.prior_split}' to learn from"
+            )
+            continue
+        results[name] = [
+            assess(sample, spec, Response(sample.id, text))
+            for sample, text in zip(samples, answers, strict=True)
+        ]
+        rows.append(Row(name, "control"))
+    columns = columns_of(samples, spec)
+    cells, differences = _tables(samples, spec, columns, rows, results, seed)
+    task = TaskScores(
+        task=spec.name,
+        title=spec.title,
+        rows=tuple(rows),
+        columns=tuple(column for column, _ in columns),
+        cells=tuple(cells),
+        differences=tuple(differences),
+        notes=tuple(notes),
+    )
+    return task, [_line(spec, sample, i, results) for i, sample in enumerate(samples)]
+
+
+def _weighted(
+    assessments: Sequence[Assessment], members: Sequence[int], metric: str
+) -> tuple[list[float], list[float]]:
+    chosen = [assessments[i] for i in members]
+    pairs = [a.score if metric == SCORE else a.metrics.get(metric, (0.0, 0.0)) for a in chosen]
+    return [value for value, _ in pairs], [weight for _, weight in pairs]
+
+
+def _tables(
+    samples: Sequence[Sample],
+    spec: TaskSpec,
+    columns: Sequence[tuple[Column, list[int]]],
+    rows: Sequence[Row],
+    results: dict[str, list[Assessment]],
+    seed: int,
+) -> tuple[list[Cell], list[Difference]]:
+    groups = [sample.group for sample in samples]
+    kinds = list(dict.fromkeys(sample.kind for sample in samples))
+    # Metrics of one kind mean nothing over a mixture of kinds; only the score does.
+    detailed = "kind" if len(kinds) > 1 else "all"
+    extra = list(dict.fromkeys(metric for kind in kinds for metric in spec.metrics_of(kind)))
+    cells, differences = [], []
+    first = rows[0].name
+    for column, members in columns:
+        own = [groups[i] for i in members]
+        for metric in [
+            SCORE,
+            *(extra if column.group == detailed else ()),
+        ]:
+            if metric != SCORE and not any(
+                metric in spec.metrics_of(samples[i].kind) for i in members
+            ):
+                continue
+            main, main_weights = _weighted(results[first], members, metric)
+            for row in rows:
+                values, weights = _weighted(results[row.name], members, metric)
+                chosen = [results[row.name][i] for i in members]
+                cells.append(
+                    Cell(
+                        row=row.name,
+                        column=column.name,
+                        metric=metric,
+                        estimate=clustered_bootstrap(values, own, weights=weights, seed=seed),
+                        unparsed=_share(
+                            chosen, lambda a: a.parsed is None and a.status in ("ok", "truncated")
+                        ),
+                        errors=_share(chosen, lambda a: a.status in ("error", "missing")),
+                        truncated=_share(chosen, lambda a: a.status == "truncated"),
+                    )
+                )
+                if row.name == first:
+                    continue
+                estimate: Estimate = paired_clustered_bootstrap(
+                    main, values, own, first_weights=main_weights, second_weights=weights, seed=seed
+                )
+                differences.append(Difference(first, row.name, column.name, metric, estimate))
+    return cells, differences
+
+
+def _share(chosen: Sequence[Assessment], test: Callable[[Assessment], bool]) -> float:
+    return float(np.mean([test(a) for a in chosen])) if chosen else 0.0
+
+
+def _line(
+    spec: TaskSpec, sample: Sample, index: int, results: dict[str, list[Assessment]]
+) -> dict[str, Any]:
+    """One sample with every row's answer, for browsing."""
+    return {
+        "task": spec.name,
+        "id": sample.id,
+        "kind": sample.kind,
+        "type": sample.type,
+        "group": sample.group,
+        "images": [image.sha256 or image.locator for image in sample.record.images],
+        "question": sample.record.question,
+        "options": list(sample.options),
+        "gold": sample.gold,
+        "answers": {
+            name: {
+                "text": found[index].text,
+                "parsed": found[index].parsed,
+                "rule": found[index].rule,
+                "status": found[index].status,
+                "score": found[index].score[0],
+            }
+            for name, found in results.items()
+        },
+    }

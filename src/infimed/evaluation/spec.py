@@ -1,0 +1,240 @@
+"""A task is data: one YAML file in `tasks/` that says which records are asked and how they are scored.
+
+Unknown keys are refused with the nearest valid name. The harness owns option letters and order,
+blinding and image limits, so that every control exists for every task at no cost to its author.
+No torch is imported here: listing tasks is instant.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infimed.core.errors import DataError, UsageError, nearest_name
+from infimed.core.files import sha256_json
+from infimed.data.record import TASKS, Record
+
+Scalar = str | int | float | bool
+Where = dict[str, list[Scalar]]
+"""Field -> accepted values; all fields must match. See `field_values` for the fields."""
+
+Control = Literal["majority", "majority by type", "question-only linear"]
+Extractor = Literal["yes_no", "closed", "letter", "short", "whole"]
+Metric = Literal[
+    "accuracy",
+    "exact_match",
+    "token_f1",
+    "recall",
+    "rouge_l",
+    "finding_f1",
+    "side_f1",
+    "finding_exact",
+]
+FIELDS = ("task", "source", "license", "split", "group")
+
+DEFAULT_EXTRACTOR: dict[str, Extractor] = {
+    "closed": "closed",
+    "choice": "letter",
+    "open": "short",
+    "caption": "whole",
+    "report": "whole",
+}
+DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
+    "closed": ("accuracy",),
+    "choice": ("accuracy",),
+    "open": ("exact_match", "token_f1", "recall"),
+    "caption": ("rouge_l", "token_f1"),
+    "report": ("rouge_l", "token_f1"),
+}
+
+
+class Part(BaseModel):
+    """A section of a task file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Part):
+    """Where the questions come from and under which terms."""
+
+    dataset: str
+    license: str
+    access: str = "open"
+    languages: tuple[str, ...] = ("en",)
+    citation: str = ""
+
+
+class Breakdown(Part):
+    """A field whose every value becomes a column; with `edges`, every interval of a number.
+
+    `edges: [0.04, 0.12]` makes the columns ``<0.04``, ``0.04-0.12`` and ``>=0.12``.
+    """
+
+    field: str
+    title: str = ""
+    edges: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Title, or the last part of the field's path."""
+        return self.title or self.field.rpartition(".")[2]
+
+
+class TaskSpec(Part):
+    """One evaluation task.
+
+    Attributes:
+        name: file name and command-line name. version: counts up when scores stop being comparable.
+        where: which records (`split` apart) are asked. split: which part of them.
+        prior_split: whose answers the majority and question-only controls may learn from.
+        prompt: id of the sentence added to the question (`prompts.SUFFIXES`).
+        max_new_tokens: longest answer. max_images: further images of a record are not shown.
+        shuffle_options: permute options by a seed of the record's id.
+        extractors, metrics: per kind of record; the first metric of a kind is its score.
+        subsets: named columns. breakdowns: a column per value. controls: rows that cost no model.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    version: int = Field(1, ge=1)
+    title: str
+    description: str = ""
+    source: Source
+    where: Where
+    split: str = "test"
+    prior_split: str = "train"
+    prompt: str = "none"
+    max_new_tokens: int = Field(32, ge=1)
+    max_images: int = Field(4, ge=0)
+    shuffle_options: bool = True
+    extractors: dict[str, Extractor] = {}
+    metrics: dict[str, tuple[Metric, ...]] = {}
+    subsets: dict[str, Where] = {}
+    breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
+    type_field: str = "facts.question_type"
+    controls: tuple[Control, ...] = ("majority", "majority by type", "question-only linear")
+
+    @model_validator(mode="after")
+    def fields_exist(self) -> Self:
+        from infimed.evaluation.prompts import SUFFIXES
+
+        wheres = [self.where, *self.subsets.values()]
+        used = [key for where in wheres for key in where]
+        for field in [*used, *(part.field for part in self.breakdowns), self.type_field]:
+            if field not in FIELDS and not field.startswith(("facts.", "image.")):
+                raise ValueError(
+                    f"unknown field {field!r}; use {', '.join(FIELDS)}, facts.NAME or image.NAME"
+                )
+        if self.prompt not in SUFFIXES:
+            raise ValueError(f"unknown prompt {self.prompt!r}; known: {', '.join(SUFFIXES)}")
+        for kind in (*self.extractors, *self.metrics, *self.where.get("task", ())):
+            if kind not in TASKS:
+                raise ValueError(f"unknown kind of record {kind!r}; known: {', '.join(TASKS)}")
+        return self
+
+    def extractor(self, kind: str) -> Extractor:
+        """How an answer to this kind of record is read."""
+        return self.extractors.get(kind) or DEFAULT_EXTRACTOR[kind]
+
+    def metrics_of(self, kind: str) -> tuple[Metric, ...]:
+        """What an answer to this kind of record is measured by; the first is its score."""
+        return self.metrics.get(kind) or DEFAULT_METRICS[kind]
+
+    @property
+    def asked_sha256(self) -> str:
+        """Hash of what decides the questions. Metrics and columns may change without asking again."""
+        asked = {"where", "split", "prompt", "max_new_tokens", "max_images", "shuffle_options"}
+        return sha256_json(self.model_dump(mode="json", include=asked))
+
+
+def field_values(record: Record, field: str) -> tuple[Any, ...]:
+    """Values of a field of a record: an attribute, ``facts.NAME``, or ``image.NAME`` (first image).
+
+    A list is its items; a missing value is nothing.
+    """
+    if field in FIELDS:
+        return (getattr(record, field),)
+    room, _, name = field.partition(".")
+    if room == "facts":
+        value = record.facts.get(name)
+    else:
+        value = record.images[0].facts.get(name) if record.images else None
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _accepts(accepted: list[Scalar], value: Any) -> bool:
+    """Membership that keeps True apart from 1, which Python takes for equal."""
+    return any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in accepted
+    )
+
+
+def matches(record: Record, where: Where) -> bool:
+    """Whether every field of `where` has one of its accepted values."""
+    return all(
+        any(_accepts(accepted, value) for value in field_values(record, field))
+        for field, accepted in where.items()
+    )
+
+
+def parse_task(text: str, where: str) -> TaskSpec:
+    """A task from YAML text.
+
+    Raises:
+        DataError: not YAML, an unknown key, or a value that is not accepted.
+    """
+    try:
+        values = yaml.safe_load(text)
+        return TaskSpec.model_validate(values)
+    except yaml.YAMLError as error:
+        raise DataError(f"is not valid YAML ({error})", where=where) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "task"
+        valid = list(TaskSpec.model_fields)
+        unknown = first["type"] == "extra_forbidden"
+        raise DataError(
+            "unknown key" if unknown else first["msg"].removeprefix("Value error, "),
+            where=f"{where}: {key}",
+            seen=str(first["loc"][-1]) if unknown else None,
+            accepted=valid if unknown and len(first["loc"]) == 1 else None,
+            nearest=nearest_name(str(first["loc"][-1]), valid) if unknown else None,
+        ) from error
+
+
+def task_names() -> list[str]:
+    """Names of the tasks that ship with the package."""
+    folder = resources.files("infimed.evaluation") / "tasks"
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+@lru_cache(maxsize=256)
+def load_task(name: str) -> TaskSpec:
+    """The task of that name.
+
+    Raises:
+        UsageError: there is none. DataError: its file is wrong.
+    """
+    names = task_names()
+    if name not in names:
+        raise UsageError(
+            "no such task",
+            seen=name,
+            accepted=names,
+            nearest=nearest_name(name, names),
+            fix="infimed eval --list",
+        )
+    file = resources.files("infimed.evaluation") / "tasks" / f"{name}.yaml"
+    spec = parse_task(file.read_text(encoding="utf-8"), f"task '{name}'")
+    if spec.name != name:
+        raise DataError(
+            "the task's name differs from its file's", where=f"{name}.yaml", seen=spec.name
+        )
+    return spec
