@@ -46,7 +46,9 @@ def make_model() -> Callable[..., torch.nn.Module]:
     from infimed.model.modeling import InfiMedForConditionalGeneration
     from infimed.model.presets import Preset, _qwen3, _siglip, build_config
 
-    def make(seed: int = 0, language: dict[str, object] | None = None) -> InfiMedForConditionalGeneration:
+    def make(
+        seed: int = 0, language: dict[str, object] | None = None
+    ) -> InfiMedForConditionalGeneration:
         torch.manual_seed(seed)
         tiny = Preset(
             name="tiny",

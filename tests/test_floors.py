@@ -58,7 +58,9 @@ def test_every_room_has_a_floor() -> None:
 def test_module_imports_only_from_floors_below(path: Path) -> None:
     own = room(path)
     for other in imported_rooms(path) - {own}:
-        assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+        assert FLOORS[other] < FLOORS[own], (
+            f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+        )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -46,7 +46,10 @@ def test_full_disk_is_a_data_error_that_leaves_nothing(tmp_path):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(DataError, match="disk is full"), atomic_open(tmp_path / "big") as handle:
+        with (
+            pytest.raises(DataError, match="disk is full"),
+            atomic_open(tmp_path / "big") as handle,
+        ):
             handle.write(b"x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -77,7 +77,9 @@ def test_cuda_segments_see_exactly_what_the_dense_mask_allows():
 
 
 def test_positions_go_on_from_the_trunk_in_every_branch():
-    assert PackedLayout((Document(3, (2, 1)), Document(2))).position_ids().tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
+    assert PackedLayout((Document(3, (2, 1)), Document(2))).position_ids().tolist() == [
+        [0, 1, 2, 3, 4, 3, 0, 1]
+    ]
 
 
 def test_attention_without_layout_is_refused(tensors):
@@ -87,7 +89,9 @@ def test_attention_without_layout_is_refused(tensors):
 
 def test_attention_with_a_mask_is_refused(tensors):
     with pytest.raises(ValueError, match="attention_mask"):
-        packed_attention(torch.nn.Identity(), *tensors, torch.ones(1, 3), scaling=1.0, layout=LAYOUT)
+        packed_attention(
+            torch.nn.Identity(), *tensors, torch.ones(1, 3), scaling=1.0, layout=LAYOUT
+        )
 
 
 def test_layout_of_another_row_is_refused(tensors):
@@ -105,7 +109,9 @@ def row_of(layout, images):
         if has_image:
             ids[start + 1 : start + 5] = 3
         start += document.length
-    targets = torch.where(torch.rand(layout.tokens) < 0.5, torch.randint(4, 300, (layout.tokens,)), -100)
+    targets = torch.where(
+        torch.rand(layout.tokens) < 0.5, torch.randint(4, 300, (layout.tokens,)), -100
+    )
     return ids, targets
 
 
@@ -122,7 +128,9 @@ def test_packed_row_equals_separate_forwards_in_loss_and_gradients(make_model):
     model.set_attention(PACKED)
     packed = target_loss(model.lm_head, model.forward_row(ids, layout, pixels=pixels), targets)
     packed.backward()
-    packed_gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    packed_gradients = {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
     model.zero_grad()
     model.set_attention("sdpa")
@@ -167,7 +175,9 @@ def test_stock_call_really_leaks_which_is_why_it_is_refused(make_model):
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]])
     language = model.model.language_model
     alone = language(input_ids=ids[:, 3:], use_cache=False).last_hidden_state
-    leaked = language(input_ids=ids, position_ids=positions, attention_mask=torch.ones(1, 6)).last_hidden_state
+    leaked = language(
+        input_ids=ids, position_ids=positions, attention_mask=torch.ones(1, 6)
+    ).last_hidden_state
     assert (leaked[:, 3:] - alone).abs().max() > 1e-3
 
 

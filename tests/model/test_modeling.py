@@ -23,7 +23,10 @@ def test_pooling_equals_averaging_each_window_by_hand(grid, side):
     planes = features.view(grid, grid, 3)
     expected = torch.stack(
         [
-            planes[i * grid // side : -(-(i + 1) * grid // side), j * grid // side : -(-(j + 1) * grid // side)]
+            planes[
+                i * grid // side : -(-(i + 1) * grid // side),
+                j * grid // side : -(-(j + 1) * grid // side),
+            ]
             .reshape(-1, 3)
             .mean(0)
             for i in range(side)
@@ -35,14 +38,19 @@ def test_pooling_equals_averaging_each_window_by_hand(grid, side):
 
 def test_full_grid_is_bit_equal_to_stock_llava(make_model):
     ours = make_model()
-    values = {k: v for k, v in ours.config.to_dict().items() if k not in ("visual_tokens", "reducer", "model_type")}
+    values = {
+        k: v
+        for k, v in ours.config.to_dict().items()
+        if k not in ("visual_tokens", "reducer", "model_type")
+    }
     stock = LlavaForConditionalGeneration(LlavaConfig(**values)).eval()
     stock.load_state_dict(ours.state_dict())
     ids = torch.tensor([[5, *[3] * 16, 6, 7, 8]])
     pixels = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(
-            ours(input_ids=ids, pixel_values=pixels).logits, stock(input_ids=ids, pixel_values=pixels).logits
+            ours(input_ids=ids, pixel_values=pixels).logits,
+            stock(input_ids=ids, pixel_values=pixels).logits,
         )
 
 
@@ -63,7 +71,9 @@ def test_placeholders_that_do_not_match_the_features_are_named(make_model, place
         model.embed(torch.tensor([[3] * placeholders]), torch.zeros(1, 4, 32))
 
 
-@pytest.mark.parametrize(("tokens", "message"), [(5, "square"), (0, "square"), (25, "more visual tokens")])
+@pytest.mark.parametrize(
+    ("tokens", "message"), [(5, "square"), (0, "square"), (25, "more visual tokens")]
+)
 def test_impossible_token_counts_are_refused(tokens, message):
     with pytest.raises(RecipeError, match=message):
         token_side(tokens, 32, 8)

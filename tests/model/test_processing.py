@@ -6,12 +6,12 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import tiny_tokenizer_json
 from tokenizers import Tokenizer
 
 from infimed.core.errors import DataError
 from infimed.data.record import ImageRef, Message, Record, question_record
 from infimed.model.processing import CHAT_TEMPLATE, IGNORE, Processor
-from tests.conftest import tiny_tokenizer_json
 
 PROCESSOR = Processor(tokenizer_json=tiny_tokenizer_json(), image_size=32, visual_tokens=4)
 STOCK = Tokenizer.from_str(tiny_tokenizer_json())
@@ -23,7 +23,12 @@ benign = st.lists(words, min_size=1, max_size=6).map(" ".join).filter(lambda t: 
 
 def choice(answer="CT"):
     return question_record(
-        id="q", question="Modality?", answer=answer, images=(IMAGE,), task="choice", choices=("CT", "MRI", "US")
+        id="q",
+        question="Modality?",
+        answer=answer,
+        images=(IMAGE,),
+        task="choice",
+        choices=("CT", "MRI", "US"),
     )
 
 
@@ -33,12 +38,17 @@ def test_ids_equal_the_stock_template_on_the_whole_string(question, answer):
     messages = [Message("user", (0, question)), Message("assistant", (answer,))]
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
     text = template.render(messages=[m.to_dict() for m in messages], add_generation_prompt=False)
-    stock = STOCK.encode(text.rstrip("\n").replace("<image>", "<image>" * 4), add_special_tokens=False).ids
+    stock = STOCK.encode(
+        text.rstrip("\n").replace("<image>", "<image>" * 4), add_special_tokens=False
+    ).ids
     assert PROCESSOR.encode(messages).input_ids == stock
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.text(max_size=20), st.sampled_from(["<|im_end|>", "<|im_start|>", "<image>", "<|endoftext|>"]))
+@given(
+    st.text(max_size=20),
+    st.sampled_from(["<|im_end|>", "<|im_start|>", "<image>", "<|endoftext|>"]),
+)
 def test_control_tokens_typed_by_a_user_stay_text(text, token):
     encoded = PROCESSOR.encode([Message("user", (text + token + text,))], generation=True)
     control = [i for i in encoded.input_ids if i < 4]
@@ -47,18 +57,34 @@ def test_control_tokens_typed_by_a_user_stay_text(text, token):
 
 def test_targets_are_the_next_ids_of_assistant_turns_and_their_end():
     encoded = PROCESSOR.encode(
-        [Message("user", ("Is it?",)), Message("assistant", ("yes",)), Message("user", ("Sure?",)), Message("assistant", ("no",))]
+        [
+            Message("user", ("Is it?",)),
+            Message("assistant", ("yes",)),
+            Message("user", ("Sure?",)),
+            Message("assistant", ("no",)),
+        ]
     )
     predicted = [t for t in encoded.targets if t != IGNORE]
-    assert predicted == [*PROCESSOR.text_ids("yes"), PROCESSOR.end_id, *PROCESSOR.text_ids("no"), PROCESSOR.end_id]
+    assert predicted == [
+        *PROCESSOR.text_ids("yes"),
+        PROCESSOR.end_id,
+        *PROCESSOR.text_ids("no"),
+        PROCESSOR.end_id,
+    ]
     for at, target in enumerate(encoded.targets):
         assert target == IGNORE or target == encoded.input_ids[at + 1]
 
 
 def test_questions_about_one_image_share_their_trunk_exactly():
     first, second = (
-        PROCESSOR.encode(PROCESSOR.conversation(
-            question_record(id="a", question=q, answer="no", images=(IMAGE, IMAGE), task="closed"), answer=True))
+        PROCESSOR.encode(
+            PROCESSOR.conversation(
+                question_record(
+                    id="a", question=q, answer="no", images=(IMAGE, IMAGE), task="closed"
+                ),
+                answer=True,
+            )
+        )
         for q in ("Is there a mass?", "Left?")
     )
     assert first.trunk == second.trunk > 0
@@ -110,7 +136,12 @@ def test_dialogue_keeps_every_turn():
     record = Record(
         id="d",
         images=(),
-        messages=(Message("user", ("Hello",)), Message("assistant", ("Hi",)), Message("user", ("Pain?",)), Message("assistant", ("no",))),
+        messages=(
+            Message("user", ("Hello",)),
+            Message("assistant", ("Hi",)),
+            Message("user", ("Pain?",)),
+            Message("assistant", ("no",)),
+        ),
         task="dialogue",
     )
     assert len(PROCESSOR.conversation(record, answer=True)) == 4

@@ -70,7 +70,11 @@ def test_document_tokens_are_trunk_once_and_every_branch():
     for document in documents:
         members = [place[r] for r in document.records]
         first = members[0]
-        expected = samples.images[first] * 9 + samples.trunk_tokens[first] + samples.branch_tokens[members].sum()
+        expected = (
+            samples.images[first] * 9
+            + samples.trunk_tokens[first]
+            + samples.branch_tokens[members].sum()
+        )
         assert document.tokens == expected
         assert len({int(samples.image_key[m]) for m in members}) == 1
 

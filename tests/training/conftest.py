@@ -29,18 +29,36 @@ def write_records(folder: Path, images: int = 6) -> None:
         common = {"images": shown, "source": "toy", "group": f"p{number}"}
         answer = "yes" if number % 2 else "no"
         records += [
-            question_record(id=f"a{number}", question="Is it left?", answer=answer, task="closed", **common),
-            question_record(id=f"b{number}", question="Any effusion?", answer="no", task="closed", **common),
             question_record(
-                id=f"c{number}", question="Which?", answer="left", task="choice", choices=("left", "right"), **common
+                id=f"a{number}", question="Is it left?", answer=answer, task="closed", **common
             ),
-            question_record(id=f"d{number}", question="Describe.", answer="Nothing seen.", task="caption", **common),
+            question_record(
+                id=f"b{number}", question="Any effusion?", answer="no", task="closed", **common
+            ),
+            question_record(
+                id=f"c{number}",
+                question="Which?",
+                answer="left",
+                task="choice",
+                choices=("left", "right"),
+                **common,
+            ),
+            question_record(
+                id=f"d{number}",
+                question="Describe.",
+                answer="Nothing seen.",
+                task="caption",
+                **common,
+            ),
         ]
         records.append(
             Record(
                 id=f"t{number}",
                 images=(),
-                messages=(Message("user", ("What is an effusion?",)), Message("assistant", ("Fluid.",))),
+                messages=(
+                    Message("user", ("What is an effusion?",)),
+                    Message("assistant", ("Fluid.",)),
+                ),
                 task="text",
                 source="toy",
                 group=f"p{number}",
@@ -70,7 +88,9 @@ def low_and_high() -> list[Stage]:
 
 @pytest.fixture
 def make_trainer(shards: ShardSet, make_model, processor, tmp_path: Path) -> Callable[..., Trainer]:  # type: ignore[no-untyped-def]
-    def make(folder: str, *, train: Train | None = None, blind: bool = False, stages=None) -> Trainer:
+    def make(
+        folder: str, *, train: Train | None = None, blind: bool = False, stages=None
+    ) -> Trainer:
         index = read_index(shards, processor, tmp_path / "plan", kept=None, blind=blind)
         jobs = [
             StageJob(

@@ -16,11 +16,21 @@ from infimed.model.loading import checkpoint_folders, load_checkpoint
 from infimed.training.loop import Interrupted, Trainer
 from infimed.training.optimizer import freeze, module_of
 
-TIMINGS = ("seconds", "wait_seconds", "tokens_per_second", "padded_tokens_per_second", "samples_per_second", "memory_gib")
+TIMINGS = (
+    "seconds",
+    "wait_seconds",
+    "tokens_per_second",
+    "padded_tokens_per_second",
+    "samples_per_second",
+    "memory_gib",
+)
 
 
 def without_times(folder):
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in MetricsLog(folder / "metrics.jsonl").read()]
+    return [
+        {k: v for k, v in row.items() if k not in TIMINGS}
+        for row in MetricsLog(folder / "metrics.jsonl").read()
+    ]
 
 
 class Killed(Exception):
@@ -33,7 +43,9 @@ def die_at(trainer, step):
 
     def dying(rows, share, flops):
         if trainer.position.step + 1 == step:
-            trainer.model.forward_row(rows[0].input_ids, rows[0].layout, pixels=rows[0].pixels).sum().backward()
+            trainer.model.forward_row(
+                rows[0].input_ids, rows[0].layout, pixels=rows[0].pixels
+            ).sum().backward()
             raise Killed
         return real(rows, share, flops)
 
@@ -42,7 +54,9 @@ def die_at(trainer, step):
 
 @pytest.fixture
 def whole(make_trainer):
-    trainer = make_trainer("whole", train=Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99))
+    trainer = make_trainer(
+        "whole", train=Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99)
+    )
     return trainer, trainer.run()
 
 
@@ -51,12 +65,20 @@ def test_there_are_steps_on_both_sides_of_the_switch(whole):
     assert [job.steps > 2 for job in trainer.jobs] == [True, True]
 
 
-@pytest.mark.parametrize("kill", ["first", "mid-epoch", "at the switch", "after the switch", "last"])
+@pytest.mark.parametrize(
+    "kill", ["first", "mid-epoch", "at the switch", "after the switch", "last"]
+)
 @pytest.mark.parametrize("every", [1e-9, 1e9])
 def test_killed_run_continues_to_the_same_bits(whole, make_trainer, kill, every):
     trainer, final = whole
     low = trainer.jobs[0].steps
-    step = {"first": 1, "mid-epoch": 2, "at the switch": low, "after the switch": low + 1, "last": trainer.position.step}[kill]
+    step = {
+        "first": 1,
+        "mid-epoch": 2,
+        "at the switch": low,
+        "after the switch": low + 1,
+        "last": trainer.position.step,
+    }[kill]
     train = Train(precision="fp32", checkpoint_seconds=every, keep_checkpoints=99)
     first = make_trainer("killed", train=train)
     die_at(first, step)
@@ -152,14 +174,18 @@ def test_accumulating_rows_equals_one_update_over_all_of_them(make_trainer):
     for row in rows:
         hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
         (target_loss(trainer.model.lm_head, hidden, row.targets) / total).backward()
-    accumulated = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    accumulated = {
+        n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None
+    }
     trainer.model.zero_grad()
     losses = []
     for row in rows:
         hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
         keep = row.targets != -100
         logits = trainer.model.lm_head(hidden[keep])
-        losses.append(torch.nn.functional.cross_entropy(logits, row.targets[keep], reduction="none"))
+        losses.append(
+            torch.nn.functional.cross_entropy(logits, row.targets[keep], reduction="none")
+        )
     torch.cat(losses).mean().backward()
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:

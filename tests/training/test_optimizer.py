@@ -13,7 +13,13 @@ from infimed.training.optimizer import factor, freeze, make_optimizer, never_tra
 
 def stage(**changes):
     values = {"name": "s", "image_size": 32, "visual_tokens": 16, "row_tokens": 64}
-    return Stage(**{**values, "learning_rate": LearningRate(vision=1e-3, projector=1e-2, language=1e-4), **changes})
+    return Stage(
+        **{
+            **values,
+            "learning_rate": LearningRate(vision=1e-3, projector=1e-2, language=1e-4),
+            **changes,
+        }
+    )
 
 
 def test_cosine_rises_to_the_peak_and_falls_to_a_twentieth():
@@ -25,7 +31,10 @@ def test_cosine_rises_to_the_peak_and_falls_to_a_twentieth():
 
 
 def test_warmup_stable_decay_holds_then_falls_linearly():
-    shares = [factor(s, 100, stage(warmup=0.1, schedule="warmup-stable-decay", decay=0.2)) for s in range(100)]
+    shares = [
+        factor(s, 100, stage(warmup=0.1, schedule="warmup-stable-decay", decay=0.2))
+        for s in range(100)
+    ]
     assert set(shares[10:80]) == {1.0}
     assert shares[90] == pytest.approx(0.5)
 
@@ -48,7 +57,9 @@ def test_parameters_without_gradient_by_construction_are_frozen(make_model):
     features = model.image_features(torch.randn(1, 3, 32, 32))
     features.sum().backward()
     idle = {
-        n for n, p in model.named_parameters() if n.startswith("model.vision_tower.") and p.grad is None
+        n
+        for n, p in model.named_parameters()
+        if n.startswith("model.vision_tower.") and p.grad is None
     }
     assert idle == never_trained(model)
 
@@ -61,7 +72,9 @@ def test_target_loss_equals_the_full_logits_reference(chunk, monkeypatch):
     hidden = torch.randn(20, 8, requires_grad=True)
     targets = torch.where(torch.rand(20) < 0.5, torch.randint(0, 50, (20,)), -100)
     ours = target_loss(head, hidden, targets)
-    slow = torch.nn.functional.cross_entropy(head(hidden), targets, ignore_index=-100, reduction="sum")
+    slow = torch.nn.functional.cross_entropy(
+        head(hidden), targets, ignore_index=-100, reduction="sum"
+    )
     torch.testing.assert_close(ours, slow)
     (ours_gradient,) = torch.autograd.grad(ours, hidden)
     (slow_gradient,) = torch.autograd.grad(slow, hidden)

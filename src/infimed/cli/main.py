@@ -54,7 +54,9 @@ def main() -> None:
         err.print("interrupted; nothing half-written was left. Run the same command to go on.")
         sys.exit(EXIT_SIGINT)
     except MemoryError:
-        err.print("error: out of memory. Lower row_tokens or rows_per_step of the stage.", markup=False)
+        err.print(
+            "error: out of memory. Lower row_tokens or rows_per_step of the stage.", markup=False
+        )
         sys.exit(5)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,7 +64,9 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
+        if hasattr(error, "exit_code") and hasattr(
+            error, "format_message"
+        ):  # click's own usage errors
             err.print(f"error: {error.format_message()}", markup=False)
             sys.exit(error.exit_code)
         raise

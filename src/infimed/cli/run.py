@@ -9,18 +9,28 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Changes to the recipe, e.g. train.seed=3 stages.sft-broad.epochs=2", metavar="[KEY=VALUE]..."),
+    typer.Argument(
+        help="Changes to the recipe, e.g. train.seed=3 stages.sft-broad.epochs=2",
+        metavar="[KEY=VALUE]...",
+    ),
 ]
-RecipeName = Annotated[str, typer.Argument(help="A recipe that ships (nano, mini, ...) or a path to a YAML file.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe that ships (nano, mini, ...) or a path to a YAML file.")
+]
 
 
 def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan: records, rows, steps, tokens, estimated time.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the plan: records, rows, steps, tokens, estimated time."
+        ),
     ] = False,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")] = Path(
+        "runs"
+    ),
 ) -> None:
     """Do everything a recipe says: import, curate, train, evaluate, report.
 

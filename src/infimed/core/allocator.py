@@ -12,9 +12,7 @@ import platform
 import sys
 
 VARIABLE = "GLIBC_TUNABLES"
-TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
-)
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
 
 
 def restart_tuned() -> None:

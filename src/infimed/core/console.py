@@ -69,7 +69,9 @@ def progress(title: str, total: int | None, done: int = 0, unit: str = "") -> It
         moved = count - done
         left = f", eta {spent / moved * (total - count):.0f} s" if total and moved else ""
         of = f"/{total}" if total is not None else ""
-        err.print(f"{title}: {count}{of} {unit} in {spent:.0f} s{left}  {note}".rstrip(), markup=False)
+        err.print(
+            f"{title}: {count}{of} {unit} in {spent:.0f} s{left}  {note}".rstrip(), markup=False
+        )
 
     def advance_plain(n: int = 1, **fields: object) -> None:
         nonlocal count, last
@@ -83,7 +85,9 @@ def progress(title: str, total: int | None, done: int = 0, unit: str = "") -> It
     line(time.monotonic(), "")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 1) -> Table:
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 1
+) -> Table:
     """A table whose columns from index `numeric` on are right-aligned."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):

@@ -46,7 +46,9 @@ class InfiMedError(Exception):
         self.what = what
         self.where = where
         self.seen = seen
-        self.accepted = accepted if accepted is None or isinstance(accepted, str) else ", ".join(accepted)
+        self.accepted = (
+            accepted if accepted is None or isinstance(accepted, str) else ", ".join(accepted)
+        )
         self.nearest = nearest
         self.fix = fix
         super().__init__(self.render())
@@ -56,7 +58,11 @@ class InfiMedError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         lines = [head]
         if self.seen is not None:
-            lines.append(f"  seen:      {self.seen!r}" if isinstance(self.seen, str) else f"  seen:      {self.seen}")
+            lines.append(
+                f"  seen:      {self.seen!r}"
+                if isinstance(self.seen, str)
+                else f"  seen:      {self.seen}"
+            )
         if self.accepted is not None:
             lines.append(f"  accepted:  {self.accepted}")
         if self.nearest is not None:

@@ -53,7 +53,9 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(target, error) from error
         if error.errno in (errno.EACCES, errno.EROFS):
-            raise DataError("cannot be written", where=str(target), fix="choose a folder you own") from error
+            raise DataError(
+                "cannot be written", where=str(target), fix="choose a folder you own"
+            ) from error
         raise
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -115,7 +117,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def canonical_json(value: object) -> str:
     """JSON with one spelling per value: sorted keys, no spaces. The input of every content hash."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -142,7 +146,9 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
     """
     base = Path(root).resolve()
     if "\x00" in relative or Path(relative).is_absolute() or "\\" in relative:
-        raise DataError("path must be relative and stay below the data folder", where=str(base), seen=relative)
+        raise DataError(
+            "path must be relative and stay below the data folder", where=str(base), seen=relative
+        )
     full = (base / relative).resolve()
     if not full.is_relative_to(base):
         raise DataError("path leaves the data folder", where=str(base), seen=relative)

@@ -33,7 +33,9 @@ class PhantomData(Part):
     """Generate a phantom clinic instead of reading files."""
 
     patients: int = Field(600, ge=8, description="patients in the clinic")
-    seed: int = Field(1, ge=0, description="names the patients; no seed shares a patient with another")
+    seed: int = Field(
+        1, ge=0, description="names the patients; no seed shares a patient with another"
+    )
     size: int = Field(192, ge=64, le=1024, description="side of the square images in pixels")
 
 
@@ -46,11 +48,16 @@ class Data(Part):
     split_file: str | None = Field(
         None, description="JSON that maps images to train/dev/calibration/test; relative to root"
     )
-    phantom: PhantomData | None = Field(None, description="generate phantoms instead of reading root")
-    splits: dict[str, float] | None = Field(
-        None, description="shares by group, e.g. {train: 0.8, test: 0.2}, for data that states no split"
+    phantom: PhantomData | None = Field(
+        None, description="generate phantoms instead of reading root"
     )
-    licenses: list[str] = Field(default_factory=list, description="keep only these; empty keeps all")
+    splits: dict[str, float] | None = Field(
+        None,
+        description="shares by group, e.g. {train: 0.8, test: 0.2}, for data that states no split",
+    )
+    licenses: list[str] = Field(
+        default_factory=list, description="keep only these; empty keeps all"
+    )
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -69,7 +76,9 @@ class Model(Part):
     """Which network, and where its base weights are."""
 
     preset: str = "nano"
-    weights: Path | None = Field(None, description="folder with vision/ and language/; null = preset's own")
+    weights: Path | None = Field(
+        None, description="folder with vision/ and language/; null = preset's own"
+    )
 
 
 class LearningRate(Part):
@@ -103,9 +112,13 @@ class Stage(Part):
     learning_rate: LearningRate
     schedule: Literal["cosine", "warmup-stable-decay"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    decay: float = Field(0.2, gt=0, le=1, description="share of the steps, warmup-stable-decay only")
+    decay: float = Field(
+        0.2, gt=0, le=1, description="share of the steps, warmup-stable-decay only"
+    )
     share_images: bool = Field(True, description="all questions about one image in one document")
-    augment: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom")
+    augment: float = Field(
+        0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom"
+    )
     max_images: int = Field(64, ge=1, description="most images in one row")
 
     @model_validator(mode="after")
@@ -182,7 +195,9 @@ class Recipe(Part):
             if stage.name.startswith("pretrain"):
                 if seen_sft:
                     raise ValueError(f"stage {stage.name!r} pre-trains after fine-tuning began")
-                if low and (stage.visual_tokens < low.visual_tokens or stage.image_size < low.image_size):
+                if low and (
+                    stage.visual_tokens < low.visual_tokens or stage.image_size < low.image_size
+                ):
                     raise ValueError(
                         f"pre-training goes from low to high resolution, but {stage.name!r} is lower "
                         f"than {low.name!r}"
@@ -197,7 +212,11 @@ def _valid_keys(path: Sequence[str | int]) -> list[str]:
     for key in path:
         if isinstance(key, int):
             continue
-        field = model.model_fields.get(key) if isinstance(model, type) and issubclass(model, Part) else None
+        field = (
+            model.model_fields.get(key)
+            if isinstance(model, type) and issubclass(model, Part)
+            else None
+        )
         if field is None:
             return []
         model = _inner_model(field.annotation)
@@ -259,26 +278,39 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _position(items: list[Any], key: str, walked: Sequence[str]) -> int:
-    names = [item.get("name", str(i)) if isinstance(item, dict) else str(i) for i, item in enumerate(items)]
+    names = [
+        item.get("name", str(i)) if isinstance(item, dict) else str(i)
+        for i, item in enumerate(items)
+    ]
     if key in names:
         return names.index(key)
     if key.isdigit() and int(key) < len(items):
         return int(key)
     raise RecipeError(
-        "no such list item", where=".".join(walked), seen=key, accepted=names, nearest=nearest_name(key, names)
+        "no such list item",
+        where=".".join(walked),
+        seen=key,
+        accepted=names,
+        nearest=nearest_name(key, names),
     )
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
     folder = resources.files("infimed.recipes")
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def _read_yaml(name_or_path: str) -> tuple[dict[str, Any], str]:
     path = Path(name_or_path)
     if name_or_path in recipe_names():
-        text = resources.files("infimed.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        text = (
+            resources.files("infimed.recipes")
+            .joinpath(f"{name_or_path}.yaml")
+            .read_text(encoding="utf-8")
+        )
         where = f"recipe '{name_or_path}'"
     elif path.suffix in (".yaml", ".yml") and path.is_file():
         text = path.read_text(encoding="utf-8")
@@ -292,7 +324,9 @@ def _read_yaml(name_or_path: str) -> tuple[dict[str, Any], str]:
             nearest=nearest_name(name_or_path, names),
         )
     if len(text) > 200_000 or text.count("*") > 200:
-        raise RecipeError("the file is too large or uses too many aliases for a recipe", where=where)
+        raise RecipeError(
+            "the file is too large or uses too many aliases for a recipe", where=where
+        )
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -314,7 +348,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError("an override is written key=value", seen=override, accepted="train.seed=3")
+            raise RecipeError(
+                "an override is written key=value", seen=override, accepted="train.seed=3"
+            )
         try:
             value = yaml.safe_load(text) if text else None
         except yaml.YAMLError as error:
@@ -337,7 +373,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys whose values differ, as unified-diff-like lines of two resolved recipes."""
     before = yaml.safe_dump(dict(old), sort_keys=False).splitlines()
     after = yaml.safe_dump(dict(new), sort_keys=False).splitlines()
-    lines = difflib.unified_diff(before, after, "recipe of the run folder", "recipe given now", lineterm="", n=2)
+    lines = difflib.unified_diff(
+        before, after, "recipe of the run folder", "recipe given now", lineterm="", n=2
+    )
     return list(lines)
 
 

@@ -24,7 +24,16 @@ from infimed.core.errors import DataError, RecipeError
 from infimed.core.files import read_json, write_json, write_text
 from infimed.core.recipe import Recipe, differences, dump_recipe, same
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow", "pydantic")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -111,7 +120,8 @@ class RunFolder:
         new = yaml.safe_load(dump_recipe(recipe))
         if not same(old, new):
             raise RecipeError(
-                "this run folder was made with another recipe:\n  " + "\n  ".join(differences(old, new)),
+                "this run folder was made with another recipe:\n  "
+                + "\n  ".join(differences(old, new)),
                 where=str(self.path),
                 fix="give the new run another name (name=OTHER), or remove the folder to start over",
             )
@@ -138,7 +148,11 @@ class RunFolder:
 
     def status(self, state: str, **facts: Any) -> None:
         """Replace STATUS.json: where the run is, for people and for schedulers."""
-        value = {"state": state, "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
+        value = {
+            "state": state,
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **facts,
+        }
         write_json(self.path / "STATUS.json", value)
 
 

@@ -96,7 +96,9 @@ class PackedLayout:
         return torch.block_diag(*(d.mask().float() for d in self.documents)).bool()
 
 
-def attend_by_document(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+def attend_by_document(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float
+) -> Tensor:
     """Loop over documents; query [1, heads, tokens, d], key and value may have fewer heads."""
     grouped = query.shape[1] != key.shape[1]
     outputs = []
@@ -119,7 +121,9 @@ def attend_by_document(query: Tensor, key: Tensor, value: Tensor, layout: Packed
     return torch.cat(outputs, dim=2)
 
 
-def attend_reference(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+def attend_reference(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float
+) -> Tensor:
     """One dense mask over the whole row: slow, obvious, and what the others must equal."""
     return scaled_dot_product_attention(
         query,
@@ -163,9 +167,13 @@ def packed_attention(
             let documents see one another without any sign of it.
     """
     if layout is None:
-        raise ValueError("packed attention needs layout=PackedLayout(...); without it documents would mix")
+        raise ValueError(
+            "packed attention needs layout=PackedLayout(...); without it documents would mix"
+        )
     if attention_mask is not None:
-        raise ValueError("packed attention takes no attention_mask: the layout already says who sees whom")
+        raise ValueError(
+            "packed attention takes no attention_mask: the layout already says who sees whom"
+        )
     if dropout:
         raise ValueError("packed attention has no dropout")
     if query.shape[0] != 1 or query.shape[2] != layout.tokens or key.shape[2] != layout.tokens:

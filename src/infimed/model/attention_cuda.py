@@ -39,7 +39,9 @@ def segments(layout: PackedLayout) -> tuple[list[int], list[int], list[int]]:
     return query_lengths, key_lengths, gather
 
 
-def attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+def attend_varlen(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float
+) -> Tensor:
     """Same contract as `attention.attend_by_document`."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -56,7 +56,9 @@ def to_hub_state(model: InfiMedForConditionalGeneration) -> dict[str, Tensor]:
     }
 
 
-def load_hub_state(model: InfiMedForConditionalGeneration, state: Mapping[str, Tensor], where: str) -> None:
+def load_hub_state(
+    model: InfiMedForConditionalGeneration, state: Mapping[str, Tensor], where: str
+) -> None:
     """Fill the model from checkpoint names.
 
     Raises:
@@ -96,11 +98,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError("file not found", where=str(path)) from error
     except SafetensorError as error:
         raise DataError(
-            f"is not a valid safetensors file ({error})", where=str(path), fix="restore or rebuild it"
+            f"is not a valid safetensors file ({error})",
+            where=str(path),
+            fix="restore or rebuild it",
         ) from error
 
 
-def build_model(chosen: Preset, vision: Path, language: Path) -> tuple[InfiMedForConditionalGeneration, Processor]:
+def build_model(
+    chosen: Preset, vision: Path, language: Path
+) -> tuple[InfiMedForConditionalGeneration, Processor]:
     """A model that starts from a pretrained tower and language model, with a fresh projector.
 
     Args:
@@ -108,7 +114,9 @@ def build_model(chosen: Preset, vision: Path, language: Path) -> tuple[InfiMedFo
         language: folder with the same of the language model, and tokenizer.json.
     """
     tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
-    base = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(
+        language, dtype=torch.float32, trust_remote_code=False
+    )
     processor = Processor(
         tokenizer_json=(language / "tokenizer.json").read_text(encoding="utf-8"),
         image_size=chosen.image_size,
@@ -153,7 +161,9 @@ def save_checkpoint(
         write_json(partial / "config.json", values)
         processor.save(partial)
         files = {f.name: sha256_file(f) for f in sorted(partial.iterdir())}
-        fingerprint = sha256_json({k: files[k] for k in ("model.safetensors", "infimed_processor.json")})[:16]
+        fingerprint = sha256_json(
+            {k: files[k] for k in ("model.safetensors", "infimed_processor.json")}
+        )[:16]
         write_json(partial / MARKER, {"files": files, "fingerprint": fingerprint, **about})
     return fingerprint
 
@@ -162,7 +172,9 @@ def verify_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete, unharmed checkpoint; None when the marker or a hash is off."""
     try:
         manifest: dict[str, Any] = read_json(folder / MARKER)
-        intact = all(sha256_file(folder / name) == digest for name, digest in manifest["files"].items())
+        intact = all(
+            sha256_file(folder / name) == digest for name, digest in manifest["files"].items()
+        )
     except (DataError, OSError, KeyError, AttributeError, TypeError):
         return None
     return manifest if intact else None
@@ -172,7 +184,11 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     """The `step-N` folders below `folder`, newest step first; partial ones are not among them."""
     if not folder.is_dir():
         return []
-    steps = [(int(m.group(1)), f) for f in folder.iterdir() if (m := STEP.fullmatch(f.name)) and f.is_dir()]
+    steps = [
+        (int(m.group(1)), f)
+        for f in folder.iterdir()
+        if (m := STEP.fullmatch(f.name)) and f.is_dir()
+    ]
     return [f for _, f in sorted(steps, reverse=True)]
 
 
@@ -207,7 +223,11 @@ def load_checkpoint(
     values = read_json(folder / "config.json")
     if "auto_map" in values:
         raise DataError("config.json asks for custom code (auto_map); refused", where=str(folder))
-    values = {k: v for k, v in values.items() if k not in ("architectures", "model_type", "transformers_version")}
+    values = {
+        k: v
+        for k, v in values.items()
+        if k not in ("architectures", "model_type", "transformers_version")
+    }
     for part in ("vision_config", "text_config"):
         inner = dict(values[part])
         values[part] = AutoConfig.for_model(inner.pop("model_type"), **inner)

@@ -38,7 +38,9 @@ class LeakingCallError(ValueError):
     """A call in which packed documents would silently see one another."""
 
 
-def refuse_leak(position_ids: Tensor | None, attention_mask: Tensor | None, use_cache: object) -> None:
+def refuse_leak(
+    position_ids: Tensor | None, attention_mask: Tensor | None, use_cache: object
+) -> None:
     """Refuse a packed row (positions that restart) together with a mask or a cache.
 
     transformers isolates restarting positions only without mask and without cache; with either it
@@ -47,7 +49,8 @@ def refuse_leak(position_ids: Tensor | None, attention_mask: Tensor | None, use_
     Raises:
         LeakingCallError: the call would leak.
     """
-    if position_ids is None or position_ids.shape[-1] < 2 or attention_mask is None and not use_cache:
+    harmless = attention_mask is None and not use_cache
+    if position_ids is None or position_ids.shape[-1] < 2 or harmless:
         return
     if attention_mask is not None and not bool(attention_mask.bool().all()):
         return  # left padding, not packing
@@ -156,7 +159,8 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         refuse_leak(
             kwargs.get("position_ids"),
             kwargs.get("attention_mask"),
-            kwargs.get("past_key_values") is not None or kwargs.get("use_cache", self.config.text_config.use_cache),
+            kwargs.get("past_key_values") is not None
+            or kwargs.get("use_cache", self.config.text_config.use_cache),
         )
         pixels = kwargs.pop("pixel_values", None)
         if pixels is not None:

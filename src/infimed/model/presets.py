@@ -183,7 +183,11 @@ def sub_config(values: dict[str, Any]) -> PretrainedConfig:
 
 
 def build_config(
-    chosen: Preset, *, vision: PretrainedConfig | None = None, text: PretrainedConfig | None = None, image_token_id: int
+    chosen: Preset,
+    *,
+    vision: PretrainedConfig | None = None,
+    text: PretrainedConfig | None = None,
+    image_token_id: int,
 ) -> InfiMedConfig:
     """The model's configuration; `vision` and `text` replace the preset's where weights bring their own."""
     text = text or sub_config(chosen.text)

@@ -150,11 +150,17 @@ class Processor:
         """
         messages = list(record.messages)
         if record.task == "choice":
-            order = list(option_order) if option_order is not None else list(range(len(record.choices)))
-            lines = "\n".join(f"{LETTERS[at]}. {record.choices[index]}" for at, index in enumerate(order))
+            order = (
+                list(option_order) if option_order is not None else list(range(len(record.choices)))
+            )
+            lines = "\n".join(
+                f"{LETTERS[at]}. {record.choices[index]}" for at, index in enumerate(order)
+            )
             last_user = max(i for i, turn in enumerate(messages) if turn.role == "user")
             turn = messages[last_user]
-            messages[last_user] = Message("user", (*turn.content, f"\n{lines}\n{CHOICE_INSTRUCTION}"))
+            messages[last_user] = Message(
+                "user", (*turn.content, f"\n{lines}\n{CHOICE_INSTRUCTION}")
+            )
             if record.answer is not None:
                 letter = LETTERS[order.index(record.choices.index(record.answer))]
                 messages = [*messages[: last_user + 1], Message("assistant", (letter,))]
@@ -226,7 +232,9 @@ class Processor:
         """Normalised float32 [n, 3, S, S] of uint8 [H, W, 3] images, squashed to the square."""
         squares = np.stack(
             [
-                image if image.shape[:2] == (self.image_size,) * 2 else squash(image, self.image_size)
+                image
+                if image.shape[:2] == (self.image_size,) * 2
+                else squash(image, self.image_size)
                 for image in images
             ]
         )

@@ -215,7 +215,7 @@ def plan_epoch(samples: Samples, limits: Limits, seed: int, epoch: int) -> Plan:
     """The rows of one epoch, in training order."""
     documents, over_long = documents_of(samples, draw(samples, seed, epoch), limits)
     random = stream(seed, "pack", epoch)
-    random.shuffle(documents)  # type: ignore[arg-type]
+    random.shuffle(documents)
     rows: list[RowPlan] = []
     for _, window in groupby(enumerate(documents), key=lambda pair: pair[0] // limits.window):
         packed = best_fit([document for _, document in window], limits)

@@ -29,17 +29,25 @@ def check_recipe(recipe: Recipe) -> list[str]:
     if root is not None:
         if not root.exists():
             raise DataError(
-                "no such file or folder", where="data.root", seen=str(root), fix="give data.root=FOLDER"
+                "no such file or folder",
+                where="data.root",
+                seen=str(root),
+                fix="give data.root=FOLDER",
             )
         split = recipe.data.split_file
         base = root if root.is_dir() else root.parent
         if split is not None and not (base / split).exists():
             raise DataError(
-                "no such file", where="data.split_file", seen=str(base / split), accepted="a path relative to data.root"
+                "no such file",
+                where="data.split_file",
+                seen=str(base / split),
+                accepted="a path relative to data.root",
             )
     if recipe.model.weights is None:
         ensure_weights(chosen.name, offline=True)
-    lines = [f"preset {chosen.name}: full grid {chosen.image_size} px, {chosen.full_tokens} visual tokens"]
+    lines = [
+        f"preset {chosen.name}: full grid {chosen.image_size} px, {chosen.full_tokens} visual tokens"
+    ]
     last = recipe.stages[-1]
     if last.visual_tokens != chosen.full_tokens:
         lines.append(

@@ -64,7 +64,9 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return [i for i in items if not isinstance(i, ReadProblem) and i.split == "train"], 1.0
 
 
-def to_samples(records: Iterable[Record], processor: Processor, mixture: dict[str, float]) -> Samples:
+def to_samples(
+    records: Iterable[Record], processor: Processor, mixture: dict[str, float]
+) -> Samples:
     """Planning columns of records that are not in shards yet."""
     chosen = [r for r in records if not mixture or mixture.get(r.task, 0) > 0]
     measured = [processor.measure(r) for r in chosen]
@@ -121,7 +123,11 @@ def estimate(recipe: Recipe) -> list[Estimate]:
     found = []
     for stage in recipe.stages:
         limits = Limits(
-            stage.row_tokens, stage.max_images, stage.visual_tokens, recipe.train.window, stage.share_images
+            stage.row_tokens,
+            stage.max_images,
+            stage.visual_tokens,
+            recipe.train.window,
+            stage.share_images,
         )
         samples = to_samples(records, processor, stage.mixture)
         plan = plan_stage(samples, limits, seed=recipe.train.seed, epochs=stage.epochs)
@@ -150,15 +156,33 @@ def show_plan(recipe: Recipe, folder: Path) -> None:
         out.print(line, markup=False)
     stages = estimate(recipe)
     rows = [
-        (s.stage, s.grid, f"{s.records:,}", f"{s.rows:,}", f"{s.steps:,}", f"{s.tokens:,}", clock(s.seconds))
+        (
+            s.stage,
+            s.grid,
+            f"{s.records:,}",
+            f"{s.rows:,}",
+            f"{s.steps:,}",
+            f"{s.tokens:,}",
+            clock(s.seconds),
+        )
         for s in stages
     ]
     total = sum(s.seconds for s in stages)
     rows.append(("all", "", "", "", f"{sum(s.steps for s in stages):,}", "", clock(total)))
-    out.print(table("plan", ["stage", "grid", "records", "rows", "steps", "tokens", "time, about"], rows, numeric=2))
+    out.print(
+        table(
+            "plan",
+            ["stage", "grid", "records", "rows", "steps", "tokens", "time, about"],
+            rows,
+            numeric=2,
+        )
+    )
     out.print(f"would write to {folder}; nothing was written now", markup=False)
     if recipe.evaluation.trained_blind and recipe.evaluation.tasks:
-        out.print("then a twin without images is trained on the same stages, and both are evaluated", markup=False)
+        out.print(
+            "then a twin without images is trained on the same stages, and both are evaluated",
+            markup=False,
+        )
 
 
 def clock(seconds: float) -> str:

@@ -45,7 +45,11 @@ def _image_keys(shown: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number per distinct tuple of images; -1 for records without images."""
     names = np.array([" ".join(images or ()) for images in shown.to_pylist()])
     distinct, number = np.unique(names, return_inverse=True)
-    return np.where(names == "", -1, number).astype(np.int64) if len(distinct) else number.astype(np.int64)
+    return (
+        np.where(names == "", -1, number).astype(np.int64)
+        if len(distinct)
+        else number.astype(np.int64)
+    )
 
 
 def read_index(
@@ -113,7 +117,9 @@ def stage_samples(index: Index, stage: Stage) -> Samples:
             accepted=present,
             nearest=nearest_name(first, present),
         )
-    weight = np.array([stage.mixture.get(t, 0.0) if stage.mixture else 1.0 for t in index.task.tolist()])
+    weight = np.array(
+        [stage.mixture.get(t, 0.0) if stage.mixture else 1.0 for t in index.task.tolist()]
+    )
     chosen = np.flatnonzero(index.train & (weight > 0))
     return Samples(
         row=chosen,

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
-from infimed.core.files import read_json, write_json
 from infimed.core.recipe import Recipe
 from infimed.core.run import RunFolder
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
 from infimed.data.shards import ShardSet, open_shards
-from infimed.evaluation.runner import evaluate, score
+from infimed.evaluation.runner import evaluate
+from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
 from infimed.model.loading import build_model, find_checkpoint
 from infimed.model.presets import preset
@@ -45,7 +45,10 @@ def source_folder(recipe: Recipe, run: RunFolder) -> Path:
         assert recipe.data.root is not None
         if not recipe.data.root.exists():
             raise DataError(
-                "no such file or folder", where="data.root", seen=str(recipe.data.root), fix="give data.root=FOLDER"
+                "no such file or folder",
+                where="data.root",
+                seen=str(recipe.data.root),
+                fix="give data.root=FOLDER",
             )
         return recipe.data.root
     from infimed.data.phantom import write_clinic
@@ -98,21 +101,11 @@ def curate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> NDArray[np.
     if not recipe.curation.enabled:
         return None
     folder = run / "ledger.parquet"
-    summary = folder / "summary.json"
-    if not summary.exists():
-        made = curate(shards, folder, workers=recipe.curation.workers)
-        write_json(
-            summary,
-            {
-                "records": made.records,
-                "kept": made.kept,
-                "dropped": made.dropped,
-                "seconds": round(made.seconds, 2),
-                "rules": {rule: count for rule, count in sorted(made.rules.items())},
-            },
-        )
-    facts = read_json(summary)
-    err.print(f"curation kept {facts['kept']} of {facts['records']} records")
+    with progress("curate", len(shards), unit="records") as advance:
+        made = curate(shards, folder, workers=recipe.curation.workers, on_progress=advance)
+    err.print(
+        f"curation kept {made.kept:,} of {made.records:,} records; why: infimed curate explain {folder} ID"
+    )
     return kept_rows(folder)
 
 
@@ -168,7 +161,10 @@ def plan_table(jobs: list[StageJob]) -> Any:
             )
         )
     return table(
-        "plan", ["stage", "grid", "records", "rows", "steps", "tokens", "fill", "over-long"], rows, numeric=2
+        "plan",
+        ["stage", "grid", "records", "rows", "steps", "tokens", "fill", "over-long"],
+        rows,
+        numeric=2,
     )
 
 
@@ -202,10 +198,18 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
     def ask(label: str, checkpoint: Path, *, blank: bool = False, low: bool = False) -> None:
         model = LocalModel.open(checkpoint, batch_size=settings.batch_size)
         if low and settings.low_grid is not None:
-            grid = model.processor.with_grid(settings.low_grid.image_size, settings.low_grid.visual_tokens)
+            grid = model.processor.with_grid(
+                settings.low_grid.image_size, settings.low_grid.visual_tokens
+            )
             model = LocalModel(model.model, grid, model.checkpoint, settings.batch_size)
         evaluate(
-            model, prepared.shards, settings.tasks, folder, label=label, blank_images=blank, limit=settings.limit
+            model,
+            prepared.shards,
+            settings.tasks,
+            folder,
+            label=label,
+            blank_images=blank,
+            limit=settings.limit,
         )
         labels.append(label)
 

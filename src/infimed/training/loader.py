@@ -24,7 +24,9 @@ def rows_from(
         try:
             while following < len(plans) or ahead:
                 while following < len(plans) and len(ahead) < prefetch:
-                    ahead.append((following, pool.submit(builder.build, plans[following], following)))
+                    ahead.append(
+                        (following, pool.submit(builder.build, plans[following], following))
+                    )
                     following += 1
                 number, future = ahead.popleft()
                 yield number, future.result()

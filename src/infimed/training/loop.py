@@ -59,7 +59,8 @@ class Interrupted(InfiMedError):
 
     def __init__(self, number: int) -> None:
         super().__init__(
-            f"stopped by {signal.Signals(number).name} after saving", fix="run the same command to go on"
+            f"stopped by {signal.Signals(number).name} after saving",
+            fix="run the same command to go on",
         )
         self.exit_code = EXIT_SIGINT if number == signal.SIGINT else EXIT_SIGTERM
 
@@ -139,14 +140,18 @@ class Trainer:
         for folder in checkpoint_folders(self.checkpoints):
             manifest = verify_checkpoint(folder)
             if manifest is None:
-                err.print(f"{folder.name} is damaged or incomplete; using the one before", style="yellow")
+                err.print(
+                    f"{folder.name} is damaged or incomplete; using the one before", style="yellow"
+                )
                 continue
             if manifest["seed"] != self.train.seed:
                 raise DataError("the checkpoint was made with another seed", where=str(folder))
             self.model, _ = load_checkpoint(folder)
             at = manifest["position"]
             self.position = Position(at["stage"], at["row"], at["step"])
-            err.print(f"resuming after step {at['step']} (stage {at['stage'] + 1}, row {at['row']})")
+            err.print(
+                f"resuming after step {at['step']} (stage {at['stage'] + 1}, row {at['row']})"
+            )
             return load_training_state(folder)
         return {}
 
@@ -210,12 +215,18 @@ class Trainer:
                         "seconds": round(seconds, 4),
                         "wait_seconds": round(waited, 4),
                         "tokens_per_second": round(counts["tokens"] / seconds, 1),
-                        "padded_tokens_per_second": round(counts["tokens"] / counts["fill"] / seconds, 1),
+                        "padded_tokens_per_second": round(
+                            counts["tokens"] / counts["fill"] / seconds, 1
+                        ),
                         "samples_per_second": round(counts["samples"] / seconds, 2),
                         "memory_gib": round(peak_memory_gib(), 3),
                     }
                 )
-                advance(1, loss=f"{measured['loss']:.3f}", samples_s=f"{counts['samples'] / seconds:.0f}")
+                advance(
+                    1,
+                    loss=f"{measured['loss']:.3f}",
+                    samples_s=f"{counts['samples'] / seconds:.0f}",
+                )
                 self._after_step(job)
 
     def _after_step(self, job: StageJob) -> None:
@@ -240,7 +251,7 @@ class Trainer:
             with autocast(self.device, self.train.precision):
                 hidden = self.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
                 loss = target_loss(self.model.lm_head, hidden, row.targets) / targets
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         learning = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(learning, self.train.clip))

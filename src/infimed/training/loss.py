@@ -37,7 +37,7 @@ def target_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     total = torch.zeros((), device=hidden.device)
     for start in range(0, len(wanted), CHUNK):
         part = slice(start, start + CHUNK)
-        total = total + checkpoint(  # type: ignore[operator]
+        total = total + checkpoint(
             _chunk_loss, head, chosen[part], wanted[part], use_reentrant=False
         )
     return total

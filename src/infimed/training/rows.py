@@ -54,7 +54,10 @@ class Row:
             return self
         pixels = None if self.pixels is None else self.pixels.to(device)
         return replace(
-            self, input_ids=self.input_ids.to(device), targets=self.targets.to(device), pixels=pixels
+            self,
+            input_ids=self.input_ids.to(device),
+            targets=self.targets.to(device),
+            pixels=pixels,
         )
 
 
@@ -145,7 +148,11 @@ class RowBuilder:
         """A fresh order of the options each time the record is seen."""
         if record.task != "choice":
             return None
-        return stream(self.seed, "options", number, record.id).permutation(len(record.choices)).tolist()
+        return (
+            stream(self.seed, "options", number, record.id)
+            .permutation(len(record.choices))
+            .tolist()
+        )
 
     def build(self, plan: RowPlan, number: int) -> Row:
         """The tensors of planned row `number` (its place in the stage, which names its streams)."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
 
 from infimed.core.errors import UsageError
 from infimed.core.seeds import derive_seed
@@ -26,10 +25,13 @@ def parse_shares(text: str) -> list[tuple[Split, float]]:
         name, _, share = part.partition("=")
         try:
             total += float(share)
-            shares.append((cast("Split", SPLIT_NAMES[name.strip().lower()]), total))
+            shares.append((SPLIT_NAMES[name.strip().lower()], total))
         except (KeyError, ValueError):
             raise UsageError(
-                "not a split with its share", where="splits", seen=part, accepted="train=0.8,test=0.2"
+                "not a split with its share",
+                where="splits",
+                seen=part,
+                accepted="train=0.8,test=0.2",
             ) from None
     if abs(total - 1) > 1e-6:
         raise UsageError("the shares do not add up to 1", where="splits", seen=text)
@@ -46,4 +48,6 @@ def assign_splits(items: Iterator[Item], text: str) -> Iterator[Item]:
     """Every record with the split of its group; problems pass through."""
     shares = parse_shares(text)
     for item in items:
-        yield item if isinstance(item, ReadProblem) else replace(item, split=split_for(item, shares))
+        yield (
+            item if isinstance(item, ReadProblem) else replace(item, split=split_for(item, shares))
+        )
