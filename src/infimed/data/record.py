@@ -22,7 +22,7 @@ TASKS: tuple[str, ...] = get_args(Task)
 ROLES: tuple[str, ...] = get_args(Role)
 SPLITS: tuple[str, ...] = get_args(Split)
 
-Fact: TypeAlias = str | int | float | bool | None | list[Any] | dict[str, Any]
+Fact: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
 Facts: TypeAlias = Mapping[str, Fact]
 Part: TypeAlias = str | int
 """A content part: text, or the index of an image of the record."""
