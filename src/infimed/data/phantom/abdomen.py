@@ -240,7 +240,7 @@ def render(truth: ImageTruth, size: int) -> Float:
         elif finding.key == "renal_cyst":
             blend(image, ellipse_mask(size, finding.ellipses[0]), WATER)
     image += cells * np.float32(5.0)
-    decoys(image, rng, ((image > 90) & (image < 160)).astype(np.float32), -26.0, 60)
+    decoys(image, rng, ((image > 90) & (image < 160)).astype(np.float32), 185.0, 90)
     image = gaussian(image, 0.0024)
     for finding in truth.findings:
         if finding.key == "renal_calculus":

@@ -253,9 +253,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     )
     blend(image, full_patch(gaussian(fissure, 0.003) * brain), tissue["csf"], 0.85)
     image += noise_field(size, 30, rng) * np.float32(0.012) * brain
-    decoys(
-        image, rng, brain * (depth > 0.22), 0.07 if truth.acquisition.view != "T1" else -0.06, 16
-    )
+    decoys(image, rng, brain * (depth > 0.22), tissue["lacune"], 11)
     image = gaussian(image, 0.0022)
     for finding in truth.findings:
         if finding.key == "infarct":

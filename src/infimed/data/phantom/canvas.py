@@ -95,9 +95,11 @@ def ellipse_mask(
     limit: Float | float = 1.0
     if harmonics is not None:
         theta = np.arctan2(v, u)
-        limit = np.ones_like(theta)
-        for k, (amplitude, phase) in enumerate(harmonics):
-            limit += amplitude * np.cos((k + 2) * theta + phase)
+        bumps = np.ones_like(theta)
+        for k in range(len(harmonics)):
+            amplitude, phase = float(harmonics[k, 0]), float(harmonics[k, 1])
+            bumps += amplitude * np.cos((k + 2) * theta + phase)
+        limit = bumps
     width = max(edge, 1.0 / size) / min(ellipse.rx, ellipse.ry)
     mask = np.clip((limit - radius) / np.float32(width) + np.float32(0.5), 0.0, 1.0)
     return (slice(r0, r1), slice(c0, c1)), mask.astype(np.float32, copy=False)
@@ -110,23 +112,25 @@ def wobble(rng: np.random.Generator, strength: float = 0.12, terms: int = 4) -> 
     return np.stack([amplitude, phase], axis=1).astype(np.float32)
 
 
-def blend(image: Float, patch: Patch, value: float | Sequence[float], alpha: float = 1.0) -> None:
-    """Move the image towards `value` (a grey level or a colour) where the mask is set, in place."""
+Value = float | Sequence[float] | NDArray[np.float32]
+"""A grey level, or one per colour channel."""
+
+
+def _shown(image: Float, mask: Float) -> Float:
+    return mask[..., None] if image.ndim == 3 else mask
+
+
+def blend(image: Float, patch: Patch, value: Value, alpha: float = 1.0) -> None:
+    """Move the image towards `value` where the mask is set, in place."""
     where, mask = patch
     region = image[where]
-    weight = mask * np.float32(alpha)
-    if image.ndim == 3:
-        weight = weight[..., None]
-    region += weight * (np.asarray(value, np.float32) - region)
+    region += _shown(image, mask) * np.float32(alpha) * (np.asarray(value, np.float32) - region)
 
 
-def add(image: Float, patch: Patch, amount: float | Sequence[float]) -> None:
+def add(image: Float, patch: Patch, amount: Value) -> None:
     """Add `amount` times the mask, in place."""
     where, mask = patch
-    if image.ndim == 3:
-        image[where] += mask[..., None] * np.asarray(amount, np.float32)
-    else:
-        image[where] += mask * np.float32(amount)  # type: ignore[arg-type]
+    image[where] += _shown(image, mask) * np.asarray(amount, np.float32)
 
 
 def _fixed(points: Points, size: int) -> NDArray[np.int32]:
@@ -171,7 +175,7 @@ def gaussian(image: Float, sigma: float) -> Float:
     pixels = sigma * image.shape[0]
     if pixels < 0.25:
         return image
-    return cv2.GaussianBlur(image, (0, 0), pixels)  # type: ignore[no-any-return]
+    return cv2.GaussianBlur(image, (0, 0), pixels)
 
 
 def noise_field(
@@ -180,7 +184,7 @@ def noise_field(
     """Smooth noise of unit variance at the cells, with `cells` grid points across the image."""
     rows = cells if cells_y is None else cells_y
     coarse = rng.standard_normal((rows, cells), dtype=np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def bezier(
@@ -200,49 +204,39 @@ RIM_SHARE = 0.40
 reconstruction does to a dot, and what makes it vanish when the image is averaged down."""
 
 
-def speck(image: Float, ellipse: Ellipse, core: float | Sequence[float]) -> None:
+def speck(image: Float, ellipse: Ellipse, core: Value) -> None:
     """A small finding: a sharp core of contrast `core` in a thin rim of opposite contrast."""
     size = image.shape[0]
-    wide = Ellipse(ellipse.x, ellipse.y, ellipse.rx * RIM, ellipse.ry * RIM, ellipse.angle)
     amount = np.asarray(core, np.float32)
-    (where, mask) = ellipse_mask(size, wide)
-    add(
-        image,
-        (where, mask),
-        tuple(np.atleast_1d(-RIM_SHARE * amount))
-        if image.ndim == 3
-        else float(-RIM_SHARE * amount),
-    )
-    total = (1 + RIM_SHARE) * amount
-    add(
-        image,
-        ellipse_mask(size, ellipse),
-        tuple(np.atleast_1d(total)) if image.ndim == 3 else float(total),
-    )
+    wide = Ellipse(ellipse.x, ellipse.y, ellipse.rx * RIM, ellipse.ry * RIM, ellipse.angle)
+    add(image, ellipse_mask(size, wide), -RIM_SHARE * amount)
+    add(image, ellipse_mask(size, ellipse), (1 + RIM_SHARE) * amount)
+
+
+DECOY_SHARE = (0.34, 0.60)
+"""Contrast of a decoy over that of a small finding. A dot that straddles four pixels of a 48-pixel
+grid keeps a third to a half of its contrast: there, and only there, it looks like a decoy."""
 
 
 def decoys(
     image: Float,
     rng: np.random.Generator,
     mask: Float | None,
-    contrast: float | Sequence[float],
+    core: Value,
     number: int,
 ) -> None:
-    """Faint soft spots of either sign, as vessels seen end-on: what a dot looks like at 48 pixels."""
+    """Faint soft spots, like vessels seen end-on, one in five of the opposite sign.
+
+    Args:
+        mask: where they may lie (above 0.5); None for everywhere. core: contrast of the small
+            finding they are mistaken for at low resolution. number: how many are tried.
+    """
     size = image.shape[0]
+    amount = np.asarray(core, np.float32)
     for _ in range(number):
-        x, y = rng.uniform(0.08, 0.92, 2)
-        radius = rng.uniform(0.02, 0.028)
-        sign = 1.0 if rng.random() < 0.7 else -1.0
+        x, y = (float(v) for v in rng.uniform(0.08, 0.92, 2))
+        radius = float(rng.uniform(0.016, 0.023))
+        share = float(rng.uniform(*DECOY_SHARE)) * (-0.6 if rng.random() < 0.2 else 1.0)
         if mask is not None and mask[int(y * size), int(x * size)] < 0.5:
             continue
-        patch = ellipse_mask(
-            size, Ellipse(float(x), float(y), float(radius), float(radius)), edge=0.03
-        )
-        add(
-            image,
-            patch,
-            tuple(sign * np.atleast_1d(np.asarray(contrast)))
-            if image.ndim == 3
-            else sign * float(contrast),
-        )  # type: ignore[arg-type]
+        add(image, ellipse_mask(size, Ellipse(x, y, radius, radius), edge=0.020), share * amount)

@@ -95,7 +95,7 @@ class Modality:
         return "left" if half == "right" else "right"
 
 
-_SMALL = (0.025, 0.039)
+_SMALL = (0.025, 0.038)
 
 MODALITIES: tuple[Modality, ...] = (
     Modality(

@@ -31,6 +31,8 @@ from infimed.data.phantom.canvas import (
 from infimed.data.phantom.truth import Ellipse, Finding, ImageTruth
 
 LUNG = 0.24
+CALCIUM = 0.62
+"""Contrast of a calcified granuloma over the lung."""
 _LATERAL = (
     (0.055, 0.30),
     (0.06, 0.20),
@@ -81,7 +83,7 @@ def place(
             ),
         )
     y = rng.uniform(0.20, 0.43) if level == 0 else rng.uniform(0.45, 0.64)
-    inner, outer = (0.09, 0.19 + 0.35 * (y - 0.2)) if level == 0 else (0.17, 0.27)
+    inner, outer = (0.09, 0.19 + 0.35 * (y - 0.2)) if level == 0 else (0.20, 0.27)
     return (pose.ellipse(_mirror(float(rng.uniform(inner, outer)), right), float(y), half, half),)
 
 
@@ -241,7 +243,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     blend(image, ellipse_mask(size, pose.ellipse(0.64, 0.80, 0.065, 0.04), edge=0.03), 0.30, 0.8)
     image += _vessels(size, pose, rng) * both * np.float32(0.28)
     image += noise_field(size, 24, rng) * np.float32(0.012)
-    decoys(image, rng, both, 0.10, 26)
+    decoys(image, rng, both, CALCIUM, 18)
     for finding in truth.findings:
         lung = lungs[1 if finding.half == "right" else 0]
         if finding.key == "consolidation":
@@ -261,5 +263,5 @@ def render(truth: ImageTruth, size: int) -> Float:
     for finding in truth.findings:
         if finding.key == "calcified_granuloma":
             for ellipse in finding.ellipses:
-                speck(image, ellipse, 0.62)
+                speck(image, ellipse, CALCIUM)
     return image

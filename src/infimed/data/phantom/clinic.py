@@ -8,6 +8,7 @@ unfinished chunk of patients. Cost: about 8 ms per image at 192 pixels on one co
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections import Counter
@@ -26,6 +27,7 @@ from infimed.core.errors import UsageError, nearest_name
 from infimed.core.files import atomic_open, read_json, sha256_json, write_json
 from infimed.core.seeds import stream
 from infimed.data.phantom.catalogue import MODALITIES
+from infimed.data.phantom.dicom import STORAGE, write_dicom
 from infimed.data.phantom.patient import generate_patient
 from infimed.data.record import SPLITS, Record, Split
 
@@ -131,9 +133,7 @@ def _make_chunk(job: _Job) -> int:
                     "changes": changes,
                 }
             )
-            if job.dicom and image.truth.kind.dicom in ("CT", "MR", "DX"):
-                from infimed.data.phantom.dicom import write_dicom
-
+            if job.dicom and image.truth.kind.dicom in STORAGE:
                 write_dicom(job.folder / "dicom" / f"{image.truth.image_id}.dcm", image)
         records.extend(record.to_json() for record in case.records)
     write_json(_part(job.folder, job.chunk), {"records": records, "truth": truths})
@@ -150,8 +150,6 @@ def _jobs(folder: Path, splits: list[Split], seed: int, size: int, dicom: bool) 
 
 def _assemble(folder: Path, chunks: int) -> tuple[int, Counter[str], Counter[str]]:
     """Join the parts, in order, into the three files; returns images, records by split and by type."""
-    import json
-
     images = 0
     by_split: Counter[str] = Counter()
     by_question: Counter[str] = Counter()

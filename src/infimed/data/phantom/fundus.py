@@ -28,6 +28,7 @@ from infimed.data.phantom.canvas import (
 )
 from infimed.data.phantom.truth import Ellipse, ImageTruth
 
+MICROANEURYSM = (-0.42, -0.24, -0.09)
 _FIELD = 0.465
 _DISC_X = 0.235
 
@@ -126,7 +127,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     veins, arteries = _vessels(size, pose, right_disc, rng)
     blend(image, full_patch(arteries), (0.62, 0.16, 0.07), 0.72)
     blend(image, full_patch(veins), (0.42, 0.08, 0.05), 0.85)
-    decoys(image, rng, (radius < 0.85).astype(np.float32), (-0.055, -0.045, -0.02), 16)
+    decoys(image, rng, (radius < 0.85).astype(np.float32), MICROANEURYSM, 12)
     for finding in truth.findings:
         for e in finding.ellipses:
             if finding.key == "hard_exudates":
@@ -156,7 +157,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     for finding in truth.findings:
         if finding.key == "microaneurysm":
             for e in finding.ellipses:
-                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), (-0.42, -0.24, -0.09))
+                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), MICROANEURYSM)
     add(
         image,
         full_patch((noise_field(size, 4, rng) * np.float32(0.012)).astype(np.float32)),

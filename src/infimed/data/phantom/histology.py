@@ -28,6 +28,7 @@ from infimed.data.phantom.truth import Ellipse, ImageTruth
 _NUCLEUS = (0.50, 0.36, 0.62)
 _DARK = (0.30, 0.17, 0.46)
 _SHIFT = 4
+MITOSIS = (-0.62, -0.55, -0.30)
 
 
 def _mirror(x: float, right: bool) -> float:
@@ -109,7 +110,7 @@ def render(truth: ImageTruth, size: int) -> Float:
         )
     ]
     blend(image, full_patch(_nuclei(size, spots)), _NUCLEUS, 0.78)
-    decoys(image, rng, None, (-0.075, -0.085, -0.05), 20)
+    decoys(image, rng, None, MITOSIS, 14)
     grain = noise_field(size, 64, rng)
     for finding in truth.findings:
         for e in finding.ellipses:
@@ -152,7 +153,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     for finding in truth.findings:
         if finding.key == "mitotic_figure":
             for e in finding.ellipses:
-                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), (-0.62, -0.55, -0.30))
+                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), MITOSIS)
     return image
 
 

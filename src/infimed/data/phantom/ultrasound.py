@@ -26,6 +26,7 @@ from infimed.data.phantom.canvas import (
 )
 from infimed.data.phantom.truth import Ellipse, ImageTruth
 
+CALCIUM = 0.55
 _APEX = (0.5, -0.16)
 _NEAR, _FAR, _HALF_ANGLE = 0.20, 1.12, math.radians(36)
 
@@ -98,7 +99,7 @@ def render(truth: ImageTruth, size: int) -> Float:
     bow = 0.995 + 0.03 * np.cos(angle * 4 + float(rng.uniform(-0.6, 0.6)))
     image += (np.exp(-(((range_ - bow) / 0.012) ** 2)) * 0.5).astype(np.float32)
     image[range_ > bow + 0.02] *= np.float32(0.55)
-    decoys(image, rng, sector, 0.10, 26)
+    decoys(image, rng, sector, CALCIUM, 14)
     for finding in truth.findings:
         for e in finding.ellipses:
             shape = wobble(rng, 0.06)
@@ -134,6 +135,6 @@ def render(truth: ImageTruth, size: int) -> Float:
     for finding in truth.findings:
         if finding.key == "liver_calcification":
             for e in finding.ellipses:
-                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), 0.55)
+                speck(image, Ellipse(e.x, e.y, e.rx, e.rx), CALCIUM)
     blend(image, full_patch((1 - sector).astype(np.float32)), 0.012)
     return image
