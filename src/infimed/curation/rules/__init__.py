@@ -1,1 +1,1 @@
-"""The rules, one file a quality dimension."""
+"""The rules, one file per dimension; `infimed.curation.rubric` assembles them."""

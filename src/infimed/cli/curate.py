@@ -1,0 +1,135 @@
+"""``infimed curate``: judge shards, list the rules, explain one record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infimed.core.errors import UsageError
+
+app = typer.Typer(
+    name="curate",
+    no_args_is_help=True,
+    help="""Judge every record in five dimensions and write down why.
+
+    Nothing is deleted: shards stay as they are, and four tables beside them say what was measured,
+    found and decided. Training reads the records that were kept.
+
+    Example, from files to an explained verdict:
+
+      infimed data import my_folder --out shards
+
+      infimed curate run shards --out curated
+
+      infimed curate explain curated RECORD_ID
+    """,
+)
+
+
+@app.command("run")
+def run(
+    shards: Annotated[Path, typer.Argument(help="Folder written by `infimed data import`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the ledger.")],
+    rubric: Annotated[
+        Path | None, typer.Option(help="Rubric file (YAML); default: all rules.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a rule (RULE=drop|note|off) or a limit (RULE.LIMIT=NUMBER)."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+) -> None:
+    """Judge every record of SHARDS.
+
+    Run it again after an interruption and it goes on where it stopped; run it with other limits and
+    it decides again from what it measured, without opening the images.
+
+    Example: infimed curate run shards --out curated --set readability.small_image.min_side=224
+    """
+    from infimed.core import console
+    from infimed.curation import curate, default_rubric
+    from infimed.curation.rubric import Rubric
+    from infimed.curation.tables import summary_tables
+    from infimed.data.shards import open_shards
+
+    chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
+        _settings(settings or [])
+    )
+    opened = open_shards(shards)
+    with console.progress("curating", len(opened), unit="records") as advance:
+        summary = curate(opened, out, rubric=chosen, workers=workers, on_progress=advance)
+    for table in summary_tables(summary):
+        console.out.print(table)
+    console.out.print(
+        f"{summary.records} records, {summary.images} images: kept {summary.kept}, dropped {summary.dropped} "
+        f"({summary.dropped / summary.records:.1%}), {summary.noted} kept with notes; "
+        f"{summary.records_per_second:.0f} records/s"
+    )
+    example = next((rule.examples[0] for rule in summary.rules if rule.severity == "drop"), None)
+    if example:
+        console.out.print(
+            f"why: infimed curate explain {out} {example}", markup=False, soft_wrap=True
+        )
+
+
+@app.command("explain")
+def explain_record(
+    folder: Annotated[Path, typer.Argument(help="Folder given to `infimed curate run --out`.")],
+    record_id: Annotated[str, typer.Argument(help="Id of the record.")],
+    all_signals: Annotated[
+        bool, typer.Option("--signals", help="Print every measured value too.")
+    ] = False,
+) -> None:
+    """Say why a record was kept or dropped: every finding with value, limit and evidence.
+
+    Example: infimed curate explain curated vqa_rad-187
+    """
+    from infimed.core import console
+    from infimed.curation import explain
+    from infimed.curation.tables import explanation_lines
+
+    for line in explanation_lines(explain(folder, record_id), all_signals):
+        console.out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command("rules")
+def rules(
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="As a rubric file to edit and pass to --rubric.")
+    ] = False,
+) -> None:
+    """List every rule: what it catches, its severity and its limits.
+
+    Example: infimed curate rules --yaml > rubric.yaml
+    """
+    from infimed.core import console
+    from infimed.curation import default_rubric
+    from infimed.curation.tables import rules_table
+
+    if yaml:
+        import sys
+
+        from yaml import safe_dump
+
+        sys.stdout.write(safe_dump(default_rubric().to_dict(), sort_keys=False, allow_unicode=True))
+        return
+    console.out.print(rules_table(default_rubric()))
+
+
+def _settings(texts: list[str]) -> dict[str, str | float]:
+    made: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(
+                "--set takes NAME=VALUE", seen=text, fix="--set completeness.cut_text=note"
+            )
+        try:
+            made[name] = float(value)
+        except ValueError:
+            made[name] = value
+    return made

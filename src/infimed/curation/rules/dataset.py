@@ -1,0 +1,247 @@
+"""Rules over the whole data set: duplicates, and one question answered in two ways.
+
+They run after the record rules, over the records that survived those, so that a blurred original
+does not take its sharp copy with it. The first record in order is kept. Two different questions
+about one image are never duplicates of each other.
+
+Memory: about 300 bytes a record; images are opened only where a perceptual hash proposes a pair.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infimed.curation.findings import Dimension, Finding, Hit, Severity
+from infimed.curation.rules.base import Limits, Threshold, finding
+from infimed.matching.image import near_image_groups
+from infimed.matching.text import critical_words, near_text_groups, normalise_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What data-set rules know of one surviving record.
+
+    Attributes:
+        row: index in the shards. images: (sha256, pixel hash, perceptual hash) each.
+    """
+
+    row: int
+    record_id: str
+    task: str
+    question_key: str
+    answer_key: str
+    content_key: str
+    images: tuple[tuple[str, str, int], ...]
+
+
+class Lookup(Protocol):
+    """What data-set rules may ask for, a few records at a time."""
+
+    def text(self, row: int) -> str:
+        """All turns of a record as one text."""
+
+    def answer(self, row: int) -> str:
+        """The gold answer, or the last assistant turn."""
+
+    def thumbnail(self, row: int, image: int) -> NDArray[np.float32] | None:
+        """Thumbnail of image number `image` of a record; None where it cannot be read."""
+
+
+Found = list[tuple[int, Hit]]
+DataSetCheck = Callable[[list[Line], Lookup, Limits], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSetRule:
+    """A rule over all records: its check returns (row, Hit) pairs. Other fields as in `Rule`."""
+
+    id: str
+    version: int
+    dimension: Dimension
+    severity: Severity
+    catches: str
+    check: DataSetCheck
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+
+    def limits(self, modality: str = "", task: str = "") -> dict[str, float]:
+        """The thresholds; data-set rules do not vary by modality or task."""
+        return {name: t.at(modality, task) for name, t in self.thresholds.items()}
+
+    def apply(self, lines: list[Line], lookup: Lookup, limits: Limits) -> list[tuple[int, Finding]]:
+        """(row, finding) for every record the rule objects to."""
+        return [(row, finding(self, hit)) for row, hit in self.check(lines, lookup, limits)]
+
+
+_CAPTION_LIKE: Final = frozenset({"caption", "report", "dialogue", "text"})
+
+
+def _exact_key(line: Line) -> tuple[object, ...]:
+    pixels = tuple(image[1] or image[0] for image in line.images)
+    # One question and a short answer are the same in any spelling; longer texts are compared whole.
+    words = line.content_key if line.task in _CAPTION_LIKE else line.answer_key
+    return line.task, line.question_key, words, pixels
+
+
+def _exact(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
+    first: dict[tuple[object, ...], Line] = {}
+    found: Found = []
+    for line in lines:
+        original = first.setdefault(_exact_key(line), line)
+        if original is not line:
+            found.append(
+                (line.row, Hit("data set", f"same text and pixels as record {original.record_id}"))
+            )
+    return found
+
+
+def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[str, str]:
+    """sha256 of every image -> sha256 of the first image that shows the same picture."""
+    by_pixels: dict[str, str] = {}
+    cluster: dict[str, str] = {}
+    places: list[tuple[Line, int]] = []
+    # What one record shows side by side (prior and current) is two studies, however alike.
+    together = {
+        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
+    }
+    for line in lines:
+        for number, (sha256, pixels, _) in enumerate(line.images):
+            if sha256 in cluster:
+                continue
+            cluster[sha256] = by_pixels.setdefault(pixels or sha256, sha256)
+            if cluster[sha256] == sha256 and pixels:
+                places.append((line, number))
+    shas = [line.images[number][0] for line, number in places]
+    groups = near_image_groups(
+        [line.images[number][2] for line, number in places],
+        lambda i: lookup.thumbnail(places[i][0].row, places[i][1]),
+        radius=int(limits["radius"]),
+        min_correlation=limits["min_correlation"],
+        max_local_difference=limits["max_local_difference"],
+        apart=lambda i, j: frozenset((shas[i], shas[j])) in together,
+    )
+    same = {shas[i]: shas[first] for i, (first, _) in enumerate(groups) if first != i}
+    return {sha256: same.get(root, root) for sha256, root in cluster.items()}
+
+
+def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
+    cluster = image_clusters(lines, lookup, limits)
+    first: dict[tuple[object, ...], Line] = {}
+    taken: set[tuple[object, ...]] = set()
+    found: Found = []
+    for line in lines:
+        if not line.images:
+            continue
+        exact = _exact_key(line)
+        if exact in taken:
+            continue  # an exact duplicate is reported once, by the rule for it
+        taken.add(exact)
+        shown = tuple(cluster[image[0]] for image in line.images)
+        original = first.setdefault((line.task, line.question_key, line.answer_key, shown), line)
+        if original is not line and tuple(i[1] for i in original.images) != tuple(
+            i[1] for i in line.images
+        ):
+            evidence = (
+                f"same question and answer about the same picture as record {original.record_id}"
+            )
+            found.append((line.row, Hit("data set", evidence)))
+    return found
+
+
+def _near_text(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
+    groups: dict[tuple[object, ...], list[Line]] = {}
+    for line in lines:
+        if line.task in _CAPTION_LIKE:
+            shown = tuple(image[1] or image[0] for image in line.images)
+            groups.setdefault((line.task, shown), []).append(line)
+    found: Found = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        texts = [lookup.text(line.row) for line in group]
+        for index, first in enumerate(near_text_groups(texts, limits["min_jaccard"])):
+            same = group[first]
+            if first == index or _exact_key(same) == _exact_key(group[index]):
+                continue
+            if len(texts[index]) >= limits["min_chars"]:
+                evidence = f"nearly the same text as record {same.record_id}"
+                found.append(
+                    (group[index].row, Hit("data set", evidence, threshold=limits["min_jaccard"]))
+                )
+    return sorted(found, key=lambda item: item[0])
+
+
+def _conflict(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
+    groups: dict[tuple[object, ...], list[Line]] = {}
+    for line in lines:
+        if line.task not in _CAPTION_LIKE and line.images:
+            shown = tuple(image[1] or image[0] for image in line.images)
+            groups.setdefault((line.task, line.question_key, shown), []).append(line)
+    found: Found = []
+    for group in groups.values():
+        if len({line.answer_key for line in group}) < 2:
+            continue
+        answers = [normalise_answer(lookup.answer(line.row)) for line in group]
+        for index, line in enumerate(group):
+            rival = next(
+                (
+                    k
+                    for k, other in enumerate(answers)
+                    if _contradict(line.task, answers[index], other)
+                ),
+                None,
+            )
+            if rival is not None:
+                evidence = f"answered {answers[index]!r} here, {answers[rival]!r} in record {group[rival].record_id}"
+                found.append((line.row, Hit("data set", evidence)))
+    return sorted(found, key=lambda item: item[0])
+
+
+def _contradict(task: str, a: str, b: str) -> bool:
+    """Whether two answers to one question exclude each other; open answers may be paraphrases."""
+    if a == b or set(a.split()) == set(b.split()):
+        return False
+    if task in ("closed", "choice"):
+        return True
+    shared = set(a.split()) & set(b.split())
+    return (
+        bool(shared) and critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
+    )
+
+
+RULES: Final = (
+    DataSetRule(
+        "consistency.conflicting_answers", 1, "consistency", "drop",
+        "The same question about the same image has answers that exclude each other.",
+        _conflict,
+    ),
+    DataSetRule(
+        "duplication.exact", 1, "duplication", "drop",
+        "Same text, same choices, same decoded pixels as an earlier record.",
+        _exact,
+    ),
+    DataSetRule(
+        "duplication.near_image", 1, "duplication", "drop",
+        "Same question and answer about a re-encoded, resized or rewindowed copy of an earlier image.",
+        _near_image,
+        {
+            "radius": Threshold(7, "bits of the 64-bit perceptual hash that propose a pair"),
+            "min_correlation": Threshold(0.9, "correlation of the thumbnails that confirms it"),
+            "max_local_difference": Threshold(0.15, "largest local difference, share of the grey range"),
+        },
+    ),
+    DataSetRule(
+        "duplication.near_text", 1, "duplication", "drop",
+        "A caption, report or text that repeats an earlier one about the same images.",
+        _near_text,
+        {
+            "min_jaccard": Threshold(0.8, "similarity of character 5-grams"),
+            "min_chars": Threshold(40, "characters below which similarity proves nothing"),
+        },
+    ),
+)  # fmt: skip
