@@ -100,7 +100,7 @@ _LEAD = re.compile(
 _BARE = re.compile(r"^\W*(?:option\s+)?\(?([A-Za-z])\)?\W*$", re.IGNORECASE)
 _BLOCK = re.compile(r"\n\s*\n")
 _STATED = re.compile(
-    r"(?:therefore|thus|hence|so|choose|select|pick)[,:]?\s+(?:the\s+answer\s+is\s+)?(?:option\s+)?\(?([A-Z])\)?(?=\W*$|[.,;])",
+    r"(?i:therefore|thus|hence|so|choose|select|pick)[,:]?\s+(?:the\s+answer\s+is\s+)?(?i:option\s+)?\(?([A-Z])\)?(?=\W*$|[.,;])",
 )
 _CORRECT = re.compile(r"\b(?:option\s+)?\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
 _MENTION = re.compile(r"\(([A-Z])\)|\b([A-Z])\b(?!')")

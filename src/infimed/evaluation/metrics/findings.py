@@ -40,10 +40,10 @@ def stated_findings(text: str) -> frozenset[tuple[str, str]]:
     found = set()
     for sentence in _SENTENCE.split(text):
         hits = list(pattern.finditer(sentence))
-        for hit, following in zip(hits, [*hits[1:], None], strict=True):
+        ends = [*(hit.start() for hit in hits[1:]), len(sentence)]
+        for hit, end in zip(hits, ends[: len(hits)], strict=True):
             if _DENIAL.search(sentence[: hit.start()]):
                 continue
-            end = following.start() if following else len(sentence)
             after = _SIDE.search(sentence, hit.end(), end)
             before = _SIDE.findall(sentence[: hit.start()])
             side = after.group(1).lower() if after else before[-1].lower() if before else ""

@@ -1,0 +1,78 @@
+"""Task files: all that ship are valid, mistakes are named, and the field language works."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from infimed.core.errors import DataError, UsageError
+from infimed.evaluation.spec import TaskSpec, load_task, matches, parse_task, task_names
+from tests.evaluation.fakes import clinic
+
+MINIMAL = """
+name: mine
+title: Mine
+source: {dataset: d, license: CC0-1.0}
+where: {task: [closed]}
+"""
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_shipped_task_is_valid(name: str) -> None:
+    spec = load_task(name)
+    assert spec.name == name
+    assert all(spec.metrics_of(kind) and spec.extractor(kind) for kind in spec.where["task"])
+
+
+def test_a_task_takes_five_lines() -> None:
+    assert parse_task(MINIMAL, "mine.yaml").max_new_tokens == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("metricz: {closed: [accuracy]}", "metrics"),
+        ("where: {colour: [red]}", "unknown field 'colour'"),
+        ("where: {task: [kaption]}", "unknown kind of record"),
+        ("prompt: shout", "unknown prompt"),
+        ("metrics: {closed: [vibes]}", "metrics.closed"),
+        ("max_new_tokens: 0", "max_new_tokens"),
+        ("title: [", "not valid YAML"),
+        ("- 1", "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_task_file_is_named(change: str, message: str) -> None:
+    key = change.partition(":")[0]
+    lines = [line for line in MINIMAL.splitlines() if not line.startswith(f"{key}:")]
+    with pytest.raises(DataError, match=message):
+        parse_task("\n".join([*lines, change]), "mine.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(DataError):
+        parse_task("just text", "mine.yaml")
+
+
+def test_an_unknown_task_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean: phantom_closed"):
+        load_task("phantom_close")
+
+
+def test_fields_match_by_value_list_and_type() -> None:
+    record = clinic(1)[0]
+    listed = replace(record, facts={"question_types": ["POS", "PLANE"], "small": True, "count": 1})
+    assert matches(listed, {"facts.question_types": ["PLANE"], "task": ["closed"]})
+    assert not matches(listed, {"facts.question_types": ["ORGAN"]})
+    assert not matches(listed, {"facts.absent": ["x"]})
+    assert matches(listed, {"facts.small": [True]}) and not matches(listed, {"facts.small": [1]})
+    assert matches(listed, {"facts.count": [1]}) and not matches(listed, {"facts.count": [True]})
+
+
+def test_columns_and_metrics_do_not_change_what_is_asked_and_questions_do() -> None:
+    spec = load_task("phantom_closed")
+    cosmetic = TaskSpec.model_validate(
+        {**spec.model_dump(), "title": "Other", "breakdowns": [], "subsets": {}}
+    )
+    asked = TaskSpec.model_validate({**spec.model_dump(), "max_new_tokens": 9})
+    assert cosmetic.asked_sha256 == spec.asked_sha256 != asked.asked_sha256
