@@ -22,11 +22,10 @@ def _list_tasks() -> None:
     for name in task_names():
         spec = load_task(name)
         kinds = ", ".join(str(kind) for kind in spec.where.get("task", ["any"]))
-        languages = ", ".join(spec.source.languages)
-        rows.append([name, spec.title, kinds, languages, spec.source.license, spec.source.access])
-    out.print(
-        table("tasks", ["name", "what", "kinds", "languages", "licence", "access"], rows, numeric=6)
-    )
+        rows.append([name, kinds, spec.source.license, spec.title])
+    shown = table("tasks", ["name", "kinds", "licence", "what"], rows, numeric=4)
+    shown.columns[0].no_wrap = True  # a name cut short cannot be typed
+    out.print(shown)
 
 
 @app.callback()

@@ -1,0 +1,164 @@
+"""`infimed eval` and `infimed chat` on a tiny checkpoint, as a user would type them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.evaluation.fakes import FakeShards, clinic
+
+from infimed.cli import chat as chat_module
+from infimed.cli.main import main
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_model, processor) -> Path:
+    """A run folder with one complete checkpoint."""
+    from infimed.model.loading import save_checkpoint
+
+    folder = tmp_path / "run"
+    save_checkpoint(
+        folder / "checkpoints" / "step-3", make_model(seed=4), processor, about={"step": 3}
+    )
+    (folder / "shards").mkdir()
+    return folder
+
+
+@pytest.fixture
+def shards(monkeypatch: pytest.MonkeyPatch) -> FakeShards:
+    made = clinic(8)
+    monkeypatch.setattr("infimed.data.shards.open_shards", lambda path: made)
+    return made
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(
+        path
+    )
+    return path
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["infimed", *map(str, args)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_listing_tasks_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv=['infimed','eval','--list']\n"
+        "from infimed.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "phantom_closed" in done.stdout and "vqa_rad_disjoint" in done.stdout
+
+
+def test_eval_asks_scores_and_prints_the_table(run, shards, monkeypatch, capfd) -> None:
+    assert (
+        invoke(monkeypatch, "eval", run, "--tasks", "phantom_closed,phantom_choice", "--limit", 4)
+        == 0
+    )
+    table = capfd.readouterr().out
+    assert "image-zeroed" in table and "majority" in table and "phantom_choice" in table
+    assert (run / "evaluation-eval" / "scores.json").exists()
+    assert (run / "evaluation-eval" / "phantom_closed" / "image-zeroed.responses.jsonl").exists()
+
+
+def test_eval_asks_a_twin_without_images(run, shards, monkeypatch, capfd, tmp_path) -> None:
+    args = [
+        "eval",
+        "--tasks",
+        "phantom_closed",
+        "--no-zeroed",
+        "--trained-blind",
+        run,
+        "--out",
+        tmp_path / "o",
+        run,
+    ]
+    assert invoke(monkeypatch, *args) == 0
+    assert "trained-blind" in capfd.readouterr().out
+    assert (
+        '"view": "none"'
+        in (tmp_path / "o" / "phantom_closed" / "trained-blind.run.json").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["eval"], 2, "give a run or checkpoint folder"),
+        (["eval", "RUN"], 2, "at least one task"),
+        (["eval", "RUN", "--tasks", "phantom_close"], 2, "did you mean: phantom_closed"),
+        (["eval", "RUN", "--tasks", "closed", "--shards", "nowhere"], 4, "no imported data"),
+        (["chat", "nowhere", "-q", "hi"], 4, "no complete checkpoint"),
+        (["chat", "RUN", "--image", "no.png", "-q", "hi"], 4, "file not found"),
+    ],
+)
+def test_mistakes_have_a_message_and_an_exit_code(
+    run, monkeypatch, capfd, args, code, message
+) -> None:
+    assert invoke(monkeypatch, *[run if arg == "RUN" else arg for arg in args]) == code
+    assert message in capfd.readouterr().err
+
+
+def test_chat_answers_one_question_on_stdout_and_warns_on_stderr(
+    run, png, monkeypatch, capfd
+) -> None:
+    assert (
+        invoke(
+            monkeypatch, "chat", run, "--image", png, "--question", "Is it?", "--max-new-tokens", 5
+        )
+        == 0
+    )
+    told = capfd.readouterr()
+    assert told.out.strip()
+    assert "Not a medical device" in told.err and "Not a medical device" not in told.out
+
+
+def test_chat_refuses_a_file_that_is_no_image(run, tmp_path, monkeypatch, capfd) -> None:
+    (tmp_path / "notes.png").write_text("hello, not an image")
+    assert invoke(monkeypatch, "chat", run, "--image", tmp_path / "notes.png", "-q", "?") == 4
+    assert "not an accepted image format" in capfd.readouterr().err
+
+
+def test_a_chat_goes_on_after_a_bad_image_and_ends_with_the_input(
+    run, png, monkeypatch, capfd
+) -> None:
+    lines = iter(["", "first?", "/image nowhere.png", f"/image {png}", "second?", "/new", "third?"])
+
+    def typed(prompt: str = "") -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    from infimed.core.console import err
+
+    monkeypatch.setattr(err, "input", typed)
+    asked: list[tuple[str, int]] = []
+
+    def note(talk, question, pictures) -> None:
+        asked.append((question, len(pictures)))
+        for _ in talk.ask(question, pictures):
+            pass
+
+    monkeypatch.setattr(chat_module, "answer", note)
+    assert invoke(monkeypatch, "chat", run, "--image", png, "--max-new-tokens", 3) == 0
+    assert asked == [("first?", 1), ("second?", 1), ("third?", 1)]
+    assert "nowhere.png: file not found" in capfd.readouterr().err.replace("\n", " ").replace(
+        "  ", " "
+    )
