@@ -172,14 +172,19 @@ def phantom(
     **Example:** `infimed data phantom --out clinic/ --patients 200 --seed 1`
     """
     from infimed.data.phantom import write_clinic
-    from infimed.data.readers.base import split_shares
+    from infimed.data.readers.splitting import parse_shares
 
+    cumulated = parse_shares(splits)
+    befores = [0.0, *(share for _, share in cumulated)]
+    shares: dict[str, float] = {
+        name: share - before for (name, share), before in zip(cumulated, befores, strict=False)
+    }
     summary = write_clinic(
         to,
         patients=patients,
         seed=seed,
         size=size,
-        splits=dict(split_shares(splits)),
+        splits=shares,
         workers=workers or 1,
         dicom=dicom,
     )

@@ -34,6 +34,7 @@ from infimed.data.rendering import (
     stored_grey,
     windowed,
 )
+from infimed.data.stripping import png_chunks
 
 __all__ = [
     "FORMATS",
@@ -231,6 +232,9 @@ def _load_raster(data: bytes, kind: str, facts: Facts, limits: Limits) -> Decode
         orient = orientation(image)
         if orient != 1:
             notes.append("rotated by its EXIF orientation")
+        if kind == "PNG":
+            for _ in png_chunks(data):
+                pass
         image.load()
         deep = deep_values(image)
         if deep is not None:

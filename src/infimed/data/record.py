@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
 from infimed.core.errors import DataError, nearest_name
@@ -27,7 +26,6 @@ Facts: TypeAlias = Mapping[str, Fact]
 Part: TypeAlias = str | int
 """A content part: text, or the index of an image of the record."""
 
-_NO_FACTS: Facts = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class ImageRef:
     sha256: str = ""
     width: int = 0
     height: int = 0
-    facts: Facts = field(default_factory=lambda: _NO_FACTS)
+    facts: Facts = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -131,7 +129,7 @@ class Record:
     license: str = "unknown"
     split: Split = "train"
     group: str = ""
-    facts: Facts = field(default_factory=lambda: _NO_FACTS)
+    facts: Facts = field(default_factory=dict)
 
     @property
     def question(self) -> str:

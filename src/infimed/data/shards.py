@@ -53,7 +53,7 @@ class ShardSet:
         self.path = path
         manifest = _manifest(path)
         self._files: dict[str, dict[str, Any]] = manifest["files"]
-        self.data_hash: str = manifest["data_sha256"]
+        self.data_hash = str(manifest.get("data_sha256"))
         self.counts: dict[str, Any] = manifest["counts"]
         _check_files(path, self._files, verify)
         if data_hash(self._files) != self.data_hash:
@@ -206,6 +206,16 @@ def _manifest(path: Path) -> dict[str, Any]:
             accepted=str(schema.FORMAT_VERSION),
             fix="import the data again with this version of InfiMed",
         )
+    files = manifest.get("files")
+    whole = isinstance(files, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("bytes"), int)
+        for entry in files.values()
+    )
+    counts = manifest.get("counts")
+    if not whole or not isinstance(counts, dict) or "records" not in counts:
+        raise DataError("the manifest is damaged", where=str(path / "manifest.json"))
     return manifest
 
 

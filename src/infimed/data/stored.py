@@ -11,8 +11,6 @@ the pixels had to be rewritten.
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +22,8 @@ from infimed.core.files import sha256_bytes
 from infimed.data import imaging
 from infimed.data.imaging import LIMITS, NO_FACTS, ImageError, Limits, RawImage
 from infimed.data.record import Facts
+from infimed.data.stripping import strip_jpeg, strip_png
 
-PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 PNG_LEVEL = 4
 
 
@@ -110,86 +108,6 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=PNG_LEVEL)
     return out.getvalue()
-
-
-def strip_png(data: bytes) -> bytes:
-    """The PNG with critical chunks only; what follows IEND is cut off.
-
-    Raises:
-        ImageError: truncated, corrupt (a chunk's checksum is wrong).
-    """
-    pieces, at = [data[:8]], 8
-    while True:
-        if at + 12 > len(data):
-            raise ImageError("truncated")
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        name, end = data[at + 4 : at + 8], at + 12 + length
-        if end > len(data):
-            raise ImageError("truncated")
-        if name in PNG_KEPT:
-            (checksum,) = struct.unpack(">I", data[end - 4 : end])
-            if zlib.crc32(data[at + 4 : end - 4]) != checksum:
-                raise ImageError("corrupt")
-            pieces.append(data[at:end])
-        if name == b"IEND":
-            return b"".join(pieces)
-        at = end
-
-
-def strip_jpeg(data: bytes) -> bytes:
-    """The JPEG without EXIF, XMP, comments, profiles and trailing data; pixels untouched.
-
-    JFIF (APP0) and Adobe (APP14) stay, because decoders choose the colour transform by them.
-
-    Raises:
-        ImageError: truncated, corrupt.
-    """
-    pieces, at = [b"\xff\xd8"], 2
-    while at < len(data):
-        if data[at] != 0xFF:
-            raise ImageError("corrupt")
-        while at < len(data) and data[at] == 0xFF:
-            at += 1
-        if at >= len(data):
-            break
-        marker = data[at]
-        at += 1
-        if marker == 0xD9:
-            pieces.append(b"\xff\xd9")
-            return b"".join(pieces)
-        if 0xD0 <= marker <= 0xD7 or marker == 0x01:
-            continue
-        if at + 2 > len(data):
-            break
-        (length,) = struct.unpack(">H", data[at : at + 2])
-        end = at + length
-        if length < 2 or end > len(data):
-            break
-        body = data[at:end]
-        keep_app = (marker == 0xE0 and body[2:7] == b"JFIF\x00") or (
-            marker == 0xEE and body[2:7] == b"Adobe"
-        )
-        if keep_app or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            pieces.append(b"\xff" + bytes((marker,)) + body)
-        at = end
-        if marker == 0xDA:
-            at = _scan_end(data, at)
-            pieces.append(data[end:at])
-    raise ImageError("truncated")
-
-
-def _scan_end(data: bytes, at: int) -> int:
-    """Offset of the marker that ends entropy-coded data starting at `at`."""
-    while True:
-        at = data.find(b"\xff", at)
-        if at < 0 or at + 1 >= len(data):
-            raise ImageError("truncated")
-        if data[at + 1] == 0xFF:
-            at += 1
-        elif data[at + 1] == 0 or 0xD0 <= data[at + 1] <= 0xD7:
-            at += 2
-        else:
-            return at
 
 
 def _with_window(values: NDArray[Any], facts: Facts) -> Facts:

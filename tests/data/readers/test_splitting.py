@@ -12,7 +12,15 @@ from infimed.data.record import question_record
 
 def records(groups, each=3):
     return [
-        question_record(id=f"{g}-{i}", question="?", answer="no", images=(), task="closed", source="s", group=f"g{g}")
+        question_record(
+            id=f"{g}-{i}",
+            question="?",
+            answer="no",
+            images=(),
+            task="closed",
+            source="s",
+            group=f"g{g}",
+        )
         for g in range(groups)
         for i in range(each)
     ]
@@ -30,7 +38,9 @@ def test_groups_stay_whole_and_shares_hold():
 
 def test_more_records_move_no_group():
     few = {r.group: r.split for r in assign_splits(iter(records(50)), "train=0.5,dev=0.2,test=0.3")}
-    many = {r.group: r.split for r in assign_splits(iter(records(80)), "train=0.5,dev=0.2,test=0.3")}
+    many = {
+        r.group: r.split for r in assign_splits(iter(records(80)), "train=0.5,dev=0.2,test=0.3")
+    }
     assert few.items() <= many.items()
 
 

@@ -25,7 +25,6 @@ COMMON_OPTIONS: Mapping[str, str] = {
     "license": "SPDX id of the licence, for records that state none",
     "split": "train, dev, calibration or test, for records that state none",
     "splits": "shares by group instead of a split: train=0.8,test=0.2",
-    "splits": "shares such as train=0.8,dev=0.1,test=0.1, dealt by group to records that state none",
 }
 
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -66,19 +65,6 @@ class Defaults:
     source: str
     license: str
     split: Split
-    shares: tuple[tuple[Split, float], ...] = ()
-
-    def split_of(self, group: str) -> Split:
-        """Split of a record that states none: by share of its group's hash, else the one default."""
-        if not self.shares:
-            return self.split
-        digest = hashlib.sha256(f"split\x1f{group}".encode("utf-8", "surrogatepass")).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        for split, share in self.shares:
-            place -= share
-            if place < 0:
-                return split
-        return self.shares[-1][0]
 
 
 def checked_options(options: Options, accepted: Mapping[str, str]) -> None:
@@ -105,33 +91,7 @@ def defaults(path: Path, options: Options, license: str = "unknown") -> Defaults
         source=options.get("source", name),
         license=options.get("license", license),
         split=split_name(options.get("split", "train"), "split"),
-        shares=split_shares(options.get("splits", "")),
     )
-
-
-def split_shares(text: str) -> tuple[tuple[Split, float], ...]:
-    """``train=0.8,test=0.2`` as pairs that sum to one, in a fixed order.
-
-    Raises:
-        UsageError: malformed, a negative share, or shares that do not sum to one.
-    """
-    if not text:
-        return ()
-    shares: dict[Split, float] = {}
-    for piece in text.split(","):
-        name, _, share = piece.partition("=")
-        try:
-            shares[split_name(name, "splits")] = float(share)
-        except (ValueError, DataError):
-            raise UsageError(
-                "not a list of shares",
-                where="splits",
-                seen=text,
-                accepted="train=0.8,dev=0.1,test=0.1",
-            ) from None
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        raise UsageError("shares must be positive and sum to 1", where="splits", seen=text)
-    return tuple((name, shares[name]) for name in sorted(shares) if shares[name] > 0)
 
 
 def split_name(text: object, where: str) -> Split:

@@ -138,7 +138,7 @@ def _read_file(
             task="caption",
             source=common.source,
             license=common.license,
-            split=common.split_of(group),
+            split=common.split,
             group=group,
             facts={
                 key: facts[key]

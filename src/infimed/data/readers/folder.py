@@ -105,7 +105,7 @@ def image_only(locator: str, common: Defaults) -> Record:
         task="caption",
         source=common.source,
         license=common.license,
-        split=common.split_of(locator),
+        split=common.split,
         group=locator,
     )
 

@@ -125,9 +125,7 @@ def make_record(
         task=task or chat_task(messages, len(names)),  # type: ignore[arg-type]
         source=common.source,
         license=str(value.get("license") or common.license),
-        split=split_name(value["split"], "split")
-        if value.get("split")
-        else common.split_of(group or name),
+        split=split_name(value["split"], "split") if value.get("split") else common.split,
         group=group,
         facts=dict(value["facts"]) if isinstance(value.get("facts"), dict) else {},
     )

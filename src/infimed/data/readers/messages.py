@@ -98,9 +98,7 @@ def message_record(value: Any, fallback_id: str, common: Defaults, options: Opti
         answer=str(answer) if answer is not None else None,
         source=str(value.get("source") or common.source),
         license=str(value.get("license") or common.license),
-        split=split_name(value["split"], "split")
-        if value.get("split")
-        else common.split_of(str(group or name)),
+        split=split_name(value["split"], "split") if value.get("split") else common.split,
         group=str(group),
         facts=dict(value["facts"]) if isinstance(value.get("facts"), dict) else {},
     )

@@ -142,7 +142,7 @@ def _records(
             task="caption",
             source=common.source,
             license=common.license,
-            split=common.split_of(subject_of(relative)),
+            split=common.split,
             group=subject_of(relative),
             facts={**facts, "plane": plane},
         )

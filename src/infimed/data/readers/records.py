@@ -45,7 +45,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
                 raise DataError("the line is not a JSON object")
             record = Record.from_dict(value)
             if not value.get("split"):
-                record = replace(record, split=common.split_of(record.group or record.id))
+                record = replace(record, split=common.split)
             yield record
         except DataError as error:
             yield problem_of(error, where)

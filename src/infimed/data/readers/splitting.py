@@ -20,7 +20,8 @@ def parse_shares(text: str) -> list[tuple[Split, float]]:
     Raises:
         UsageError: not of that form, an unknown split, or shares that do not add up to 1.
     """
-    total, shares = 0.0, []
+    total = 0.0
+    shares: list[tuple[Split, float]] = []
     for part in text.split(","):
         name, _, share = part.partition("=")
         try:

@@ -97,9 +97,7 @@ def row_record(
         choices=_choices(cells) if kind == "choice" else (),
         source=text(cells.get("source")) or common.source,
         license=text(cells.get("license")) or common.license,
-        split=split_name(cells["split"], "split")
-        if text(cells.get("split"))
-        else common.split_of(group or name),
+        split=split_name(cells["split"], "split") if text(cells.get("split")) else common.split,
         group=group,
         facts=facts,
     )

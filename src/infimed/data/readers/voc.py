@@ -63,7 +63,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
             locator,
             counts,
             classes,
-            splits.get(stem) or common.split_of(stem),
+            splits.get(stem) or common.split,
             common,
             options,
         )

@@ -140,7 +140,7 @@ def _record(
         task="closed" if kind == "CLOSED" else "open",
         source=common.source,
         license=common.license,
-        split=parts[image] if parts is not None else common.split_of(groups.get(image, image)),
+        split=parts[image] if parts is not None else common.split,
         group=groups.get(image, image),
         facts=facts,
     )

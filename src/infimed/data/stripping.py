@@ -1,0 +1,107 @@
+"""JPEG and PNG files without metadata, pixels untouched; and the check that a PNG is whole.
+
+Codecs skip what they do not know and some damage they do not notice; these walkers see every block
+of a file. Cost: one pass over the bytes, no decoding.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from infimed.data.limits import ImageError
+
+PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start, end) of every chunk to IEND; checksums of critical chunks are verified.
+
+    Pillow decodes damaged pixel data without complaint as long as enough of it inflates.
+
+    Raises:
+        ImageError: truncated, corrupt.
+    """
+    at = 8
+    while True:
+        if at + 12 > len(data):
+            raise ImageError("truncated")
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        name, end = data[at + 4 : at + 8], at + 12 + length
+        if end > len(data):
+            raise ImageError("truncated")
+        if name in PNG_KEPT:
+            (checksum,) = struct.unpack(">I", data[end - 4 : end])
+            if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != checksum:
+                raise ImageError("corrupt")
+        yield name, at, end
+        if name == b"IEND":
+            return
+        at = end
+
+
+def strip_png(data: bytes) -> bytes:
+    """The PNG with critical chunks only; what follows IEND is cut off.
+
+    Raises:
+        ImageError: truncated, corrupt (a checksum is wrong).
+    """
+    kept = (data[start:end] for name, start, end in png_chunks(data) if name in PNG_KEPT)
+    return data[:8] + b"".join(kept)
+
+
+def strip_jpeg(data: bytes) -> bytes:
+    """The JPEG without EXIF, XMP, comments, profiles and trailing data; pixels untouched.
+
+    JFIF (APP0) and Adobe (APP14) stay, because decoders choose the colour transform by them.
+
+    Raises:
+        ImageError: truncated, corrupt.
+    """
+    pieces, at = [b"\xff\xd8"], 2
+    while at < len(data):
+        if data[at] != 0xFF:
+            raise ImageError("corrupt")
+        while at < len(data) and data[at] == 0xFF:
+            at += 1
+        if at >= len(data):
+            break
+        marker = data[at]
+        at += 1
+        if marker == 0xD9:
+            pieces.append(b"\xff\xd9")
+            return b"".join(pieces)
+        if 0xD0 <= marker <= 0xD7 or marker == 0x01:
+            continue
+        if at + 2 > len(data):
+            break
+        (length,) = struct.unpack(">H", data[at : at + 2])
+        end = at + length
+        if length < 2 or end > len(data):
+            break
+        body = data[at:end]
+        keep_app = (marker == 0xE0 and body[2:7] == b"JFIF\x00") or (
+            marker == 0xEE and body[2:7] == b"Adobe"
+        )
+        if keep_app or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            pieces.append(b"\xff" + bytes((marker,)) + body)
+        at = end
+        if marker == 0xDA:
+            at = _scan_end(data, at)
+            pieces.append(data[end:at])
+    raise ImageError("truncated")
+
+
+def _scan_end(data: bytes, at: int) -> int:
+    """Offset of the marker that ends entropy-coded data starting at `at`."""
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            raise ImageError("truncated")
+        if data[at + 1] == 0xFF:
+            at += 1
+        elif data[at + 1] == 0 or 0xD0 <= data[at + 1] <= 0xD7:
+            at += 2
+        else:
+            return at
