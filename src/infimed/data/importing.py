@@ -92,7 +92,8 @@ def import_data(
     source, out = Path(source), Path(out)
     chosen_options = {key: str(value) for key, value in (options or {}).items()}
     chosen = readers.detect_reader(source) if reader == "auto" else readers.reader_named(reader)
-    root = image_root or (source if source.is_dir() else source.parent)
+    beside = source if source.is_dir() else source.parent
+    root = image_root or beside
     if out.resolve().is_relative_to(source.resolve()):
         raise UsageError(
             "the shards would lie inside the data they are made from",
@@ -109,7 +110,7 @@ def import_data(
             "limits": repr(limits),
             "shard": [records_per_shard, bytes_per_shard],
             "listing": [[name, size, content] for name, size, _, content in listing],
-            "split_file": _content(root / chosen_options.get("split_file", ""), always=True),
+            "split_file": _content(beside / chosen_options.get("split_file", ""), always=True),
         }
     )
     done = finished_import(out, fingerprint)

@@ -110,7 +110,7 @@ def inspect_data(
     fetcher = ImageFetcher(image_root or (path if path.is_dir() else path.parent))
     seen_ids: set[int] = set()
     groups: set[int] = set()
-    decoded: dict[str, bool] = {}
+    decoded: set[int] = set()
     window: deque[tuple[Record, list[tuple[str, Future[_Look]]]]] = deque()
     pool_size = workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(pool_size, thread_name_prefix="inspect") as pool:
@@ -121,8 +121,8 @@ def inspect_data(
                 _count(found, item, seen_ids, groups)
                 looks = []
                 for ref in item.images:
-                    if ref.locator not in decoded:
-                        decoded[ref.locator] = True
+                    if hash(ref.locator) not in decoded:
+                        decoded.add(hash(ref.locator))
                         wanted = len(decoded) <= THUMBNAILS
                         looks.append((ref.locator, pool.submit(_look, fetcher, ref, wanted)))
                 window.append((item, looks))

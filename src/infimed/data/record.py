@@ -27,7 +27,6 @@ Part: TypeAlias = str | int
 """A content part: text, or the index of an image of the record."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where one image is and what is known of it without decoding.
