@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from infimed.model.attention_cpu import document_attention
+
 PACKED = "infimed_packed"
 """Name under which the attention is registered with transformers."""
 
@@ -67,7 +69,9 @@ class PackedLayout:
     """
 
     documents: tuple[Document, ...]
-    _masks: dict[Document, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _biases: dict[tuple[Document, torch.dtype], Tensor] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @cached_property
     def tokens(self) -> int:
@@ -83,13 +87,15 @@ class PackedLayout:
         """int64 [1, tokens], reset per document and per branch."""
         return torch.tensor([[p for document in self.documents for p in document.positions()]])
 
-    def mask(self, document: Document, device: torch.device) -> Tensor | None:
-        """The document's mask, or None where plain causal attention is the same thing."""
-        if len(document.branches) <= 1:
-            return None
-        if document not in self._masks:
-            self._masks[document] = document.mask().to(device)
-        return self._masks[document]
+    def bias(self, document: Document, dtype: torch.dtype) -> Tensor:
+        """The document's mask as 0 and -inf [length, length]; made once for all layers."""
+        key = (document, dtype)
+        if key not in self._biases:
+            allowed = document.mask()
+            self._biases[key] = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(
+                ~allowed, float("-inf")
+            )
+        return self._biases[key]
 
     def dense_mask(self) -> Tensor:
         """Boolean [tokens, tokens] of the whole row; the reference for every backend."""
@@ -100,25 +106,21 @@ def attend_by_document(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float
 ) -> Tensor:
     """Loop over documents; query [1, heads, tokens, d], key and value may have fewer heads."""
-    grouped = query.shape[1] != key.shape[1]
     outputs = []
     start = 0
     for document in layout.documents:
-        stop = start + document.length
-        mask = layout.mask(document, query.device)
+        part = slice(start, start + document.length)
         outputs.append(
-            scaled_dot_product_attention(
-                query[:, :, start:stop],
-                key[:, :, start:stop],
-                value[:, :, start:stop],
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scale,
-                enable_gqa=grouped,
+            document_attention(
+                query[0, :, part],
+                key[0, :, part],
+                value[0, :, part],
+                layout.bias(document, value.dtype),
+                scale,
             )
         )
-        start = stop
-    return torch.cat(outputs, dim=2)
+        start += document.length
+    return torch.cat(outputs, dim=1).unsqueeze(0)
 
 
 def attend_reference(
