@@ -296,6 +296,37 @@ def test_a_full_disk_is_named_and_leaves_no_shards(
     assert import_data(source, tmp_path / "out").records == 12
 
 
+@pytest.mark.parametrize("name", ["images.parquet", "manifest.json"])
+def test_a_kill_while_finishing_loses_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source = llava_folder(tmp_path / "data", count=30, images=5)
+    import_data(source, tmp_path / "whole", records_per_shard=8)
+
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    if name == "images.parquet":
+        monkeypatch.setattr(importing.pq, "ParquetWriter", killed)
+    else:
+        monkeypatch.setattr(importing, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_data(source, tmp_path / "out", records_per_shard=8)
+    monkeypatch.undo()
+    assert import_data(source, tmp_path / "out", records_per_shard=8).kept_shards == 4
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_imports_to_one_place_do_not_mix(tmp_path: Path) -> None:
+    source = llava_folder(tmp_path / "data")
+
+    def second(items: int, problems: int) -> None:
+        with pytest.raises(DataError, match="another import"):
+            import_data(source, tmp_path / "out")
+
+    assert import_data(source, tmp_path / "out", progress=second).records == 12
+
+
 def test_shards_close_by_bytes_too(tmp_path: Path) -> None:
     source = llava_folder(tmp_path / "data", count=10, images=10)
     assert import_data(source, tmp_path / "out", bytes_per_shard=6000).shards > 2

@@ -114,10 +114,11 @@ def import_data(
         }
     )
     done = finished_import(out, fingerprint)
+    working = out.with_name(f".{out.name}.importing")
     if done is not None:
+        shutil.rmtree(working, ignore_errors=True)
         return done
     items = readers.read(source, chosen.NAME, chosen_options)
-    working = out.with_name(f".{out.name}.importing")
     times = sha256_json([[name, modified] for name, _, modified, _ in listing])
     state = WorkState.open(working, fingerprint + times, resume=resume)
     try:

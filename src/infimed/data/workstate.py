@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes
 from infimed.data.readers.base import ReadProblem
 from infimed.data.stored import StoredImage
@@ -61,14 +62,21 @@ class WorkState:
         """The state in `folder` if it belongs to the same work, else a new one in an emptied folder."""
         file = folder / "state.sqlite"
         if folder.exists():
-            if resume and file.is_file():
+            if file.is_file():
                 try:
                     state = WorkState(folder, _connect(file))
-                    if state.about("fingerprint") == fingerprint:
+                    if resume and state.about("fingerprint") == fingerprint:
                         return state
                     state.close()
+                except sqlite3.OperationalError as error:
+                    if "locked" in str(error):
+                        raise DataError(
+                            "another import is writing here",
+                            where=str(folder),
+                            fix="wait until it has finished, or stop it first",
+                        ) from None
                 except sqlite3.DatabaseError:
-                    pass
+                    pass  # damaged: begin again below
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         connection = _connect(file)
@@ -188,8 +196,11 @@ class WorkState:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file)
+    connection = sqlite3.connect(file, timeout=0.5)
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # one import at a time
     connection.executescript(_TABLES)
+    connection.execute("BEGIN EXCLUSIVE")
+    connection.commit()
     return connection
 
 
