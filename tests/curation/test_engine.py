@@ -202,6 +202,24 @@ def test_a_duplicate_of_a_dropped_record_is_kept(tmp_path: Path) -> None:
     assert kept_rows(tmp_path).tolist() == [1]
 
 
+def test_a_caption_without_the_stop_that_its_source_always_writes_is_dropped(
+    tmp_path: Path,
+) -> None:
+    memory = Memory()
+    for number in range(60):
+        ref = memory.image(picture(number, 96))
+        stop = "" if number == 17 else "."
+        memory.ask(
+            (ref,),
+            "Describe.",
+            f"Axial CT with lesion number {number} of the liver{stop}",
+            "caption",
+        )
+    curate(memory, tmp_path)
+    assert explain(tmp_path, "r17").verdict.reasons == ("completeness.missing_stop",)
+    assert len(kept_rows(tmp_path)) == 59
+
+
 def test_nothing_to_curate_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no record"):
         curate(Memory(), tmp_path)

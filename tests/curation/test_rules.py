@@ -61,6 +61,7 @@ _CLEAN = [
     sample("Is the lung normal?", "No, there is an effusion."),
     sample("Which is right?", "left lung", "choice", choices=("left lung", "right lung")),
     sample("What stage is it?", "+", "choice", choices=("+", "-")),
+    sample("What is the spherical equivalent?", "-1", "choice", choices=("-1", "+1", "1")),
     sample("胸部有积液吗？", "有", "closed"),
     sample("Which hepatitis is it?", "Hepatitis A", "open"),
     caption("影像显示右肺上叶结节，边界清楚。"),
@@ -88,6 +89,10 @@ _DEFECTS = [
             "yes",
             facts={"side": "right", "question_type": "laterality"},
         ),
+    ),
+    (
+        "accuracy.side_word",
+        sample("On which side is it, left or right?", "right", "open", facts={"side": "left"}),
     ),
     ("consistency.polarity", sample("Is there an effusion?", "No, there is a large effusion.")),
     ("completeness.placeholder", sample("<image> What is shown?", "lung", "open")),

@@ -73,6 +73,7 @@ def test_units_decimals_sequences_and_chinese_sides_are_critical(a: str, b: str)
 
 def test_normalisation_keeps_decimals_and_drops_articles_of_answers() -> None:
     assert normalise("  The 2.5 cm, (Left) Lobe. ") == "the 2.5 cm left lobe"
+    assert normalise("T2-weighted, L4/L5 at -20 HU, 120/80") == "t2 weighted l4 l5 at -20 hu 120/80"
     assert normalise_answer("The brain.") == normalise_answer("brain")
 
 

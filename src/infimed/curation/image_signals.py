@@ -22,7 +22,6 @@ FINE_SIGMA: Final = 1.0
 COARSE_SIGMA: Final = 4.0
 TILES: Final = 6
 TILE_PIXELS: Final = 8
-TILE_QUANTILE: Final = 0.8
 
 
 def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
@@ -99,7 +98,7 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     gradient's direction and averaged: noise, which has no preferred direction, cancels out, while
     the variance of a Laplacian calls a blurred but noisy image sharp. Lines thinner than the coarse
     scale (burned-in print) have no ridge of their own and pull the ratio down, so it is taken a tile
-    at a time and a sharp tile speaks for the image. 0 for an image without edges.
+    at a time and the sharpest tile speaks for the image. 0 for an image without edges.
     """
     import cv2
 
@@ -134,7 +133,7 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     )
     if not len(ratio):
         return float(along.sum() / weight.sum())
-    return float(np.quantile(ratio, TILE_QUANTILE))
+    return float(ratio.max())
 
 
 def noise_level(grey: NDArray[np.uint8]) -> float:

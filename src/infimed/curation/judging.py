@@ -23,7 +23,18 @@ from infimed.curation.summary import EXAMPLES, CurationSummary, RuleCount
 from infimed.data.record import ImageRef, Record
 from infimed.matching.image import thumbnail
 
-_LINE_COLUMNS = ["row", "record_id", "task", "question_key", "answer_key", "content_key", "images"]
+_LINE_COLUMNS = [
+    "row",
+    "record_id",
+    "task",
+    "question_key",
+    "answer_key",
+    "content_key",
+    "images",
+    "source",
+    "stopped",
+    "response_words",
+]
 
 
 class _Source(Protocol):
@@ -178,4 +189,5 @@ def _line(value: dict[str, Any]) -> Line:
     return Line(
         value["row"], value["record_id"], value["task"], value["question_key"],
         value["answer_key"], value["content_key"], images,
+        value["source"], value["stopped"], value["response_words"],
     )  # fmt: skip

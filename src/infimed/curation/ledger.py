@@ -48,7 +48,7 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
             ("response_words", pa.int32()), ("words", pa.int32()), ("text_chars", pa.int32()),
             ("placeholders", pa.int32()), ("markup", pa.int32()), ("mojibake", pa.int32()),
             ("controls", pa.int32()), ("repeated_trigrams", pa.float64()), ("longest_run", pa.int32()),
-            ("odd_words", pa.float64()), ("ending", pa.string()), ("answer_polarity", pa.string()),
+            ("odd_words", pa.float64()), ("ending", pa.string()), ("stopped", pa.bool_()), ("answer_polarity", pa.string()),
             ("response_polarity", pa.string()), ("question_sides", pa.string()),
             ("response_sides", pa.string()), ("modalities", pa.list_(pa.string())),
             ("image_words", pa.bool_()), ("max_image_number", pa.int32()), ("medical_terms", pa.int32()),

@@ -166,15 +166,20 @@ MEDICAL: Final = re.compile(
     r"|drugs?|doses?|mg|surg\w+|biops\w+|histolog\w+|patholog\w+|pain|fever|cough|medic\w+|doctor|nurse"
     r"|hospital|health\w*|acute|chronic|congenital|abnormal\w*|normal|nerve\w*|neur\w+|matter|gastro\w+"
     r"|esophag\w+|oesophag\w+|subcostal|macula\w*|calc(?:ulus|uli|ified)|pregnan\w+|fetal|fetus"
-    r"|midbrain|midline|brainstem|pons|atri(?:al|um|a)|valv\w+|mitral|tricuspid|coronary|cusps?|lumen|stents?|catheters?"
+    r"|midbrain|midline|brainstem|pons|atri(?:al|um|a)|valv\w+|mitral|tricuspid|coronary|cusps?|lumen"
+    r"|stents?|catheters?"
     r"|endocardi\w+|herni\w+|gallstones?|bile|duct\w*|orbit\w*|styloid|perito\w+|oment\w+|airways?|alveol\w+"
     r"|consolidations?|humer\w+|femor\w+|tibia\w*|artifacts?|artefacts?|sections?|plane|MCA|CSF|fissure"
-    r"|spots?|aneurysms?|microaneurysms?|lacunes?|cavoatrial|calcific\w+|viral|parasit\w+|bacteri\w+|syring\w+|hemidiaphragm\w*|nipples?|MR|XR|US|DSA"
-    r"|infant|uter\w+|prostat\w+|breast\w*|thyroid\w*|tuberc\w+|pneumo\w+|diabet\w+|hypertens\w+)\b"
-    r"|[癌瘤炎肺肝肾脑心胃肠脾胰骨血肿腹胸]|磁共振|病变|器官|疾病|症状|治疗",
+    r"|spots?|aneurysms?|microaneurysms?|lacunes?|cavoatrial|calcific\w+|viral|parasit\w+|bacteri\w+"
+    r"|syring\w+|hemidiaphragm\w*|nipples?|MR|XR|US|DSA"
+    r"|infant|uter\w+|prostat\w+|breast\w*|thyroid\w*|tuberc\w+|pneumo\w+|diabet\w+|hypertens\w+)\b",
     _I,
 )
 """Medical vocabulary by stem; its absence is only ever a note."""
+
+MEDICAL_ZH: Final = re.compile(
+    r"[癌瘤炎肺肝肾脑心胃肠脾胰骨血肿腹胸]|磁共振|病变|器官|疾病|症状|治疗"
+)
 
 
 def modality_family(value: object) -> str:

@@ -72,6 +72,7 @@ class TextSignals:
         longest_run: most consecutive repeats of one word. odd_words: share of words that no
             language spells so (digits inside, no vowel, symbols inside). words: of all turns.
         ending: how the response breaks off: '', "bracket", "connective", "comma", "ellipsis".
+        stopped: whether the response ends in a full stop or another closing mark.
         answer_polarity, response_polarity: 'yes', 'no' or ''.
         question_sides, response_sides: '', 'L', 'R' or 'LR'.
         modalities: modality families the text claims the image to be.
@@ -94,6 +95,7 @@ class TextSignals:
     longest_run: int = 0
     odd_words: float = 0.0
     ending: str = ""
+    stopped: bool = False
     answer_polarity: str = ""
     response_polarity: str = ""
     question_sides: str = ""

@@ -5,6 +5,7 @@ Every pattern here is linear in the text: no nested repetition, so hostile text 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -95,6 +96,7 @@ _PRESUPPOSED_MODALITY: Final = {
     family: re.compile(_PRESUPPOSED + "(?:" + pattern.pattern + ")", re.IGNORECASE)
     for family, pattern in lexicon.MODALITIES.items()
 }
+_STOPS: Final = (".", "!", "?", ")", "]", '"', "”", "。", "！", "？", "）")
 _SHORT_ANSWER_TASKS: Final = frozenset({"closed", "open", "choice"})
 
 
@@ -127,6 +129,7 @@ def measure_text(record: Record) -> TextSignals:
         longest_run=_longest_run([token for turn in turns for token in words_of(turn)]),
         odd_words=_odd_words(everything),
         ending=_ending(response, record.task),
+        stopped=response.rstrip().endswith(_STOPS),
         answer_polarity=lexicon.polarity(record.answer or ""),
         response_polarity=lexicon.polarity(response),
         question_sides=lexicon.sides(question),
@@ -134,7 +137,7 @@ def measure_text(record: Record) -> TextSignals:
         modalities=_claimed_modalities(record, question, response),
         image_words=lexicon.IMAGE_WORDS.search(everything) is not None,
         max_image_number=_max_image_number(everything),
-        medical_terms=sum(1 for _ in lexicon.MEDICAL.finditer(everything)),
+        medical_terms=sum(map(medical_word, tokens)) + len(lexicon.MEDICAL_ZH.findall(everything)),
         question_key=_key(
             record.task, normalise(question), *sorted(map(normalise_answer, record.choices))
         ),
@@ -154,6 +157,13 @@ def mojibake(text: str) -> int:
     return int(badness(text)) + text.count("\ufffd")
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def medical_word(token: str) -> bool:
+    """Whether a word belongs to the medical vocabulary; words repeat, so answers are kept."""
+    return lexicon.MEDICAL.search(token) is not None
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def odd_word(token: str) -> bool:
     """Whether no language spells a word so; codes such as T2, SpO2 or FEV1 are not odd."""
     if _SYMBOL_INSIDE.search(token):

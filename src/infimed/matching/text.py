@@ -22,7 +22,8 @@ SHINGLE: Final = 5
 PERMUTATIONS: Final = 64
 BANDS: Final = 16
 
-_GAPS = re.compile(r"[^\w%<>=+./-]+|(?<!\d)[./-]|[./-](?!\d)")
+# Points, slashes and signs stay where they belong to a number: 2.5, -20, 120/80, but T2-weighted.
+_GAPS = re.compile(r"[^\w%<>=+./-]+|[./-](?!\d)|(?<=[^\W\d_])[./-]")
 _SPACES = re.compile(r"\s+")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -43,7 +44,7 @@ CRITICAL: Final = re.compile(
 
 
 def normalise(text: str) -> str:
-    """One spelling per text: NFKC, case folded, punctuation to single spaces, decimals kept."""
+    """One spelling per text: NFKC, case folded, punctuation to spaces, decimals and signs kept."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _SPACES.sub(" ", _GAPS.sub(" ", folded)).strip()
 

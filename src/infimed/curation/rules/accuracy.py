@@ -50,6 +50,7 @@ _RANGES: Final = (
     ("age in years", re.compile(r"(?<!\d)(?P<v>\d{1,4})[- ]?(?:years?|yrs?)[- ]old\b", re.I), 0, 120),
     ("stenosis in %", re.compile(r"(?P<v>\d{1,4})\s?% (?:\w+ )?(?:stenosis|occlusion|narrowing)\b", re.I), 0, 100),
 )  # fmt: skip
+_DIGIT = re.compile(r"\d")
 _PRESSURE = re.compile(
     r"\b(?:BP|blood pressure)\D{0,12}(?P<s>\d{2,3})\s?/\s?(?P<d>\d{2,3})\b", re.IGNORECASE
 )
@@ -116,7 +117,12 @@ def _side_word(record: Record, signals: Signals, limits: Limits) -> Hit | None:
         return Hit("response", f"answered {answer!r}, the facts say {fact!r}")
     if not expected or said not in ("L", "R") or said == expected:
         return None
-    if record.task not in ("caption", "report", "open", "choice") or signals.text.question_sides:
+    if record.task not in (
+        "caption",
+        "report",
+        "open",
+        "choice",
+    ) or signals.text.question_sides in ("L", "R"):
         return None
     match = (lexicon.LEFT if said == "L" else lexicon.RIGHT).search(record.response)
     if (
@@ -166,7 +172,7 @@ def _impossible_pair(record: Record, signals: Signals, limits: Limits) -> Hit | 
 
 def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
-        if not any(c.isdigit() for c in text):
+        if not _DIGIT.search(text):
             continue
         for name, pattern, low, high in _RANGES:
             for match in pattern.finditer(text):

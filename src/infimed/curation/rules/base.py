@@ -147,6 +147,11 @@ def search(record: Record, pattern: re.Pattern[str]) -> tuple[str, re.Match[str]
 _IMAGE = ImageRef("example.png", "0" * 64, 512, 512)
 
 
+def choice_key(text: str) -> str:
+    """A choice without case, spacing and closing punctuation; signs and symbols stay."""
+    return " ".join(text.casefold().split()).rstrip(" .;,")
+
+
 def sample(
     question: str = "Is there a pleural effusion?",
     answer: str = "Yes",

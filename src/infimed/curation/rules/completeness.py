@@ -13,6 +13,7 @@ from infimed.curation.rules.base import (
     Rule,
     Threshold,
     caption,
+    choice_key,
     sample,
     search,
     span,
@@ -22,7 +23,6 @@ from infimed.curation.rules.base import (
 from infimed.curation.signals import ImageSignals, Signals
 from infimed.curation.text_signals import PLACEHOLDER
 from infimed.data.record import Record
-from infimed.matching.text import normalise
 
 _SECTION = re.compile(r"\b(?P<name>findings|impression|conclusion)\s*:\s*", re.IGNORECASE)
 _ENDINGS = {
@@ -115,7 +115,7 @@ def _image_missing(record: Record, signals: Signals, limits: Limits) -> Hit | No
 def _few_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     if record.task != "choice":
         return None
-    distinct = len({normalise(choice) for choice in record.choices if choice.strip()})
+    distinct = len({choice_key(choice) for choice in record.choices if choice.strip()})
     if distinct >= limits["min_choices"]:
         return None
     return Hit("choices", " | ".join(record.choices) or "none", distinct, limits["min_choices"])

@@ -8,17 +8,28 @@ from typing import Final
 
 from infimed.curation import lexicon
 from infimed.curation.findings import Hit
-from infimed.curation.rules.base import Example, Limits, Rule, caption, sample, span, with_turns
+from infimed.curation.rules.base import (
+    Example,
+    Limits,
+    Rule,
+    caption,
+    choice_key,
+    sample,
+    span,
+    with_turns,
+)
 from infimed.curation.signals import Signals
 from infimed.data.record import Message, Record
-from infimed.matching.text import normalise, normalise_answer
+from infimed.matching.text import normalise_answer
 
 _LETTER = re.compile(
-    r"^\s*(?:the answer is |answer:? )?\(?(?P<letter>[A-H])(?:[).:]\s*|\s+[-–]\s+)(?P<text>.*)",
+    r"^\s*(?:the answer is |answer:? )?\(?(?P<letter>[A-H])"
+    r"(?:[).:]\s*|\s+[-–]\s+)(?P<text>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _MOVED = re.compile(
-    r"\b(?:shift\w*|deviat\w*|displac\w*|toward\w*|compar\w*|than|opposite|contralateral|other|versus|vs|or|mirror\w*|which side|statements?|decussat\w*)\b",
+    r"\b(?:shift\w*|deviat\w*|displac\w*|toward\w*|compar\w*|than|opposite"
+    r"|contralateral|other|versus|vs|or|mirror\w*|which side|statements?|decussat\w*)\b",
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus)\b|还是", re.IGNORECASE)
@@ -26,7 +37,8 @@ _YES_NO_START = re.compile(
     r"\s*(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should)\b", re.IGNORECASE
 )
 _DENIED = re.compile(
-    r"\b(?:there (?:is|are|was|were) no|no (?:evidence|sign|signs) of|is not (?:seen|present|visible)|are not (?:seen|present|visible)|is absent|are absent)\b|未见|没有",
+    r"\b(?:there (?:is|are|was|were) no|no (?:evidence|sign|signs) of"
+    r"|is not (?:seen|present|visible)|are not (?:seen|present|visible)|is absent|are absent)\b|未见|没有",
     re.IGNORECASE,
 )
 _AFFIRMED = re.compile(
@@ -39,7 +51,9 @@ _NEGATIVE_QUESTION = re.compile(
 )
 _SENTENCE = re.compile(r"[.;\n。；]+")
 _DOUBT = re.compile(
-    r"\b(?:possible|possibly|probable|likely|suspect\w*|suspicious|question\w*|exclude|rule out|cannot|previous\w*|prior|history|residual|other|additional|further|new|change|larger|definite|significant)\b",
+    r"\b(?:possible|possibly|probable|likely|suspect\w*|suspicious|question\w*"
+    r"|exclude|rule out|cannot|previous\w*|prior|history"
+    r"|residual|other|additional|further|new|change|larger|definite|significant)\b",
     re.IGNORECASE,
 )
 
@@ -48,7 +62,7 @@ def _answer_not_in_choices(record: Record, signals: Signals, limits: Limits) -> 
     if record.task != "choice" or not record.choices:
         return None
     answer = record.answer or record.response
-    if normalise(answer) in {normalise(choice) for choice in record.choices}:
+    if choice_key(answer) in map(choice_key, record.choices):
         return None
     return Hit("choices", f"{answer!r} is not among {' | '.join(record.choices)}")
 
@@ -56,8 +70,7 @@ def _answer_not_in_choices(record: Record, signals: Signals, limits: Limits) -> 
 def _duplicate_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     seen: dict[str, int] = {}
     for index, choice in enumerate(record.choices):
-        # Punctuation may be the whole difference ("+" and "-"); only spelling is normalised.
-        key = normalise(choice) or choice.strip()
+        key = choice_key(choice)
         if key in seen:
             return Hit(
                 f"choice {index}",

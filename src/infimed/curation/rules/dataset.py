@@ -10,6 +10,7 @@ Memory: about 300 bytes a record; images are opened only where a perceptual hash
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -38,6 +39,9 @@ class Line:
     answer_key: str
     content_key: str
     images: tuple[tuple[str, str, int], ...]
+    source: str = ""
+    stopped: bool = False
+    response_words: int = 0
 
 
 class Lookup(Protocol):
@@ -202,6 +206,28 @@ def _conflict(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return sorted(found, key=lambda item: item[0])
 
 
+def _missing_stop(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
+    """Texts without a final stop where their source and task otherwise always end with one."""
+    total: Counter[tuple[str, str]] = Counter()
+    stopped: Counter[tuple[str, str]] = Counter()
+    long = [
+        line
+        for line in lines
+        if line.task in ("caption", "report") and line.response_words >= limits["min_words"]
+    ]
+    for line in long:
+        total[line.source, line.task] += 1
+        stopped[line.source, line.task] += line.stopped
+    found: Found = []
+    for line in long:
+        habit = stopped[line.source, line.task] / total[line.source, line.task]
+        known = total[line.source, line.task] >= limits["min_records"]
+        if known and habit >= limits["min_habit"] and not line.stopped:
+            evidence = f"no full stop, which {habit:.0%} of the {line.task}s of this source have"
+            found.append((line.row, Hit("response", evidence, 0.0, limits["min_habit"])))
+    return found
+
+
 def _contradict(task: str, a: str, b: str) -> bool:
     """Whether two answers to one question exclude each other; open answers may be paraphrases."""
     if a == b or set(a.split()) == set(b.split()):
@@ -215,6 +241,16 @@ def _contradict(task: str, a: str, b: str) -> bool:
 
 
 RULES: Final = (
+    DataSetRule(
+        "completeness.missing_stop", 1, "completeness", "drop",
+        "A caption or report without a final stop, where its source always writes one.",
+        _missing_stop,
+        {
+            "min_habit": Threshold(0.55, "share of the source's texts that end with a stop"),
+            "min_records": Threshold(50, "texts needed to speak of a habit"),
+            "min_words": Threshold(4, "words below which a text may be a label"),
+        },
+    ),
     DataSetRule(
         "consistency.conflicting_answers", 1, "consistency", "drop",
         "The same question about the same image has answers that exclude each other.",

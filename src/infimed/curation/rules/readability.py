@@ -233,7 +233,13 @@ RULES: Final = (
         _blurred_image,
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(sharpness=1.1, noise=20.0),
-        {"min_sharpness": Threshold(1.5, "fine over coarse gradient; 3 sharp, 1 fully blurred", {"CT": 1.7, "MR": 1.7, "OP": 1.8, "SM": 1.8, "PT": 1.1})},
+        {
+            "min_sharpness": Threshold(
+                1.7,
+                "fine over coarse gradient; 3 sharp, 1 fully blurred",
+                {"CT": 1.95, "MR": 1.95, "OP": 1.9, "SM": 1.9, "PT": 1.1},
+            )
+        },
     ),
     Rule(
         "readability.low_contrast", 1, "readability", "drop",

@@ -21,13 +21,15 @@ from infimed.curation.signals import Signals
 from infimed.data.record import Record
 
 _GENERAL = re.compile(
-    r"^\s*(?:how do you|how can you (?:tell|determine|diagnose)|how would you (?!describe|characteri[sz]e|classify|grade)|why (?:is|are|do|does)\b(?!.*\bthis\b)"
+    r"^\s*(?:how do you|how can you (?:tell|determine|diagnose)|how would you (?!describe|characteri[sz]e|classify|grade)"
+    r"|why (?:is|are|do|does)\b(?!.*\bthis\b)"
     r"|what (?:is|are) the (?:definition|function|symptoms?|causes?|treatments?|risk factors?|prevalence)\b"
     r"|what (?:causes|does the word|does the term)|define\b|which (?:drug|gene|vitamin|enzyme|hormone)\b)",
     re.IGNORECASE,
 )
 _POINTS_AT_IMAGE = re.compile(
-    r"\b(?:this|these|the (?:lesions?|mass(?:es)?|abnormality|findings?)|here|above|shown|seen|visible|image|picture|scan|film|slice|figure|depicted|pictured|arrow)\b",
+    r"\b(?:this|these|the (?:lesions?|mass(?:es)?|abnormality|findings?)|here|above"
+    r"|shown|seen|visible|image|picture|scan|film|slice|figure|depicted|pictured|arrow)\b",
     re.IGNORECASE,
 )
 
