@@ -8,6 +8,7 @@ import pytest
 from infimed.core.statistics import (
     Estimate,
     clustered_bootstrap,
+    compare_rows,
     majority,
     paired_clustered_bootstrap,
     resample_counts,
@@ -139,3 +140,29 @@ def test_majority_takes_the_most_frequent_and_breaks_ties_by_text() -> None:
     assert majority(["no", "yes", "yes"]) == "yes"
     assert majority(["yes", "no"]) == "no"
     assert majority([]) is None
+
+
+def test_a_row_and_its_difference_do_not_depend_on_the_other_rows() -> None:
+    a, b, groups = sample(seed=3)
+    both = compare_rows([(a, None), (b, a), (a, b)], groups)
+    assert both.rows[1] == clustered_bootstrap(b, groups, weights=a)
+    assert both.differences[2] == paired_clustered_bootstrap(a, a, groups, second_weights=b)
+    assert (both.differences[0].mean, both.differences[0].low) == (0.0, 0.0)
+
+
+def test_the_approximation_for_many_groups_agrees_with_the_bootstrap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(4)
+    groups = [str(g) for g in rng.integers(0, 1500, 6000)]
+    a, b = rng.random(6000), rng.random(6000) < 0.3
+    weights = rng.integers(0, 4, 6000)
+    exact = compare_rows([(a, weights), (b, None)], groups, resamples=8000)
+    monkeypatch.setattr("infimed.core.statistics.MOST_GROUPS", 100)
+    quick = compare_rows([(a, weights), (b, None)], groups)
+    for one, other in zip(
+        [*exact.rows, exact.differences[1]], [*quick.rows, quick.differences[1]], strict=True
+    ):
+        assert one.mean == other.mean
+        width = one.high - one.low  # type: ignore[operator]
+        assert [other.low, other.high] == pytest.approx([one.low, one.high], abs=0.04 * width)

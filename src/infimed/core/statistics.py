@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -28,6 +29,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 RESAMPLES = 2000
 LEVEL = 0.95
+MOST_GROUPS = 5000
+"""Up to here intervals are bootstrapped; see `compare_rows`."""
 _CELLS = 4_000_000
 """Most counts held at once: 32 MB of float64."""
 
@@ -74,11 +77,6 @@ def resample_counts(groups: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield counts.reshape(block, groups).astype(np.float64)
 
 
-def _ratios(sums: Floats, resamples: int, seed: int) -> Floats:
-    """Resampled sums [resamples, columns] of per-group sums [groups, columns]."""
-    return np.concatenate([counts @ sums for counts in resample_counts(len(sums), resamples, seed)])
-
-
 def _sums(columns: Sequence[Floats], index: NDArray[np.int64], groups: int) -> Floats:
     """Per-group sums of columns: [groups, columns]."""
     return np.stack(
@@ -95,16 +93,100 @@ def _limits(draws: Floats, level: float) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def _checked(
-    values: Numbers, weights: Numbers | None, groups: Sequence[Hashable]
-) -> tuple[Floats, Floats]:
+def _normal_limits(mean: float, influence: Floats, level: float) -> tuple[float, float]:
+    """Limits from the linearised variance of a ratio: its groups' influences sum to zero."""
+    half = NormalDist().inv_cdf(0.5 + level / 2) * float(np.sqrt((influence**2).sum()))
+    return mean - half, mean + half
+
+
+def _checked(values: Numbers, weights: Numbers | None, groups: int) -> tuple[Floats, Floats]:
     array = np.asarray(values, dtype=np.float64)
     weight = np.ones(len(array)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if not len(array) == len(weight) == len(groups):
-        raise ValueError(f"{len(array)} values, {len(weight)} weights and {len(groups)} groups")
+    if not len(array) == len(weight) == groups:
+        raise ValueError(f"{len(array)} values, {len(weight)} weights and {groups} groups")
     if not (np.isfinite(array).all() and np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError("values must be finite, and weights finite and at least 0")
     return array, weight
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Estimates of several rows over the same samples, and of the first row minus each."""
+
+    rows: tuple[Estimate, ...]
+    differences: tuple[Estimate, ...]
+
+
+def compare_rows(
+    rows: Sequence[tuple[Numbers, Numbers | None]],
+    groups: Sequence[Hashable],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Comparison:
+    """Means of (values, weights) rows and their paired differences to the first, with intervals.
+
+    All rows are resampled with the same groups each time, in one pass. Above `MOST_GROUPS` groups
+    the limits come from the normal approximation with the linearised between-group variance, which
+    by then agrees with the bootstrap to about one per cent of the interval's width.
+
+    Args:
+        rows: per row the values [n] and weights [n] (None is 1).
+        groups: group of each sample [n].
+
+    Raises:
+        ValueError: lengths differ, a value is not finite, or a weight is negative.
+    """
+    checked = [_checked(values, weights, len(groups)) for values, weights in rows]
+    index, count = group_index(groups)
+    size = len(index)
+    totals = [float(weight.sum()) for _, weight in checked]
+    means = [
+        float((array * weight).sum() / total) if total else None
+        for (array, weight), total in zip(checked, totals, strict=True)
+    ]
+    if count < 2:
+        alone = tuple(Estimate(mean, None, None, size, count) for mean in means)
+        gaps = tuple(Estimate(_minus(means[0], mean), None, None, size, count) for mean in means)
+        return Comparison(alone, gaps)
+    sums = _sums(
+        [part for array, weight in checked for part in (array * weight, weight)], index, count
+    )
+    if count > MOST_GROUPS:
+        influences = [
+            (sums[:, 2 * i] - mean * sums[:, 2 * i + 1]) / totals[i] if mean is not None else None
+            for i, mean in enumerate(means)
+        ]
+        estimates, gaps_found = [], []
+        for mean, influence in zip(means, influences, strict=True):
+            estimates.append(_approximate(mean, influence, size, count, level))
+            both = None if influences[0] is None or influence is None else influences[0] - influence
+            gaps_found.append(_approximate(_minus(means[0], mean), both, size, count, level))
+        return Comparison(tuple(estimates), tuple(gaps_found))
+    drawn = np.concatenate([counts @ sums for counts in resample_counts(count, resamples, seed)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = drawn[:, 0::2] / drawn[:, 1::2]
+    estimates, gaps_found = [], []
+    for i, mean in enumerate(means):
+        own = _limits(ratios[:, i], level) if mean is not None else (None, None)
+        estimates.append(Estimate(mean, *own, size, count))
+        gap = _minus(means[0], mean)
+        limits = _limits(ratios[:, 0] - ratios[:, i], level) if gap is not None else (None, None)
+        gaps_found.append(Estimate(gap, *limits, size, count))
+    return Comparison(tuple(estimates), tuple(gaps_found))
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _approximate(
+    mean: float | None, influence: Floats | None, n: int, groups: int, level: float
+) -> Estimate:
+    if mean is None or influence is None:
+        return Estimate(None, None, None, n, groups)
+    return Estimate(mean, *_normal_limits(mean, influence, level), n, groups)
 
 
 def clustered_bootstrap(
@@ -123,20 +205,11 @@ def clustered_bootstrap(
             all findings) is a weighted mean with its denominators as weights.
 
     Raises:
-        ValueError: lengths differ, or a value is not finite.
+        ValueError: lengths differ, a value is not finite, or a weight is negative.
     """
-    array, weight = _checked(values, weights, groups)
-    index, count = group_index(groups)
-    total = weight.sum()
-    if total == 0:
-        return Estimate(None, None, None, len(array), count)
-    mean = float((array * weight).sum() / total)
-    if count < 2:
-        return Estimate(mean, None, None, len(array), count)
-    drawn = _ratios(_sums([array * weight, weight], index, count), resamples, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = _limits(drawn[:, 0] / drawn[:, 1], level)
-    return Estimate(mean, low, high, len(array), count)
+    return compare_rows(
+        [(values, weights)], groups, resamples=resamples, level=level, seed=seed
+    ).rows[0]
 
 
 def paired_clustered_bootstrap(
@@ -155,21 +228,10 @@ def paired_clustered_bootstrap(
     Both are resampled with the same groups each time, so what makes a group easy for both cancels.
 
     Raises:
-        ValueError: lengths differ, or a value is not finite.
+        ValueError: lengths differ, a value is not finite, or a weight is negative.
     """
-    a, a_weight = _checked(first, first_weights, groups)
-    b, b_weight = _checked(second, second_weights, groups)
-    index, count = group_index(groups)
-    if a_weight.sum() == 0 or b_weight.sum() == 0:
-        return Estimate(None, None, None, len(a), count)
-    mean = float((a * a_weight).sum() / a_weight.sum() - (b * b_weight).sum() / b_weight.sum())
-    if count < 2:
-        return Estimate(mean, None, None, len(a), count)
-    sums = _sums([a * a_weight, a_weight, b * b_weight, b_weight], index, count)
-    drawn = _ratios(sums, resamples, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = _limits(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3], level)
-    return Estimate(mean, low, high, len(a), count)
+    rows = [(first, first_weights), (second, second_weights)]
+    return compare_rows(rows, groups, resamples=resamples, level=level, seed=seed).differences[1]
 
 
 def majority(values: Sequence[Key]) -> Key | None:

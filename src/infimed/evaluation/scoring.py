@@ -8,16 +8,14 @@ score.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open, read_json, write_json, write_text
-from infimed.core.statistics import Estimate, clustered_bootstrap, paired_clustered_bootstrap
+from infimed.core.statistics import compare_rows
 from infimed.evaluation.asked import TaskRecords, collect, manifest_path, responses_path
 from infimed.evaluation.assess import Assessment, assess
 from infimed.evaluation.controls import control_answers
@@ -65,10 +63,10 @@ def _breakdown_columns(
 ) -> list[tuple[Column, list[int]]]:
     members: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        for value in field_values(sample.record, part.field):
+        for value in dict.fromkeys(field_values(sample.record, part.field)):
             named = _bucket(value, part.edges) if part.edges else str(value)
-            if named is not None and index not in members.setdefault(named, []):
-                members[named].append(index)
+            if named is not None:
+                members.setdefault(named, []).append(index)
     order = sorted(members)
     if part.edges:
         edges = [f"<{part.edges[0]:g}"]
@@ -231,6 +229,7 @@ def _tables(
     first = rows[0].name
     for column, members in columns:
         own = [groups[i] for i in members]
+        rates = {row.name: _rates([results[row.name][i] for i in members]) for row in rows}
         for metric in [
             SCORE,
             *(extra if column.group == detailed else ()),
@@ -239,34 +238,22 @@ def _tables(
                 metric in spec.metrics_of(samples[i].kind) for i in members
             ):
                 continue
-            main, main_weights = _weighted(results[first], members, metric)
-            for row in rows:
-                values, weights = _weighted(results[row.name], members, metric)
-                chosen = [results[row.name][i] for i in members]
-                cells.append(
-                    Cell(
-                        row=row.name,
-                        column=column.name,
-                        metric=metric,
-                        estimate=clustered_bootstrap(values, own, weights=weights, seed=seed),
-                        unparsed=_share(
-                            chosen, lambda a: a.parsed is None and a.status in ("ok", "truncated")
-                        ),
-                        errors=_share(chosen, lambda a: a.status in ("error", "missing")),
-                        truncated=_share(chosen, lambda a: a.status == "truncated"),
-                    )
-                )
-                if row.name == first:
-                    continue
-                estimate: Estimate = paired_clustered_bootstrap(
-                    main, values, own, first_weights=main_weights, second_weights=weights, seed=seed
-                )
-                differences.append(Difference(first, row.name, column.name, metric, estimate))
+            found = compare_rows(
+                [_weighted(results[row.name], members, metric) for row in rows], own, seed=seed
+            )
+            for row, estimate, gap in zip(rows, found.rows, found.differences, strict=True):
+                cells.append(Cell(row.name, column.name, metric, estimate, *rates[row.name]))
+                if row.name != first:
+                    differences.append(Difference(first, row.name, column.name, metric, gap))
     return cells, differences
 
 
-def _share(chosen: Sequence[Assessment], test: Callable[[Assessment], bool]) -> float:
-    return float(np.mean([test(a) for a in chosen])) if chosen else 0.0
+def _rates(chosen: Sequence[Assessment]) -> tuple[float, float, float]:
+    """Shares of unparsed, failed (or missing) and truncated answers."""
+    count = max(1, len(chosen))
+    failed = sum(a.status in ("error", "missing") for a in chosen)
+    unparsed = sum(a.parsed is None for a in chosen) - failed
+    return unparsed / count, failed / count, sum(a.status == "truncated" for a in chosen) / count
 
 
 def _line(
