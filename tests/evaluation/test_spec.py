@@ -8,6 +8,7 @@ import pytest
 
 from infimed.core.errors import DataError, UsageError
 from infimed.evaluation.spec import TaskSpec, load_task, matches, parse_task, task_names
+from tests.conftest import REPOSITORY
 from tests.evaluation.fakes import clinic
 
 MINIMAL = """
@@ -76,3 +77,9 @@ def test_columns_and_metrics_do_not_change_what_is_asked_and_questions_do() -> N
     )
     asked = TaskSpec.model_validate({**spec.model_dump(), "max_new_tokens": 9})
     assert cosmetic.asked_sha256 == spec.asked_sha256 != asked.asked_sha256
+
+
+def test_the_example_in_the_guide_is_valid() -> None:
+    guide = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert parse_task(example, "docs/evaluation.md").name == "chest_presence"
