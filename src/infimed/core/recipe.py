@@ -53,7 +53,7 @@ class Data(Part):
     )
     splits: dict[str, float] | None = Field(
         None,
-        description="shares by group, e.g. {train: 0.8, test: 0.2}, for data that states no split",
+        description="deal groups into splits anew by these shares, e.g. {train: 0.8, test: 0.2}",
     )
     licenses: list[str] = Field(
         default_factory=list, description="keep only these; empty keeps all"

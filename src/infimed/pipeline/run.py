@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Group
 
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
@@ -23,6 +24,7 @@ from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
 from infimed.data.shards import ShardSet, open_shards
+from infimed.evaluation.report import Scoreboard
 from infimed.evaluation.runner import evaluate
 from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
@@ -195,7 +197,9 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
     folder = prepared.run / "evaluation"
     labels: list[str] = []
 
-    def ask(label: str, checkpoint: Path, *, blank: bool = False, low: bool = False) -> None:
+    def ask(
+        label: str, checkpoint: Path, *, blank: bool = False, blind: bool = False, low: bool = False
+    ) -> None:
         model = LocalModel.open(checkpoint, batch_size=settings.batch_size)
         if low and settings.low_grid is not None:
             grid = model.processor.with_grid(
@@ -209,6 +213,7 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
             folder,
             label=label,
             blank_images=blank,
+            no_images=blind,
             limit=settings.limit,
         )
         labels.append(label)
@@ -217,10 +222,30 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
     if settings.zeroed:
         ask(ZEROED, final, blank=True)
     if twin is not None:
-        ask(BLIND, twin)
+        ask(BLIND, twin, blind=True)
     if settings.low_grid is not None:
         ask(LOW, final, low=True)
     return score(folder, prepared.shards, settings.tasks, labels)
+
+
+def headline(board: Scoreboard) -> Group:
+    """The scoreboard in brief: overall, kinds, subsets and question types; the rest is in the report."""
+    tables = []
+    for task in board.tasks:
+        columns = [c for c in task.columns if c.group in ("all", "kind", "subset", "type")]
+        rows = []
+        for row in task.rows:
+            cells = [task.cell(row.name, column.name).estimate for column in columns]
+            rows.append((row.name, *(f"{100 * e.mean:.1f}" if e.n else "" for e in cells)))
+        head = [f"{c.title}\n{task.cell(task.rows[0].name, c.name).estimate.n}" for c in columns]
+        tables.append(table(f"{task.title} (score in %)", ["", *head], rows))
+        for control in task.rows[1:]:
+            found = task.difference(control.name).estimate
+            tables.append(
+                f"  model minus {control.name}: {100 * found.mean:+.1f} points "
+                f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            )
+    return Group(*tables)
 
 
 def run_recipe(recipe: Recipe, folder: Path) -> Path:
@@ -260,7 +285,7 @@ def _steps(recipe: Recipe, run: RunFolder) -> Path:
         twin = at("train-blind", lambda: train_step(prepared, blind=True))
     if recipe.evaluation.tasks:
         board = at("evaluate", lambda: evaluate_step(prepared, find_checkpoint(final), twin))
-        out.print(board.render())
+        out.print(headline(board))
     report = at("report", lambda: write_report(run.path))
     run.status("done", report=report.name, checkpoint=final.name)
     return report
