@@ -86,7 +86,7 @@ def test_agreement_is_symmetric_and_perfect_with_itself() -> None:
 
 
 def test_flat_images_are_alike_only_at_the_same_grey() -> None:
-    dark, light = np.zeros((128, 128), np.float32), np.full((128, 128), 200, np.float32)
+    dark, light = np.zeros((128, 128), np.uint8), np.full((128, 128), 200, np.uint8)
     assert agreement(dark, dark).local_difference == 0.0
     assert agreement(dark, light).local_difference == 1.0
 

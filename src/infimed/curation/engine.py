@@ -36,8 +36,11 @@ from infimed.curation.signals import SIGNALS_VERSION, ImageSignals, Signals, rec
 from infimed.curation.summary import CurationSummary
 from infimed.curation.text_signals import measure_text
 from infimed.data.record import ImageRef, Record
+from infimed.matching.image import thumbnail
 
 IMAGE_CACHE: Final = 50_000
+THUMBNAIL_CACHE: Final = 4096
+"""Thumbnails kept for the duplicate rules, 16 KiB each; beyond them candidates are decoded again."""
 
 OnProgress = Callable[[int], None]
 """``on_progress(n)``: n more records are measured."""
@@ -93,7 +96,7 @@ def curate(
     run = _Run(shards, rubric, parts, ledger.path_of(out, ledger.SIGNALS) if reuse else None)
     with _one_opencv_thread():
         measured = run.measure(max(1, workers), report)
-        judged = judge_data_set(shards, rubric, parts, run.chunks)
+        judged = judge_data_set(shards, rubric, parts, run.chunks, run.thumbnails)
     if not reuse:
         for name in (ledger.SIGNALS, ledger.COST):
             tables = (parts.read(name, chunk) for chunk in range(run.chunks))
@@ -166,6 +169,7 @@ class _Run:
         self.shards, self.rubric, self.parts, self.stored = shards, rubric, parts, stored
         self.chunks = -(-len(shards) // ledger.CHUNK_ROWS)
         self._images: OrderedDict[str, ImageSignals] = OrderedDict()
+        self.thumbnails: dict[str, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
     def measure(self, workers: int, report: OnProgress) -> int:
@@ -253,12 +257,18 @@ class _Run:
             if known is not None:
                 self._images.move_to_end(key)
                 return known
+        import cv2
+
         started = time.perf_counter()
         try:
             pixels = self.shards.pixels(ref)
             decoded = time.perf_counter()
             timed.decode_ms += 1e3 * (decoded - started)
             measured = measure_image(pixels, key)
+            small = thumbnail(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
+            with self._lock:
+                if len(self.thumbnails) < THUMBNAIL_CACHE:
+                    self.thumbnails[key] = small
             timed.image_ms += 1e3 * (time.perf_counter() - decoded)
         except DataError as error:
             # A bad image is a finding about its records, never the end of the pass.

@@ -6,7 +6,7 @@ Reads the finished chunks, column by column where all rows are needed; decides i
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class _Lookup:
     """Records and thumbnails for the few rows a data-set rule looks at."""
 
     shards: _Source
+    held: Mapping[str, NDArray[np.uint8]]
 
     def text(self, row: int) -> str:
         return "\n".join(turn.text for turn in self.shards.record(row).messages)
@@ -58,11 +59,14 @@ class _Lookup:
         record = self.shards.record(row)
         return record.answer or record.response
 
-    def thumbnail(self, row: int, image: int) -> NDArray[np.float32] | None:
+    def thumbnail(self, row: int, image: int) -> NDArray[np.uint8] | None:
         import cv2
 
+        ref = self.shards.record(row).images[image]
+        if ref.sha256 in self.held:
+            return self.held[ref.sha256]
         try:
-            pixels = self.shards.pixels(self.shards.record(row).images[image])
+            pixels = self.shards.pixels(ref)
         except DataError:
             return None
         return thumbnail(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
@@ -161,8 +165,17 @@ class Judged:
         )
 
 
-def judge_data_set(shards: _Source, rubric: Rubric, parts: ledger.Parts, chunks: int) -> Judged:
-    """Run the data-set rules over the records that the record rules left."""
+def judge_data_set(
+    shards: _Source,
+    rubric: Rubric,
+    parts: ledger.Parts,
+    chunks: int,
+    thumbnails: Mapping[str, NDArray[np.uint8]],
+) -> Judged:
+    """Run the data-set rules over the records that the record rules left.
+
+    `thumbnails` (by sha256) saves decoding again what was measured a moment ago.
+    """
     lines: list[Line] = []
     seen: set[str] = set()
     for chunk in range(chunks):
@@ -173,7 +186,7 @@ def judge_data_set(shards: _Source, rubric: Rubric, parts: ledger.Parts, chunks:
             if value["row"] not in dropped:
                 lines.append(_line(value))
     judged = Judged(rubric, parts, chunks, len(seen))
-    lookup = _Lookup(shards)
+    lookup = _Lookup(shards, thumbnails)
     for rule in rubric.dataset_rules:
         out: set[int] = set()
         for row, finding in rule.apply(lines, lookup, rule.limits()):

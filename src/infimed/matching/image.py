@@ -58,19 +58,21 @@ def hamming(a: int, b: int) -> int:
     return (a ^ b).bit_count()
 
 
-def thumbnail(grey: NDArray[np.uint8], side: int = THUMBNAIL) -> NDArray[np.float32]:
-    """Square area-averaged thumbnail, float32 [side, side], 0..255."""
+def thumbnail(grey: NDArray[np.uint8], side: int = THUMBNAIL) -> NDArray[np.uint8]:
+    """Square area-averaged thumbnail, uint8 [side, side]."""
     import cv2
 
     height, width = grey.shape
     shrinks = min(height, width) >= side
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(grey, (side, side), interpolation=method), np.float32)
+    return np.asarray(cv2.resize(grey, (side, side), interpolation=method), np.uint8)
 
 
-def agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> Agreement:
+def agreement(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Agreement:
     """Compare two thumbnails [S, S]; symmetric up to rounding."""
     import cv2
+
+    a, b = first.astype(np.float32), second.astype(np.float32)
 
     a_mean, b_mean = float(a.mean()), float(b.mean())
     a_zero, b_zero = a - a_mean, b - b_mean
@@ -136,7 +138,7 @@ class HashIndex:
 
 def near_image_groups(
     hashes: Sequence[int],
-    load: Callable[[int], NDArray[np.float32] | None],
+    load: Callable[[int], NDArray[np.uint8] | None],
     *,
     radius: int = DEFAULT_RADIUS,
     min_correlation: float = 0.9,
@@ -183,13 +185,13 @@ def near_image_groups(
 
 
 class _Recent:
-    """Keeps the thumbnails used last (64 MiB at most)."""
+    """Keeps the thumbnails used last (16 MiB at most)."""
 
-    def __init__(self, load: Callable[[int], NDArray[np.float32] | None], keep: int = 1024) -> None:
+    def __init__(self, load: Callable[[int], NDArray[np.uint8] | None], keep: int = 1024) -> None:
         self._load, self._keep = load, keep
-        self._held: dict[int, NDArray[np.float32] | None] = {}
+        self._held: dict[int, NDArray[np.uint8] | None] = {}
 
-    def __call__(self, image: int) -> NDArray[np.float32] | None:
+    def __call__(self, image: int) -> NDArray[np.uint8] | None:
         if image in self._held:
             value = self._held.pop(image)
         else:

@@ -53,7 +53,7 @@ class Lookup(Protocol):
     def answer(self, row: int) -> str:
         """The gold answer, or the last assistant turn."""
 
-    def thumbnail(self, row: int, image: int) -> NDArray[np.float32] | None:
+    def thumbnail(self, row: int, image: int) -> NDArray[np.uint8] | None:
         """Thumbnail of image number `image` of a record; None where it cannot be read."""
 
 
