@@ -13,6 +13,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infimed.core.files import write_json, write_text
 from infimed.core.recipe import Recipe, load_recipe
@@ -179,6 +181,11 @@ def make_run(
     if recipe.curation.enabled:
         curate(shards, folder / "ledger.parquet")
     write_metrics(folder / "metrics.jsonl", recipe, steps)
+    for stage in recipe.stages:
+        (folder / "plan").mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table({"row": np.arange(steps)}), folder / "plan" / f"{stage.name}.parquet"
+        )
     write_metrics(folder / "blind" / "metrics.jsonl", recipe, steps, blind=True)
     write_json(
         folder / "checkpoints" / f"step-{steps * len(recipe.stages)}" / "manifest.json",

@@ -122,6 +122,16 @@ def to_inline(svg: str, prefix: str, label: str) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box.group(0)} role="img" aria-label="{label}">{rest}'
 
 
+def tick(value: float, _: object = None) -> str:
+    """``40k``, ``0.5``, ``1e-4``."""
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    if 0 < abs(value) < 0.001:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.12g}"
+
+
 def _panel(
     name: str,
     label: str,
@@ -132,7 +142,7 @@ def _panel(
 ) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         canvas = Canvas(figsize=(4.7, 2.3), layout="constrained")
@@ -155,10 +165,12 @@ def _panel(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter(FuncFormatter(tick))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="best", handlelength=2.6, labelspacing=0.2)
         buffer = io.StringIO()

@@ -31,7 +31,10 @@ from infimed.pipeline import figures, report_data, report_examples, report_resul
 MAX_TEXT = 700
 """Longest text of a record or answer shown in full, characters."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, those that turn the reading direction, and lone surrogates."""
 Value = TypeVar("Value")
 
 
@@ -147,6 +150,7 @@ def render_report(run: Path) -> str:
             recipe=recipe,
             recipe_text=shareable_recipe(recipe),
             source=_source(recipe),
+            people=report_results.people(recipe),
             seed=seed,
             origin=origin,
             imported=imported,
@@ -284,6 +288,11 @@ def _number(value: float) -> str:
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
+def _share(value: float) -> str:
+    """Like per cent, but a small share that is not zero does not look like none."""
+    return "< 0.1 %" if 0 < value < 0.0005 else report_results.percent(value)
+
+
 def _scaled(value: float) -> str:
     """``12.3 G`` for floating-point operations per second."""
     for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
@@ -310,7 +319,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters.update(plain=plain, number=_number, scaled=_scaled, duration=_duration)
-    environment.filters["percent"] = report_results.percent
+    environment.filters.update(percent=report_results.percent, share=_share)
     source = (
         resources.files("infimed.pipeline").joinpath("report.html.j2").read_text(encoding="utf-8")
     )

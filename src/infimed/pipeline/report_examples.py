@@ -290,7 +290,10 @@ def choose_answers(places: Sequence[_Place], seed: int) -> list[_Place]:
     right = draw([p for p in short if p.right], SHORT_ANSWERS // 2, "right")
     wrong = draw([p for p in short if not p.right], SHORT_ANSWERS // 2, "wrong")
     mixed = alternate([wrong, right], SHORT_ANSWERS)
-    return mixed + draw([p for p in places if p.kind not in MARKED], REPORTS, "reports")
+    longer = [place for place in places if place.kind not in MARKED]
+    full = draw([p for p in longer if p.right], REPORTS // 2, "full")
+    partly = draw([p for p in longer if not p.right], REPORTS // 2, "partly")
+    return mixed + alternate([partly, full], REPORTS)
 
 
 def answer_examples(shards: ShardSet, path: Path, model: str, seed: int) -> list[AnswerExample]:

@@ -19,6 +19,7 @@ MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
 FEW_GROUPS = 50
 WIDE = 0.10
 MANY_UNPARSED = 0.05
+MOST_TYPES = 8
 SMALL = ("finding size (image width)=<0.04", "subset=small_findings")
 """Columns that hold findings under 4 % of the image width, the first that exists counts."""
 
@@ -132,14 +133,24 @@ def interval(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
+def points(value: float) -> str:
+    """``+24.1`` or ``−3.0``, with a real minus sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
 def signed(estimate: Estimate) -> str:
     """``+24.1 (21.0 to 27.3)`` in points."""
     if estimate.mean is None:
         return ""
-    mean = f"{100 * estimate.mean:+.1f}"
+    mean = points(estimate.mean)
     if estimate.low is None or estimate.high is None:
         return mean
-    return f"{mean} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    return f"{mean} ({points(estimate.low)} to {points(estimate.high)})"
+
+
+def people(recipe: Recipe) -> str:
+    """What intervals cluster on, in words."""
+    return "patients" if recipe.data.phantom is not None else "patients or image groups"
 
 
 def metric_title(task: TaskScores) -> str:
@@ -240,8 +251,8 @@ def small_findings(board: Scoreboard, recipe: Recipe) -> list[SmallFindings]:
         gap = task.difference(LOW, column).estimate
         n, groups = _counts(task, column)
         reading = (
-            f"At {_grid(recipe)} the same model reaches {bars[LOW].value} instead of "
-            f"{bars[task.rows[0].name].value}: {_direction(gap, 'lower', 'higher')}."
+            f"at {_grid(recipe)} the same model reaches {bars[LOW].value} instead of "
+            f"{bars[task.rows[0].name].value}: {_direction(gap)}."
         )
         found.append(
             SmallFindings(task.title, bars[task.rows[0].name], bars[LOW], n, groups, reading)
@@ -249,17 +260,25 @@ def small_findings(board: Scoreboard, recipe: Recipe) -> list[SmallFindings]:
     return found
 
 
-def _direction(gap: Estimate, lower: str, higher: str) -> str:
-    """``12.0 points lower (95 % interval 8.1 to 16.2)``, or that no difference is shown."""
+def _gap(gap: Estimate, sign: int = 1) -> str:
+    """``12.0 points (95 % interval 8.1 to 16.2)``; with sign -1 the other way round."""
+    if gap.mean is None or gap.low is None or gap.high is None:
+        return "an unknown difference"
+    low, high = sorted((100 * sign * gap.low, 100 * sign * gap.high))
+    return f"{100 * sign * gap.mean:.1f} points (95 % interval {low:.1f} to {high:.1f})"
+
+
+def _direction(gap: Estimate) -> str:
+    """The first minus the second as a statement about the second; none where zero is inside."""
     if gap.mean is None or gap.low is None or gap.high is None:
         return "too few groups to compare"
-    low, high = 100 * gap.low, 100 * gap.high
     if gap.low > 0:
-        return f"{100 * gap.mean:.1f} points {lower} (95 % interval {low:.1f} to {high:.1f})"
+        return f"{_gap(gap)} lower"
     if gap.high < 0:
-        return f"{-100 * gap.mean:.1f} points {higher} (95 % interval {-high:.1f} to {-low:.1f})"
+        return f"{_gap(gap, -1)} higher"
     return (
-        f"no difference is shown (95 % interval of the difference {low:+.1f} to {high:+.1f} points)"
+        "no difference is shown (95 % interval of the difference "
+        f"{points(gap.low)} to {points(gap.high)} points)"
     )
 
 
@@ -288,7 +307,6 @@ def plain_result(
     """The result in plain sentences: the headline task with its controls, then one a further task."""
     if not board.tasks:
         return []
-    people = "patients" if recipe.data.phantom is not None else "patients or image groups"
     first, *others = _order(board, kinds)
     column, kind = _headline(first, kinds.get(first.task, ()))
     bars = {bar.name: bar for bar in _bars(first, column)}
@@ -298,7 +316,7 @@ def plain_result(
     verb = "answers" if kind in ("closed", "choice") else "scores"
     tail = " correctly" if verb == "answers" else f" ({metric_title(first)})"
     sentences = [
-        f"On {n:,} held-out {asked.strip()} about {groups:,} {people} the model {verb} {model.value}"
+        f"On {n:,} held-out {asked.strip()} about {groups:,} {people(recipe)} the model {verb} {model.value}"
         f"{tail} (95 % interval {model.interval})."
     ]
     said = [
@@ -315,6 +333,11 @@ def plain_result(
         joined = "; ".join(said)
         sentences.append(joined[0].upper() + joined[1:] + ".")
     sentences.extend(_needs_image(first, column))
+    sentences.extend(_by_type(first))
+    sentences.extend(
+        f"Findings under 4 % of the image width: {s.reading}"
+        for s in small_findings(board, recipe)[:1]
+    )
     for task in others:
         cell = _bars(task, "overall")[0]
         count, _ = _counts(task, "overall")
@@ -336,14 +359,23 @@ def _needs_image(task: TaskScores, column: str) -> list[str]:
     gap = task.difference(control, column).estimate
     what = "its blind twin" if control == BLIND else "itself without images"
     if gap.low is not None and gap.low > 0:
-        return [
-            f"The model beats {what} by {_direction(gap, 'more', 'less').replace(' more', '')}: it uses the images."
-        ]
+        return [f"The model beats {what} by {_gap(gap)}: it uses the images."]
     if gap.high is not None and gap.high < 0:
-        return [f"The model does worse than {what}: its images do not help here."]
-    return [
-        f"Against {what} {_direction(gap, '', '')}: that the model uses the images is not shown."
-    ]
+        return [
+            f"The model does worse than {what}, by {_gap(gap, -1)}: its images do not help here."
+        ]
+    return [f"Against {what} {_direction(gap)}: that the model uses the images is not shown."]
+
+
+def _by_type(task: TaskScores) -> list[str]:
+    """The model's score on each type of question, so that an easy type cannot hide a hard one."""
+    types = [column for column in task.columns if column.group == "type"][:MOST_TYPES]
+    if len(types) < 2:
+        return []
+    scores = (
+        f"{c.title.partition(': ')[2] or c.title} {_bars(task, c.name)[0].value}" for c in types
+    )
+    return [f"By type of question: {', '.join(scores)}."]
 
 
 def warnings(
@@ -370,7 +402,7 @@ def warnings(
         e = cell.estimate
         if e.groups < FEW_GROUPS:
             said.append(
-                f"{task.title}: only {e.groups} patients or image groups; another draw could differ much."
+                f"{task.title}: only {e.groups} {people(recipe)}; another draw could differ much."
             )
         elif e.low is not None and e.high is not None and e.high - e.low > 2 * WIDE:
             said.append(f"{task.title}: the interval spans {100 * (e.high - e.low):.0f} points.")
