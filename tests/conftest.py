@@ -40,41 +40,44 @@ def tiny_tokenizer_json() -> str:
     return str(tokenizer.to_str())
 
 
+def tiny_preset():  # type: ignore[no-untyped-def]
+    """A preset of grid 4x4 at 32 px, hidden 32, two layers."""
+    from infimed.model.presets import Preset, _qwen3, _siglip
+
+    return Preset(
+        name="tiny",
+        vision=_siglip(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=32,
+            patch_size=8,
+        ),
+        text=_qwen3(
+            vocab_size=320,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            intermediate_size=64,
+            max_position_embeddings=512,
+        ),
+        image_size=32,
+        feature_strategy="full",
+    )
+
+
 @pytest.fixture
 def make_model() -> Callable[..., torch.nn.Module]:
-    """A factory of tiny models: grid 4x4 at 32 px, hidden 32, two layers."""
+    """A factory of tiny models."""
     from infimed.model.modeling import InfiMedForConditionalGeneration
-    from infimed.model.presets import Preset, _qwen3, _siglip, build_config
+    from infimed.model.presets import build_config
 
-    def make(
-        seed: int = 0, language: dict[str, object] | None = None
-    ) -> InfiMedForConditionalGeneration:
+    def make(seed: int = 0) -> InfiMedForConditionalGeneration:
         torch.manual_seed(seed)
-        tiny = Preset(
-            name="tiny",
-            vision=_siglip(
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-                image_size=32,
-                patch_size=8,
-            ),
-            text=language
-            or _qwen3(
-                vocab_size=320,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=8,
-                intermediate_size=64,
-                max_position_embeddings=512,
-            ),
-            image_size=32,
-            feature_strategy="full",
-        )
-        model = InfiMedForConditionalGeneration(build_config(tiny, image_token_id=3))
+        model = InfiMedForConditionalGeneration(build_config(tiny_preset(), image_token_id=3))
         return model.float().eval()
 
     return make

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conftest import tiny_preset
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from infimed.core.errors import DataError
@@ -20,7 +21,7 @@ from infimed.model.loading import (
     save_checkpoint,
     verify_checkpoint,
 )
-from infimed.model.presets import Preset, _qwen3, _siglip
+from infimed.model.presets import sub_config
 
 
 @pytest.fixture
@@ -155,30 +156,7 @@ def test_folder_without_checkpoint_says_what_to_do(tmp_path):
 def test_model_starts_from_its_two_bases(make_model, processor, tmp_path):
     from transformers import AutoModelForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-    tiny = Preset(
-        name="tiny",
-        vision=_siglip(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            image_size=32,
-            patch_size=8,
-        ),
-        text=_qwen3(
-            vocab_size=320,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            intermediate_size=64,
-        ),
-        image_size=32,
-        feature_strategy="full",
-    )
-    from infimed.model.presets import sub_config
-
+    tiny = tiny_preset()
     vision_config = {k: v for k, v in tiny.vision.items() if k != "model_type"}
     tower = SiglipVisionModel(SiglipVisionConfig(**vision_config))
     language = AutoModelForCausalLM.from_config(sub_config(tiny.text))

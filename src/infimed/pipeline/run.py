@@ -19,7 +19,7 @@ from rich.console import Group
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe
-from infimed.core.run import RunFolder
+from infimed.core.run import MetricsLog, RunFolder
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
@@ -34,6 +34,7 @@ from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
 from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
 from infimed.pipeline.report import write_report
+from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
 
@@ -188,7 +189,16 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
         folder=folder,
         blind=blind,
     )
-    return trainer.run()
+    final = trainer.run()
+    if not blind:
+        speeds = stage_speeds(MetricsLog(folder / "metrics.jsonl").read())
+        err.print(speed_table(speeds))
+        ratio = speed_ratio(speeds)
+        if ratio is not None:
+            err.print(
+                f"pretrain-low trained {ratio:.2f} times the samples per second of pretrain-high"
+            )
+    return final
 
 
 def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
