@@ -9,8 +9,14 @@ from infimed.pipeline.throughput import speed_ratio, stage_speeds
 
 def step(stage, samples, seconds, wait=0.0):
     return {
-        **{"stage": stage, "samples": samples, "tokens": 100, "fill": 0.5, "flops": 1e9},
-        **{"seconds": seconds, "wait_seconds": wait, "loss": 1.0},
+        "stage": stage,
+        "samples": samples,
+        "tokens": 100,
+        "fill": 0.5,
+        "flops": 1e9,
+        "seconds": seconds,
+        "wait_seconds": wait,
+        "loss": 1.0,
     }
 
 
