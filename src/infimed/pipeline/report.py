@@ -215,7 +215,7 @@ def _evaluated(folder: Path, recipe: Recipe) -> Evaluated:
     kinds = report_examples.kinds_of_tasks(folder / "samples.jsonl")
     return Evaluated(
         sentences=report_results.plain_result(board, kinds, recipe),
-        tasks=report_results.task_results(board, kinds),
+        tasks=report_results.task_results(board),
         small=report_results.small_findings(board, recipe),
         board=board,
     )

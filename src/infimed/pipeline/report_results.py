@@ -19,9 +19,11 @@ MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
 FEW_GROUPS = 50
 WIDE = 0.10
 MANY_UNPARSED = 0.05
-MOST_TYPES = 8
+MOST_TYPES, FEW_QUESTIONS = 8, 10
 SMALL = ("finding size (image width)=<0.04", "subset=small_findings")
 """Columns that hold findings under 4 % of the image width, the first that exists counts."""
+
+BY_SIZE = (*SMALL, "subset=large_findings")
 
 ROW_MEANING = {
     MODEL: "the trained model, shown the images",
@@ -79,6 +81,7 @@ class Line:
 
     title: str
     group: str
+    metric: str
     n: int
     groups: int
     bars: tuple[Bar, ...]
@@ -96,13 +99,12 @@ class Line:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task: its overall bars, then a line per set of questions."""
+    """One task: `forests` are all questions, or each kind of question where there are several; then
+    a line per further set of questions."""
 
     task: str
     title: str
-    metric: str
-    kinds: tuple[str, ...]
-    overall: Line
+    forests: tuple[Line, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
 
@@ -153,19 +155,27 @@ def people(recipe: Recipe) -> str:
     return "patients" if recipe.data.phantom is not None else "patients or image groups"
 
 
-def metric_title(task: TaskScores) -> str:
-    """What the score of this task is, in words; "score" for a task that is not known here."""
+def metric_titles(task: TaskScores) -> dict[str, str]:
+    """Column -> what its score is, in words, for the overall column and those of kinds."""
     try:
         spec = load_task(task.task)
     except InfiMedError:
-        return "score"
-    kinds = [column.title for column in task.columns if column.group == "kind"] or spec.where.get(
-        "task", ["open"]
-    )
-    named = {str(kind): METRIC_NAMES.get(spec.metrics_of(str(kind))[0], "score") for kind in kinds}
+        return {}
+    kinds = [column.title for column in task.columns if column.group == "kind"]
+    named = {
+        kind: METRIC_NAMES.get(spec.metrics_of(kind)[0], "score")
+        for kind in kinds or map(str, spec.where.get("task", ()))
+    }
     if len(set(named.values())) == 1:
-        return next(iter(named.values()))
-    return "; ".join(f"{kind}: {name}" for kind, name in named.items())
+        overall = next(iter(named.values()))
+    else:
+        overall = ", ".join(f"{name} ({kind})" for kind, name in named.items())
+    return {"overall": overall, **{f"kind={kind}": named[kind] for kind in kinds}}
+
+
+def metric_title(task: TaskScores, column: str = "overall") -> str:
+    """What the score of a column is, in words; "score" for a task that is not known here."""
+    return metric_titles(task).get(column, "score")
 
 
 def _bars(task: TaskScores, column: str, metric: str = SCORE) -> tuple[Bar, ...]:
@@ -205,33 +215,29 @@ def _counts(task: TaskScores, column: str, metric: str = SCORE) -> tuple[int, in
     return e.n, e.groups
 
 
-def _task_result(task: TaskScores, kinds: Sequence[str]) -> TaskResult:
-    lines = []
-    for column in task.columns:
-        n, groups = _counts(task, column.name)
-        lines.append(Line(column.title, column.group, n, groups, _bars(task, column.name)))
+def _line(task: TaskScores, column: str, title: str, group: str, metric: str = SCORE) -> Line:
+    n, groups = _counts(task, column, metric)
+    return Line(title, group, metric_title(task, column), n, groups, _bars(task, column, metric))
+
+
+def _task_result(task: TaskScores) -> TaskResult:
+    lines = [_line(task, c.name, c.title, c.group) for c in task.columns]
+    kinds = [line for line in lines if line.group == "kind"]
+    forests = kinds or lines[:1]
+    rest = [line for line in lines if line not in forests]
     extra = dict.fromkeys(
         c.metric for c in task.cells if c.column == "overall" and c.metric != SCORE
     )
     for metric in extra:
-        bars = _bars(task, "overall", metric)
-        if [b.value for b in bars] != [b.value for b in lines[0].bars]:
-            n, groups = _counts(task, "overall", metric)
-            lines.append(Line(METRIC_NAMES.get(metric, metric), "other measures", n, groups, bars))
-    return TaskResult(
-        task.task,
-        task.title,
-        metric_title(task),
-        tuple(kinds),
-        lines[0],
-        tuple(lines[1:]),
-        task.notes,
-    )
+        line = _line(task, "overall", METRIC_NAMES.get(metric, metric), "other measures", metric)
+        if not kinds and [bar.value for bar in line.bars] != [bar.value for bar in lines[0].bars]:
+            rest.append(line)
+    return TaskResult(task.task, task.title, tuple(forests), tuple(rest), task.notes)
 
 
-def task_results(board: Scoreboard, kinds: Mapping[str, Sequence[str]]) -> list[TaskResult]:
-    """Every task as bars and lines; `kinds` names the kinds of question of each task."""
-    return [_task_result(task, kinds.get(task.task, ())) for task in board.tasks]
+def task_results(board: Scoreboard) -> list[TaskResult]:
+    """Every task as bars and lines."""
+    return [_task_result(task) for task in board.tasks]
 
 
 def _grid(recipe: Recipe) -> str:
@@ -314,7 +320,7 @@ def plain_result(
     n, groups = _counts(first, column)
     asked = f"{KIND_NAMES.get(kind, kind)} questions" if kind != "report" else "reports"
     verb = "answers" if kind in ("closed", "choice") else "scores"
-    tail = " correctly" if verb == "answers" else f" ({metric_title(first)})"
+    tail = " correctly" if verb == "answers" else f" ({metric_title(first, column)})"
     sentences = [
         f"On {n:,} held-out {asked.strip()} about {groups:,} {people(recipe)} the model {verb} {model.value}"
         f"{tail} (95 % interval {model.interval})."
@@ -333,20 +339,39 @@ def plain_result(
         joined = "; ".join(said)
         sentences.append(joined[0].upper() + joined[1:] + ".")
     sentences.extend(_needs_image(first, column))
-    sentences.extend(_by_type(first))
+    for further in first.columns:
+        if (further.group == "kind" and further.name != column) or (
+            further.group == "subset" and further.name not in BY_SIZE
+        ):
+            title = (
+                f"{further.title} questions"
+                if further.group == "kind"
+                else f"subset “{further.title}”"
+            )
+            sentences.append(_further(first, title[0].upper() + title[1:], further.name))
+    sentences.extend(_by_type(first, mixed=column != "overall"))
     sentences.extend(
         f"Findings under 4 % of the image width: {s.reading}"
         for s in small_findings(board, recipe)[:1]
     )
     for task in others:
-        cell = _bars(task, "overall")[0]
-        count, _ = _counts(task, "overall")
-        twin = next((bar for bar in _bars(task, "overall") if bar.name == BLIND), None)
-        against = f"; the twin without images {twin.value}" if twin else ""
-        sentences.append(
-            f"{task.title} ({count:,}, {metric_title(task)}): {cell.value} (95 % interval {cell.interval}){against}."
-        )
+        sentences.append(_further(task, task.title, "overall"))
     return sentences
+
+
+def _further(task: TaskScores, title: str, column: str) -> str:
+    """One sentence on a further task or set of questions."""
+    bars = {bar.name: bar for bar in _bars(task, column)}
+    model = bars[task.rows[0].name]
+    n, _ = _counts(task, column)
+    against = (
+        f"; the twin without images {bars[BLIND].value}, difference {bars[BLIND].difference}"
+        if BLIND in bars
+        else ""
+    )
+    metric = metric_titles(task).get(column)
+    what = f"{n:,}, {metric}" if metric else f"{n:,}"
+    return f"{title} ({what}): {model.value} (95 % interval {model.interval}){against}."
 
 
 def _needs_image(task: TaskScores, column: str) -> list[str]:
@@ -367,15 +392,19 @@ def _needs_image(task: TaskScores, column: str) -> list[str]:
     return [f"Against {what} {_direction(gap)}: that the model uses the images is not shown."]
 
 
-def _by_type(task: TaskScores) -> list[str]:
-    """The model's score on each type of question, so that an easy type cannot hide a hard one."""
-    types = [column for column in task.columns if column.group == "type"][:MOST_TYPES]
+def _by_type(task: TaskScores, *, mixed: bool) -> list[str]:
+    """The model's score on the commonest types of question, so that an easy one cannot hide a hard one."""
+    counted = [(-_counts(task, c.name)[0], c) for c in task.columns if c.group == "type"]
+    types = [c for n, c in sorted(counted, key=lambda pair: pair[0]) if -n >= FEW_QUESTIONS][
+        :MOST_TYPES
+    ]
     if len(types) < 2:
         return []
     scores = (
         f"{c.title.partition(': ')[2] or c.title} {_bars(task, c.name)[0].value}" for c in types
     )
-    return [f"By type of question: {', '.join(scores)}."]
+    whole = ", all kinds together" if mixed else ""
+    return [f"By type of question{whole}: {', '.join(scores)}."]
 
 
 def warnings(
