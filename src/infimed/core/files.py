@@ -43,7 +43,7 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     encoding = None if "b" in mode else "utf-8"
     try:
-        with open(partial, mode, encoding=encoding) as handle:  # noqa: PTH123 - mode is a parameter
+        with open(partial, mode, encoding=encoding) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -78,7 +78,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
-                with open(file, "rb") as handle:  # noqa: PTH123
+                with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
         if target.exists():
             shutil.rmtree(target)
@@ -134,7 +134,7 @@ def sha256_json(value: object) -> str:
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's content."""
-    with open(path, "rb") as handle:  # noqa: PTH123
+    with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -89,7 +89,7 @@ class RunFolder:
             DataError: another process is writing here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+") as handle:  # noqa: PTH123
+        with open(self.path / ".lock", "a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -181,5 +181,5 @@ class MetricsLog:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line."""
-        with open(self.path, "a", encoding="utf-8") as handle:  # noqa: PTH123
+        with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")

@@ -104,6 +104,18 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def base_processor(chosen: Preset, language: Path) -> Processor:
+    """The processor of a preset at its full grid, with the base language model's tokenizer."""
+    return Processor(
+        tokenizer_json=(language / "tokenizer.json").read_text(encoding="utf-8"),
+        image_size=chosen.image_size,
+        visual_tokens=chosen.full_tokens,
+        mean=chosen.mean,
+        std=chosen.std,
+        image_token=chosen.image_token,
+    )
+
+
 def build_model(
     chosen: Preset, vision: Path, language: Path
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
@@ -113,17 +125,10 @@ def build_model(
         vision: folder with config.json and model.safetensors of the tower.
         language: folder with the same of the language model, and tokenizer.json.
     """
+    processor = base_processor(chosen, language)
     tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
     base = AutoModelForCausalLM.from_pretrained(
         language, dtype=torch.float32, trust_remote_code=False
-    )
-    processor = Processor(
-        tokenizer_json=(language / "tokenizer.json").read_text(encoding="utf-8"),
-        image_size=chosen.image_size,
-        visual_tokens=chosen.full_tokens,
-        mean=chosen.mean,
-        std=chosen.std,
-        image_token=chosen.image_token,
     )
     config = build_config(
         chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Group
 
+from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe
@@ -28,7 +29,8 @@ from infimed.evaluation.report import Scoreboard
 from infimed.evaluation.runner import evaluate
 from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
-from infimed.model.loading import build_model, find_checkpoint
+from infimed.model.loading import base_processor, build_model, find_checkpoint
+from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
@@ -134,16 +136,18 @@ class Prepared:
         )
 
 
-def base_model(recipe: Recipe) -> tuple[Any, Processor]:
-    """A fresh model of the recipe's preset on its pretrained bases; the projector follows the seed."""
-    chosen = preset(recipe.model.preset)
+def base_folders(recipe: Recipe) -> tuple[Path, Path]:
+    """Folders of the pretrained tower and language model. Nothing is downloaded here."""
     if recipe.model.weights is not None:
-        vision, language = recipe.model.weights / "vision", recipe.model.weights / "language"
-    else:
-        folders = ensure_weights(chosen.name, offline=True)
-        vision, language = folders.vision, folders.language
+        return recipe.model.weights / "vision", recipe.model.weights / "language"
+    folders = ensure_weights(recipe.model.preset, offline=True)
+    return folders.vision, folders.language
+
+
+def base_model(recipe: Recipe) -> tuple[InfiMedForConditionalGeneration, Processor]:
+    """A fresh model of the recipe's preset on its pretrained bases; the projector follows the seed."""
     torch.manual_seed(recipe.train.seed)
-    return build_model(chosen, vision, language)
+    return build_model(preset(recipe.model.preset), *base_folders(recipe))
 
 
 def plan_table(jobs: list[StageJob]) -> Any:
@@ -283,11 +287,13 @@ def run_recipe(recipe: Recipe, folder: Path) -> Path:
 def _steps(recipe: Recipe, run: RunFolder) -> Path:
     def at(step: str, work: Callable[[], Any]) -> Any:
         run.status(step)
-        return work()
+        done = work()
+        return_free_memory()
+        return done
 
     shards = at("import", lambda: import_step(recipe, run))
     kept = at("curate", lambda: curate_step(recipe, run, shards))
-    _, processor = base_model(recipe)
+    processor = base_processor(preset(recipe.model.preset), base_folders(recipe)[1])
     prepared = Prepared(recipe, run, shards, processor, kept)
     final = at("train", lambda: train_step(prepared, blind=False))
     twin = None

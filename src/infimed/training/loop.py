@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 import infimed
+from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, progress
 from infimed.core.errors import EXIT_SIGINT, EXIT_SIGTERM, DataError, InfiMedError, NonFiniteError
 from infimed.core.recipe import Stage, Train
@@ -52,6 +53,9 @@ from infimed.training.optimizer import (
     set_rates,
 )
 from infimed.training.rows import PixelCache, Row, RowBuilder
+
+TRIM_EVERY = 8
+"""Steps between two returns of free memory to the kernel."""
 
 
 class Interrupted(InfiMedError):
@@ -230,6 +234,8 @@ class Trainer:
                 self._after_step(job)
 
     def _after_step(self, job: StageJob) -> None:
+        if self.position.step % TRIM_EVERY == 0:
+            return_free_memory()
         if self.position.row >= len(job.plan.rows):
             self.position.stage += 1
             self.position.row = 0

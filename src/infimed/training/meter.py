@@ -16,7 +16,7 @@ def peak_memory_gib() -> float:
 
 def resident_gib() -> float:
     """Resident memory now, GiB."""
-    with open("/proc/self/statm") as handle:  # noqa: PTH123
+    with open("/proc/self/statm") as handle:
         return int(handle.read().split()[1]) * resource.getpagesize() / 2**30
 
 
