@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, out, progress, table
@@ -36,11 +36,10 @@ from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
 from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
 from infimed.pipeline.report import write_report
+from infimed.pipeline.report_results import BLIND, LOW, MODEL, ZEROED
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
-
-MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
 
 
 def source_folder(recipe: Recipe, run: RunFolder) -> Path:
@@ -244,22 +243,25 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
 
 def headline(board: Scoreboard) -> Group:
     """The scoreboard in brief: overall, kinds, subsets and question types; the rest is in the report."""
-    tables = []
+    parts: list[RenderableType] = []
+
+    def percent(mean: float | None, form: str = ".1f") -> str:
+        return "" if mean is None else f"{100 * mean:{form}}"
+
     for task in board.tasks:
         columns = [c for c in task.columns if c.group in ("all", "kind", "subset", "type")]
-        rows = []
-        for row in task.rows:
-            cells = [task.cell(row.name, column.name).estimate for column in columns]
-            rows.append((row.name, *(f"{100 * e.mean:.1f}" if e.n else "" for e in cells)))
-        head = [f"{c.title}\n{task.cell(task.rows[0].name, c.name).estimate.n}" for c in columns]
-        tables.append(table(f"{task.title} (score in %)", ["", *head], rows))
+        first = task.rows[0].name
+        head = [f"{c.title}\n{task.cell(first, c.name).estimate.n}" for c in columns]
+        rows = [
+            (row.name, *(percent(task.cell(row.name, c.name).estimate.mean) for c in columns))
+            for row in task.rows
+        ]
+        parts.append(table(f"{task.title} (score in %)", ["", *head], rows))
         for control in task.rows[1:]:
             found = task.difference(control.name).estimate
-            tables.append(
-                f"  model minus {control.name}: {100 * found.mean:+.1f} points "
-                f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-            )
-    return Group(*tables)
+            low, mean, high = (percent(v, "+.1f") for v in (found.low, found.mean, found.high))
+            parts.append(f"  {first} minus {control.name}: {mean} points [{low}, {high}]")
+    return Group(*parts)
 
 
 def run_recipe(recipe: Recipe, folder: Path) -> Path:
