@@ -34,7 +34,7 @@ class DocumentAttention(Function):
     """``softmax(scale q k^T + bias) v`` for a bias that forbids the future."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
     ) -> Tensor:
         """query [heads, length, d]; key, value [groups, length, d]; bias [length, length]."""
@@ -54,7 +54,7 @@ class DocumentAttention(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, bias = ctx.saved_tensors
         groups, _, length, width = q.shape
         gradient = gradient.contiguous().view(q.shape)
