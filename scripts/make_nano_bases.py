@@ -35,7 +35,7 @@ TOWER = {
     "batch_size": 32,
     "learning_rate": 2e-3,
 }
-LANGUAGE = {"patients": 2000, "steps": 1600, "tokens": 2048, "minutes": 50.0, "learning_rate": 3e-3}
+LANGUAGE = {"patients": 2500, "steps": 2000, "tokens": 2048, "minutes": 50.0, "learning_rate": 3e-3}
 SOURCES = {
     "medquad": "MedQuAD (Ben Abacha and Demner-Fushman 2019), CC BY 4.0",
     "mts_dialog": "MTS-Dialog training set (Ben Abacha et al. 2023), CC BY 4.0",
