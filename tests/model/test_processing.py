@@ -94,11 +94,11 @@ def test_questions_about_one_image_share_their_trunk_exactly():
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_choice_shows_lettered_options_and_answers_with_the_letter(order):
+def test_choice_shows_lettered_options_and_answers_with_the_text(order):
     turns = PROCESSOR.conversation(choice(), option_order=order, answer=True)
-    letter = turns[-1].text
-    assert f"{letter}. CT" in turns[0].text
-    assert letter == "ABC"[order.index(0)]
+    letter = "ABC"[order.index(0)]
+    assert f"\n{letter}. CT" in turns[0].text
+    assert turns[-1].text == "CT"
 
 
 def test_question_alone_ends_before_the_answer():

@@ -30,7 +30,7 @@ from infimed.data.shards import Measure
 
 START, END, IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CHOICE_INSTRUCTION = "Answer with the letter."
+CHOICE_INSTRUCTION = "Answer with one of the options."
 IGNORE = -100
 
 CHAT_TEMPLATE = """\
@@ -146,7 +146,8 @@ class Processor:
         """The turns of a record as the model sees them.
 
         A choice question gets its options, lettered in `option_order`, and a one-line instruction;
-        its answer is the letter. Without `answer` the last assistant turn is left off.
+        its answer is the option's text, which can be said from what is seen before any letter is
+        looked up. Without `answer` the last assistant turn is left off.
         """
         messages = list(record.messages)
         if record.task == "choice":
@@ -162,8 +163,7 @@ class Processor:
                 "user", (*turn.content, f"\n{lines}\n{CHOICE_INSTRUCTION}")
             )
             if record.answer is not None:
-                letter = LETTERS[order.index(record.choices.index(record.answer))]
-                messages = [*messages[: last_user + 1], Message("assistant", (letter,))]
+                messages = [*messages[: last_user + 1], Message("assistant", (record.answer,))]
         if not answer and messages[-1].role == "assistant":
             messages.pop()
         return tuple(messages)

@@ -8,7 +8,7 @@ any of its options; modality questions are at most a quarter of the closed and o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,16 @@ from infimed.data.phantom.wording import (
     size_options,
     subject,
 )
-from infimed.data.record import Fact, Facts, ImageRef, Record, Split, Task, question_record
+from infimed.data.record import (
+    Fact,
+    Facts,
+    ImageRef,
+    Message,
+    Record,
+    Split,
+    Task,
+    question_record,
+)
 
 SOURCE = "phantom"
 LICENSE = "Apache-2.0"
@@ -98,9 +107,14 @@ class Questioner:
         answer: str,
         facts: Facts,
         choices: tuple[str, ...] = (),
+        reason: str = "",
     ) -> Record:
-        """One question and its answer."""
-        return question_record(
+        """One question and its answer; with a reason the reply says first what is seen.
+
+        A reply such as "On the left, so no." teaches the two steps of a yes/no question one by one:
+        find it, then compare. The gold answer stays "no".
+        """
+        record = question_record(
             task=task,
             question=question,
             answer=answer,
@@ -108,6 +122,10 @@ class Questioner:
             facts=facts,
             **self.common(suffix),
         )
+        if not reason:
+            return record
+        said = Message("assistant", (f"{reason}, so {answer}.",))
+        return replace(record, messages=(record.messages[0], said))
 
 
 def presence(asker: Questioner, kind: FindingKind) -> Record:
@@ -125,6 +143,7 @@ def presence(asker: Questioner, kind: FindingKind) -> Record:
         question,
         "yes" if finding else "no",
         asker.facts("presence", kind, finding),
+        reason=f"On the {asker.truth.kind.side_of(finding.half)}" if finding else "Not seen",
     )
 
 
@@ -139,6 +158,7 @@ def side_closed(asker: Questioner, kind: FindingKind, finding: Finding) -> Recor
         question,
         "yes" if asked == side else "no",
         asker.facts("laterality", kind, finding),
+        reason=f"On the {side}",
     )
 
 
@@ -166,7 +186,12 @@ def modality_closed(asker: Questioner) -> Record:
     asked = own if yes else others[int(asker.rng.integers(len(others)))]
     question = f"Is this {asked.article} {asked.name}?"
     return asker.ask(
-        "modality", "closed", question, "yes" if yes else "no", asker.facts("modality")
+        "modality",
+        "closed",
+        question,
+        "yes" if yes else "no",
+        asker.facts("modality"),
+        reason=own.name[0].upper() + own.name[1:],
     )
 
 
