@@ -83,7 +83,9 @@ class Message:
     def to_dict(self) -> dict[str, Any]:
         """OpenAI-style form: ``{"role", "content": [{"type": "text"|"image", ...}]}``."""
         parts = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "index": part}
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "index": part}
             for part in self.content
         ]
         return {"role": self.role, "content": parts}
@@ -96,7 +98,9 @@ class Message:
             return Message(role=value["role"], content=(content,))
         return Message(
             role=value["role"],
-            content=tuple(part["text"] if part["type"] == "text" else int(part["index"]) for part in content),
+            content=tuple(
+                part["text"] if part["type"] == "text" else int(part["index"]) for part in content
+            ),
         )
 
 
@@ -146,11 +150,19 @@ class Record:
             return DataError("a record has an empty id", where=self.source or None)
         if self.task not in TASKS:
             return DataError(
-                "unknown task", where=self.id, seen=self.task, accepted=TASKS, nearest=nearest_name(self.task, TASKS)
+                "unknown task",
+                where=self.id,
+                seen=self.task,
+                accepted=TASKS,
+                nearest=nearest_name(self.task, TASKS),
             )
         if self.split not in SPLITS:
             return DataError(
-                "unknown split", where=self.id, seen=self.split, accepted=SPLITS, nearest=nearest_name(self.split, SPLITS)
+                "unknown split",
+                where=self.id,
+                seen=self.split,
+                accepted=SPLITS,
+                nearest=nearest_name(self.split, SPLITS),
             )
         if not self.messages:
             return DataError("a record needs at least one message", where=self.id)
@@ -172,10 +184,17 @@ class Record:
             return DataError(f"images {unused} are attached but no turn shows them", where=self.id)
         if self.task == "choice":
             if len(self.choices) < 2:
-                return DataError("a choice question needs at least two choices", where=self.id, seen=list(self.choices))
+                return DataError(
+                    "a choice question needs at least two choices",
+                    where=self.id,
+                    seen=list(self.choices),
+                )
             if self.answer not in self.choices:
                 return DataError(
-                    "the answer is not among the choices", where=self.id, seen=self.answer, accepted=self.choices
+                    "the answer is not among the choices",
+                    where=self.id,
+                    seen=self.answer,
+                    accepted=self.choices,
                 )
         return None
 

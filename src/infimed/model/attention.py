@@ -21,7 +21,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from infimed.model.attention_cpu import document_attention
+from infimed.model.attention_cpu import (
+    DocumentBatch,
+    batch_attention,
+    batch_documents,
+    bias_of,
+)
 
 PACKED = "infimed_packed"
 """Name under which the attention is registered with transformers."""
@@ -69,7 +74,7 @@ class PackedLayout:
     """
 
     documents: tuple[Document, ...]
-    _biases: dict[tuple[Document, torch.dtype], Tensor] = field(
+    _biases: dict[torch.dtype, list[Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -87,15 +92,22 @@ class PackedLayout:
         """int64 [1, tokens], reset per document and per branch."""
         return torch.tensor([[p for document in self.documents for p in document.positions()]])
 
-    def bias(self, document: Document, dtype: torch.dtype) -> Tensor:
-        """The document's mask as 0 and -inf [length, length]; made once for all layers."""
-        key = (document, dtype)
-        if key not in self._biases:
-            allowed = document.mask()
-            self._biases[key] = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(
-                ~allowed, float("-inf")
-            )
-        return self._biases[key]
+    @cached_property
+    def batches(self) -> list[DocumentBatch]:
+        """Documents of similar length together; made once for all layers."""
+        return batch_documents([document.mask() for document in self.documents])
+
+    @cached_property
+    def row_order(self) -> Tensor:
+        """int64 [tokens]: where each token of the row is among the batches' valid tokens."""
+        placed = torch.cat([batch.index[batch.valid] for batch in self.batches])
+        return torch.argsort(placed)
+
+    def biases(self, dtype: torch.dtype) -> list[Tensor]:
+        """The batches' masks as 0 and -inf; made once for all layers."""
+        if dtype not in self._biases:
+            self._biases[dtype] = [bias_of(batch, dtype) for batch in self.batches]
+        return self._biases[dtype]
 
     def dense_mask(self) -> Tensor:
         """Boolean [tokens, tokens] of the whole row; the reference for every backend."""
@@ -105,22 +117,15 @@ class PackedLayout:
 def attend_by_document(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float
 ) -> Tensor:
-    """Loop over documents; query [1, heads, tokens, d], key and value may have fewer heads."""
-    outputs = []
-    start = 0
-    for document in layout.documents:
-        part = slice(start, start + document.length)
-        outputs.append(
-            document_attention(
-                query[0, :, part],
-                key[0, :, part],
-                value[0, :, part],
-                layout.bias(document, value.dtype),
-                scale,
-            )
-        )
-        start += document.length
-    return torch.cat(outputs, dim=1).unsqueeze(0)
+    """Documents in batches of similar length; query [1, heads, tokens, d], key and value may have
+    fewer heads."""
+    dtype = value.dtype
+    rows = [tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value)]
+    outputs = [
+        batch_attention(rows[0], rows[1], rows[2], batch, bias, scale)
+        for batch, bias in zip(layout.batches, layout.biases(dtype), strict=True)
+    ]
+    return torch.cat(outputs)[layout.row_order].transpose(0, 1).unsqueeze(0)
 
 
 def attend_reference(

@@ -1,14 +1,17 @@
-"""Masked attention of one document on a CPU, forward and backward, without storing probabilities.
+"""Masked attention of packed documents on a CPU, forward and backward, without storing probabilities.
 
 torch's fused CPU kernel is slow at the short lengths and narrow heads of packed documents; plain
-matrix products in the row's own precision are two to three times faster there and equal to it in
-fp32 (benchmarks/attention.py). Probabilities are recomputed in the backward pass, and queries go in
-blocks that only see keys up to their own end, so memory stays linear in the block and half of the
-causal square is never computed.
+matrix products in the row's own precision are faster there and equal to it in fp32
+(benchmarks/attention.py). Documents of similar length are padded into one batch, so that a row of
+many short documents costs a few large operations instead of many small ones. Probabilities are
+recomputed in the backward pass, and queries go in blocks that only see keys up to their own end, so
+memory stays linear in the block and half of the causal square is never computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +20,71 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 QUERY_BLOCK = 128
+BATCH_TOKENS = 4096
+"""Most padded tokens in one batch of documents."""
+LONGEST_RATIO = 1.3
+"""Longest over shortest document of a batch: bounds the work on padding."""
+
+
+@dataclass(frozen=True)
+class DocumentBatch:
+    """Documents of similar length, padded.
+
+    Attributes:
+        index: int64 [documents, length], the row's position of every token; padding points to 0.
+        valid: bool [documents, length], False on padding.
+        allowed: bool [documents, length, length]; padding sees itself only, so that no softmax is empty.
+    """
+
+    index: Tensor
+    valid: Tensor
+    allowed: Tensor
+
+
+def batch_documents(masks: Sequence[Tensor]) -> list[DocumentBatch]:
+    """Batches of documents in row order of their starts, given each document's own mask."""
+    starts, at = [], 0
+    for mask in masks:
+        starts.append(at)
+        at += len(mask)
+    groups: list[list[int]] = []
+    for number in sorted(range(len(masks)), key=lambda i: len(masks[i])):
+        length = len(masks[number])
+        group = groups[-1] if groups else []
+        if (
+            group
+            and length <= LONGEST_RATIO * len(masks[group[0]])
+            and (len(group) + 1) * length <= BATCH_TOKENS
+        ):
+            group.append(number)
+        else:
+            groups.append([number])
+    return [_padded([(starts[i], masks[i]) for i in group]) for group in groups]
+
+
+def _padded(members: Sequence[tuple[int, Tensor]]) -> DocumentBatch:
+    longest = max(len(mask) for _, mask in members)
+    index = torch.zeros(len(members), longest, dtype=torch.int64)
+    valid = torch.zeros(len(members), longest, dtype=torch.bool)
+    allowed = torch.eye(longest, dtype=torch.bool).repeat(len(members), 1, 1)
+    for place, (start, mask) in enumerate(members):
+        length = len(mask)
+        index[place, :length] = torch.arange(start, start + length)
+        valid[place, :length] = True
+        allowed[place, :length, :length] = mask
+    return DocumentBatch(index, valid, allowed)
+
+
+def bias_of(batch: DocumentBatch, dtype: torch.dtype) -> Tensor:
+    """0 where a query may see a key, -inf elsewhere: [documents, 1, 1, length, length]."""
+    bias = torch.zeros(batch.allowed.shape, dtype=dtype)
+    return bias.masked_fill_(~batch.allowed, float("-inf"))[:, None, None]
 
 
 def _probabilities(query: Tensor, key: Tensor, bias: Tensor, start: int, stop: int) -> Tensor:
-    """Softmax [groups, heads, stop - start, stop] of a block of queries over keys up to its end."""
-    scores = torch.matmul(query[:, :, start:stop], key[:, :, :stop].transpose(-1, -2))
-    scores.add_(bias[start:stop, :stop])
+    """Softmax [..., stop - start, stop] of a block of queries over keys up to its end."""
+    scores = torch.matmul(query[..., start:stop, :], key[..., :stop, :].transpose(-1, -2))
+    scores.add_(bias[..., start:stop, :stop])
     return torch.softmax(scores, -1)
 
 
@@ -37,58 +99,59 @@ class DocumentAttention(Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
     ) -> Tensor:
-        """query [heads, length, d]; key, value [groups, length, d]; bias [length, length]."""
-        heads, length, width = query.shape
-        groups = key.shape[0]
+        """query [n, groups, heads, length, d]; key, value [n, groups, 1, length, d]."""
         with torch.autocast(query.device.type, enabled=False):
-            q = (query * scale).view(groups, heads // groups, length, width)
-            k, v = key.unsqueeze(1), value.unsqueeze(1)
+            q = query * scale
             out = torch.empty_like(q)
-            for start, stop in _blocks(length):
-                out[:, :, start:stop] = torch.matmul(
-                    _probabilities(q, k, bias, start, stop), v[:, :, :stop]
+            for start, stop in _blocks(q.shape[-2]):
+                out[..., start:stop, :] = torch.matmul(
+                    _probabilities(q, key, bias, start, stop), value[..., :stop, :]
                 )
-        ctx.save_for_backward(q, k, v, bias)
+        ctx.save_for_backward(q, key, value, bias)
         ctx.scale = scale
-        return out.view(heads, length, width)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, bias = ctx.saved_tensors
-        groups, _, length, width = q.shape
-        gradient = gradient.contiguous().view(q.shape)
+        batch, groups, _, length, width = q.shape
         d_query = torch.empty_like(q)
-        d_key = q.new_zeros((groups, length, width), dtype=torch.float32)
+        d_key = torch.zeros(batch, groups, length, width)
         d_value = torch.zeros_like(d_key)
         with torch.autocast(q.device.type, enabled=False):
             for start, stop in _blocks(length):
                 p = _probabilities(q, k, bias, start, stop)
-                g = gradient[:, :, start:stop]
-                by_key = p.reshape(groups, -1, stop).transpose(-1, -2)
-                d_value[:, :stop] += torch.matmul(by_key, g.reshape(groups, -1, width))
-                d_p = torch.matmul(g, v[:, :, :stop].transpose(-1, -2))
+                g = gradient[..., start:stop, :].contiguous()
+                by_key = p.reshape(batch, groups, -1, stop).transpose(-1, -2)
+                d_value[..., :stop, :] += torch.matmul(by_key, g.reshape(batch, groups, -1, width))
+                d_p = torch.matmul(g, v[..., :stop, :].transpose(-1, -2))
                 d_scores = torch.ops.aten._softmax_backward_data(d_p, p, -1, p.dtype)
-                d_query[:, :, start:stop] = torch.matmul(d_scores, k[:, :, :stop])
-                by_key = d_scores.reshape(groups, -1, stop).transpose(-1, -2)
-                d_key[:, :stop] += torch.matmul(
-                    by_key, q[:, :, start:stop].reshape(groups, -1, width)
-                )
-        d_query = d_query.mul_(ctx.scale).view(-1, length, width)
-        return d_query, d_key.to(k.dtype), d_value.to(v.dtype), None, None
+                d_query[..., start:stop, :] = torch.matmul(d_scores, k[..., :stop, :])
+                by_key = d_scores.reshape(batch, groups, -1, stop).transpose(-1, -2)
+                rows = q[..., start:stop, :].reshape(batch, groups, -1, width)
+                d_key[..., :stop, :] += torch.matmul(by_key, rows)
+        d_key, d_value = d_key.to(k.dtype).unsqueeze(2), d_value.to(v.dtype).unsqueeze(2)
+        return d_query.mul_(ctx.scale), d_key, d_value, None, None
 
 
-def document_attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+def batch_attention(
+    query: Tensor, key: Tensor, value: Tensor, batch: DocumentBatch, bias: Tensor, scale: float
 ) -> Tensor:
-    """Attention of one document.
+    """Attention of the batch's documents; returns [valid tokens of the batch, heads, d].
 
     Args:
-        query: [heads, length, d]. key, value: [groups, length, d], groups dividing heads.
-        bias: [length, length], 0 where a query may see a key and -inf elsewhere; lower triangular.
-        scale: factor of the scores.
+        query: [tokens, heads, d] of the whole row. key, value: [tokens, groups, d].
     """
-    dtype = value.dtype
-    out = DocumentAttention.apply(query.to(dtype), key.to(dtype), value, bias.to(dtype), scale)
+    count, length = batch.index.shape
+    heads, width, groups = query.shape[1], query.shape[2], key.shape[1]
+
+    def padded(tensor: Tensor, inner: int) -> Tensor:
+        chosen = tensor.index_select(0, batch.index.flatten())
+        return chosen.view(count, length, groups, inner, width).permute(0, 2, 3, 1, 4).contiguous()
+
+    out = DocumentAttention.apply(
+        padded(query, heads // groups), padded(key, 1), padded(value, 1), bias, scale
+    )
     assert isinstance(out, Tensor)
-    return out
+    return out.permute(0, 3, 1, 2, 4).reshape(count * length, heads, width)[batch.valid.flatten()]

@@ -82,14 +82,20 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         """Attention of the language model: ``infimed_packed`` to train, ``sdpa`` to generate."""
         self.model.language_model.config._attn_implementation = implementation
 
-    def image_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
-        """Projected features [n, visual_tokens, d] of normalised pixels [n, 3, H, W]."""
+    def tower_features(self, pixels: Tensor) -> Tensor:
+        """The tower's patch features [n, grid*grid, d] of normalised pixels [n, 3, H, W]."""
         tower = self.model.vision_tower
         extra = {"interpolate_pos_encoding": True} if "siglip" in tower.config.model_type else {}
         outputs = tower(pixels, output_hidden_states=True, return_dict=True, **extra)
         features = outputs.hidden_states[self.config.vision_feature_layer]
         if self.config.vision_feature_select_strategy == "default":
             features = features[:, 1:]
+        assert isinstance(features, Tensor)
+        return features
+
+    def image_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
+        """Projected features [n, visual_tokens, d] of normalised pixels [n, 3, H, W]."""
+        features = self.tower_features(pixels)
         tokens = visual_tokens or self.config.visual_tokens
         if tokens is not None:
             features = pool_grid(features, token_side(tokens, pixels.shape[-1], self.patch_size))

@@ -40,6 +40,7 @@ from infimed.pipeline.report_results import BLIND, LOW, MODEL, ZEROED
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
+from infimed.training.whitening import tower_features, training_images, whiten_projector
 
 
 def source_folder(recipe: Recipe, run: RunFolder) -> Path:
@@ -174,6 +175,18 @@ def plan_table(jobs: list[StageJob]) -> Any:
     )
 
 
+def align_projector(
+    prepared: Prepared, model: InfiMedForConditionalGeneration, processor: Processor, job: StageJob
+) -> None:
+    """Start the projector from the features of training images at the first stage's grid."""
+    seed = prepared.recipe.train.seed
+    rows = sorted({r for row in job.plan.rows for d in row.documents for r in d.records})
+    images = training_images(prepared.shards, rows, seed)
+    if images:
+        at = processor.with_grid(job.stage.image_size, job.stage.visual_tokens)
+        whiten_projector(model, tower_features(model, at, prepared.shards, images), seed)
+
+
 def train_step(prepared: Prepared, *, blind: bool) -> Path:
     """Train the model, or its twin without images; returns the final checkpoint."""
     recipe, run = prepared.recipe, prepared.run
@@ -183,6 +196,8 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
     if not blind:
         err.print(plan_table(jobs))
     model, processor = base_model(recipe)
+    if not blind:
+        align_projector(prepared, model, processor, jobs[0])
     trainer = Trainer(
         model=model,
         processor=processor,

@@ -67,8 +67,9 @@ class Modality:
         key: identifier. name: as written in questions. dicom: DICOM modality code.
         field_mm: width of the square field of view in mm.
         views: the acquisitions drawn from (projection, sequence, stain).
-        radiological: the patient's right is on the left of the image; otherwise sides are image
-            halves.
+        radiological: the image faces the viewer like the patient does, so the patient's right is
+            on its left (radiographs, axial slices, transverse ultrasound, fundus); otherwise sides
+            are image halves.
         levels: names of the upper and lower half of the image in this modality.
         findings: what it can show.
     """
@@ -277,7 +278,7 @@ MODALITIES: tuple[Modality, ...] = (
         "retina",
         12.0,
         ("macula-centred",),
-        False,
+        True,
         ("upper", "lower"),
         (
             FindingKind(
@@ -391,7 +392,7 @@ MODALITIES: tuple[Modality, ...] = (
         "liver",
         150.0,
         ("subcostal", "intercostal"),
-        False,
+        True,
         ("upper", "lower"),
         (
             FindingKind(

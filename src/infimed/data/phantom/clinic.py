@@ -32,7 +32,7 @@ from infimed.data.phantom.patient import generate_patient
 from infimed.data.record import SPLITS, Record, Split
 
 CHUNK_PATIENTS = 60
-FORMAT = 2
+FORMAT = 3
 """Counts up when the same arguments would give other content, so that old folders are remade."""
 PNG_LEVEL = 1
 MANIFEST = "clinic.json"
