@@ -109,6 +109,10 @@ class Stage(Part):
         default_factory=dict,
         description="times each record of a task is seen per epoch; empty = every task once",
     )
+    where: dict[str, list[str | int | float | bool]] = Field(
+        default_factory=dict,
+        description="keep records whose facts have one of these values, e.g. {modality: [CT]}",
+    )
     learning_rate: LearningRate
     schedule: Literal["cosine", "warmup-stable-decay"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")

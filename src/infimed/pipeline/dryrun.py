@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from infimed.core.console import out, table
-from infimed.core.recipe import Recipe
+from infimed.core.recipe import Recipe, Stage
 from infimed.data.record import Record
 from infimed.model.presets import Preset, preset
 from infimed.model.processing import Processor
@@ -129,7 +129,7 @@ def estimate(recipe: Recipe) -> list[Estimate]:
             recipe.train.window,
             stage.share_images,
         )
-        samples = to_samples(records, processor, stage.mixture)
+        samples = to_samples(records, processor, stage)
         plan = plan_stage(samples, limits, seed=recipe.train.seed, epochs=stage.epochs)
         rows = max(1, round(len(plan.rows) * scale))
         if stage.max_rows is not None:

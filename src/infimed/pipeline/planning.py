@@ -5,6 +5,7 @@ The plan reads the index joined with the verdicts; it never opens an image or a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from infimed.packing.planner import Limits, Plan, Samples, plan_stage
 from infimed.training.loop import StageJob
 from infimed.training.rows import without_images
 
-INDEX = ["task", "split", "license", "image_sha256"]
+INDEX = ["task", "split", "license", "image_sha256", "facts"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Index:
     target_tokens: NDArray[np.int64]
     trunk_tokens: NDArray[np.int64]
     images: NDArray[np.int64]
+    facts: tuple[str, ...]
+    """Facts of every record as JSON."""
 
 
 def _image_keys(shown: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -92,7 +95,37 @@ def read_index(
         target_tokens=column("target_tokens"),
         trunk_tokens=column("trunk_tokens"),
         images=column("images"),
+        facts=tuple(columns["facts"].to_pylist()),
     )
+
+
+def matching_facts(index: Index, stage: Stage) -> NDArray[np.bool_]:
+    """Which records a stage's `where` keeps.
+
+    Raises:
+        RecipeError: a value occurs in no training record.
+    """
+    if not stage.where:
+        return np.ones(len(index.task), dtype=bool)
+    facts = [
+        json.loads(text) if keep else {}
+        for text, keep in zip(index.facts, index.train, strict=True)
+    ]
+    kept = np.ones(len(facts), dtype=bool)
+    for field, values in stage.where.items():
+        found = [fact.get(field) for fact in facts]
+        present = sorted({str(value) for value in found if value is not None})
+        for value in values:
+            if str(value) not in present:
+                raise RecipeError(
+                    "no training record has this value",
+                    where=f"stages.{stage.name}.where.{field}",
+                    seen=value,
+                    accepted=present[:20] or "a field of the records' facts",
+                    nearest=nearest_name(str(value), present),
+                )
+        kept &= np.array([value in values for value in found])
+    return kept
 
 
 def stage_samples(index: Index, stage: Stage) -> Samples:
@@ -120,7 +153,7 @@ def stage_samples(index: Index, stage: Stage) -> Samples:
     weight = np.array(
         [stage.mixture.get(t, 0.0) if stage.mixture else 1.0 for t in index.task.tolist()]
     )
-    chosen = np.flatnonzero(index.train & (weight > 0))
+    chosen = np.flatnonzero(index.train & (weight > 0) & matching_facts(index, stage))
     return Samples(
         row=chosen,
         trunk_tokens=index.trunk_tokens[chosen],

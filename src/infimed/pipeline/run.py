@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
-from infimed.core.recipe import Recipe
+from infimed.core.recipe import Recipe, Stage
 from infimed.core.run import MetricsLog, RunFolder
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
@@ -176,28 +176,32 @@ def plan_table(jobs: list[StageJob]) -> Any:
 
 
 def align_projector(
-    prepared: Prepared, model: InfiMedForConditionalGeneration, processor: Processor, job: StageJob
+    prepared: Prepared,
+    model: InfiMedForConditionalGeneration,
+    processor: Processor,
+    index: Index,
+    stage: Stage,
 ) -> None:
     """Start the projector from the features of training images at the first stage's grid."""
     seed = prepared.recipe.train.seed
-    rows = sorted({r for row in job.plan.rows for d in row.documents for r in d.records})
-    images = training_images(prepared.shards, rows, seed)
+    images = training_images(prepared.shards, np.flatnonzero(index.train).tolist(), seed)
     if images:
-        at = processor.with_grid(job.stage.image_size, job.stage.visual_tokens)
+        at = processor.with_grid(stage.image_size, stage.visual_tokens)
         whiten_projector(model, tower_features(model, at, prepared.shards, images), seed)
 
 
 def train_step(prepared: Prepared, *, blind: bool) -> Path:
     """Train the model, or its twin without images; returns the final checkpoint."""
     recipe, run = prepared.recipe, prepared.run
-    jobs = plan_jobs(prepared.index(blind), recipe)
+    index = prepared.index(blind)
+    jobs = plan_jobs(index, recipe)
     folder = run / "blind" if blind else run.path
     write_plans(jobs, folder / "plan")
     if not blind:
         err.print(plan_table(jobs))
     model, processor = base_model(recipe)
     if not blind:
-        align_projector(prepared, model, processor, jobs[0])
+        align_projector(prepared, model, processor, index, recipe.stages[0])
     trainer = Trainer(
         model=model,
         processor=processor,
