@@ -64,11 +64,15 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return [i for i in items if not isinstance(i, ReadProblem) and i.split == "train"], 1.0
 
 
-def to_samples(
-    records: Iterable[Record], processor: Processor, mixture: dict[str, float]
-) -> Samples:
-    """Planning columns of records that are not in shards yet."""
-    chosen = [r for r in records if not mixture or mixture.get(r.task, 0) > 0]
+def to_samples(records: Iterable[Record], processor: Processor, stage: Stage) -> Samples:
+    """Planning columns of a stage's records that are not in shards yet."""
+    mixture = stage.mixture
+    chosen = [
+        r
+        for r in records
+        if (not mixture or mixture.get(r.task, 0) > 0)
+        and all(r.facts.get(field) in values for field, values in stage.where.items())
+    ]
     measured = [processor.measure(r) for r in chosen]
     keys: dict[tuple[str, ...], int] = {}
     shown = [tuple(image.locator for image in r.images) for r in chosen]
