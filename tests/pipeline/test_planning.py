@@ -11,7 +11,12 @@ from infimed.core.errors import DataError, RecipeError
 from infimed.core.recipe import LearningRate, Stage
 from infimed.pipeline.planning import Index, stage_samples
 
-FACTS = [{"modality": "CT", "small": True}, {"modality": "MRI"}, {"modality": "CT", "small": False}, {}]
+FACTS = [
+    {"modality": "CT", "small": True},
+    {"modality": "MRI"},
+    {"modality": "CT", "small": False},
+    {},
+]
 
 
 def index(train=(True, True, True, True)):
