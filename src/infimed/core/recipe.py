@@ -141,6 +141,9 @@ class Train(Part):
     seed: int = Field(1, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores")
+    twin_beside: bool = Field(
+        False, description="train the blind twin in a second process at the same time"
+    )
     weight_decay: float = Field(0.01, ge=0, description="on matrices only")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     betas: tuple[float, float] = (0.9, 0.98)

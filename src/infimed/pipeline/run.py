@@ -6,6 +6,7 @@ command after a kill goes on where it stopped and ends with the same numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,12 @@ from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, w
 from infimed.pipeline.report import write_report
 from infimed.pipeline.report_results import BLIND, LOW, MODEL, ZEROED
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
+from infimed.pipeline.twin import beside, wait
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
 from infimed.training.whitening import tower_features, training_images, whiten_projector
+
+LEDGER = "ledger.parquet"
 
 
 def source_folder(recipe: Recipe, run: RunFolder) -> Path:
@@ -101,17 +105,16 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
     return shards
 
 
-def curate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> NDArray[np.int64] | None:
-    """Rows that curation keeps; None when it is switched off."""
+def curate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> None:
+    """Write the ledger, unless curation is switched off."""
     if not recipe.curation.enabled:
-        return None
-    folder = run / "ledger.parquet"
+        return
+    folder = run / LEDGER
     with progress("curate", len(shards), unit="records") as advance:
         made = curate(shards, folder, workers=recipe.curation.workers, on_progress=advance)
     err.print(
         f"curation kept {made.kept:,} of {made.records:,} records; why: infimed curate explain {folder} ID"
     )
-    return kept_rows(folder)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,17 @@ class Prepared:
             licenses=self.recipe.data.licenses,
             blind=blind,
         )
+
+
+def prepare(recipe: Recipe, run: RunFolder) -> Prepared:
+    """What training needs, from the run folder's finished shards and verdicts."""
+    return Prepared(
+        recipe,
+        run,
+        open_shards(run / "shards"),
+        base_processor(preset(recipe.model.preset), base_folders(recipe)[1]),
+        kept_rows(run / LEDGER) if recipe.curation.enabled else None,
+    )
 
 
 def base_folders(recipe: Recipe) -> tuple[Path, Path]:
@@ -227,6 +241,7 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
     """Ask the model and its controls; score everything offline."""
     settings = prepared.recipe.evaluation
     folder = prepared.run / "evaluation"
+    set_threads(os.cpu_count() or 1)  # batches are large enough for all cores here
     labels: list[str] = []
 
     def ask(
@@ -313,13 +328,17 @@ def _steps(recipe: Recipe, run: RunFolder) -> Path:
         return done
 
     shards = at("import", lambda: import_step(recipe, run))
-    kept = at("curate", lambda: curate_step(recipe, run, shards))
-    processor = base_processor(preset(recipe.model.preset), base_folders(recipe)[1])
-    prepared = Prepared(recipe, run, shards, processor, kept)
-    final = at("train", lambda: train_step(prepared, blind=False))
-    twin = None
-    if recipe.evaluation.trained_blind and recipe.evaluation.tasks:
-        twin = at("train-blind", lambda: train_step(prepared, blind=True))
+    at("curate", lambda: curate_step(recipe, run, shards))
+    prepared = prepare(recipe, run)
+    twin = run / "blind" if recipe.evaluation.trained_blind and recipe.evaluation.tasks else None
+    if twin is not None and recipe.train.twin_beside:
+        with beside(run) as process:
+            final = at("train", lambda: train_step(prepared, blind=False))
+            at("train-blind", lambda: wait(process, run))
+    else:
+        final = at("train", lambda: train_step(prepared, blind=False))
+        if twin is not None:
+            at("train-blind", lambda: train_step(prepared, blind=True))
     if recipe.evaluation.tasks:
         board = at("evaluate", lambda: evaluate_step(prepared, find_checkpoint(final), twin))
         out.print(headline(board))
