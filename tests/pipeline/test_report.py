@@ -218,12 +218,12 @@ def test_a_missing_part_becomes_a_sentence(run: Path, gone: str, sentence: str) 
         "metrics.jsonl",
         "STATUS.json",
         "shards/manifest.json",
-        "checkpoints/step-60/manifest.json",
+        "checkpoints/step-*/manifest.json",
     ],
 )
 def test_a_damaged_part_becomes_a_sentence(run: Path, damaged: str) -> None:
-    assert (run / damaged).exists()
-    (run / damaged).write_text('{"loss": [}\n')
+    (file,) = run.glob(damaged)
+    file.write_text('{"loss": [}\n')
     page = Page(render_report(run))
     assert page.open == []
     assert re.search("could not be read|No stage|holds no step", page.text)
