@@ -35,7 +35,7 @@ def test_projected_tokens_have_twice_the_spread_of_words(make_model):
         model.model.multi_modal_projector(features).std()
         / model.get_input_embeddings().weight.std()
     )
-    assert 1.8 < float(spread) < 2.2
+    assert 1.8 < spread.item() < 2.2
 
 
 def test_same_seed_same_projector(make_model):
