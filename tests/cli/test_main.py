@@ -64,4 +64,4 @@ def test_environment_is_json():
 
 
 def test_all_sizes_ship_a_recipe():
-    assert recipe_names() == ["infimed-1.7b", "infimed-4b", "mini", "nano"]
+    assert recipe_names() == ["infimed-1.7b", "infimed-4b", "mini", "nano", "nano-captions"]
