@@ -110,3 +110,9 @@ def test_unknown_recipe_suggests_the_nearest():
 @given(st.integers(0, 2**31))
 def test_any_seed_survives_the_round_trip_of_an_override(seed):
     assert load_recipe("nano", [f"train.seed={seed}"]).train.seed == seed
+
+
+@pytest.mark.parametrize("split", ["test", "calibration"])
+def test_training_on_a_split_that_judges_the_model_is_refused(split):
+    with pytest.raises(RecipeError):
+        load_recipe("nano", [f"data.train_splits=[train, {split}]"])

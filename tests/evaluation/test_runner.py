@@ -284,3 +284,14 @@ def test_an_unreadable_image_is_one_failed_answer(tmp_path: Path, make_model) ->
     assert sum(result.errors for result in blank) == 0
     assert sum(result.errors for result in results) <= 1
     score(tmp_path, shards, PHANTOM[:2], ["model", "zeroed"])
+
+
+def test_controls_learn_from_the_splits_that_were_trained_on(tmp_path: Path) -> None:
+    shards = clinic()
+    relabelled = FakeShards([replace(r, split="dev") if r.split == "train" else r for r in shards])
+    task = ["phantom_closed"]
+    evaluate(constant("yes"), relabelled, task, tmp_path, label="model")
+    without = score(tmp_path, relabelled, task, ["model"]).tasks[0]
+    with_dev = score(tmp_path, relabelled, task, ["model"], prior_splits=("train", "dev")).tasks[0]
+    assert "majority" not in [row.name for row in without.rows]
+    assert "majority" in [row.name for row in with_dev.rows]

@@ -99,6 +99,14 @@ def evaluate_command(
     _evaluate(model, shards, names, out, limit, zeroed, trained_blind, batch_size, threads)
 
 
+def _trained_on(model: Path) -> tuple[str, ...]:
+    """The splits a run was trained on; the controls learn from the same."""
+    from infimed.core.recipe import load_recipe
+
+    recipe = model / "recipe.yaml"
+    return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
+
+
 def _evaluate(
     model: Path,
     shards: Path | None,
@@ -143,5 +151,6 @@ def _evaluate(
         twin = LocalModel.open(trained_blind, batch_size=batch_size)
         evaluate(twin, data, names, target, label="trained-blind", no_images=True, limit=limit)
         labels.append("trained-blind")
-    console.out.print(score(target, data, names, labels).render())
+    board = score(target, data, names, labels, prior_splits=_trained_on(model))
+    console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)

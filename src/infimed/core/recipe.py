@@ -58,6 +58,11 @@ class Data(Part):
     licenses: list[str] = Field(
         default_factory=list, description="keep only these; empty keeps all"
     )
+    train_splits: list[Literal["train", "dev"]] = Field(
+        default_factory=lambda: ["train"],
+        min_length=1,
+        description="splits that are trained on; add dev once a recipe's choices are made",
+    )
 
     @model_validator(mode="after")
     def one_source(self) -> Self:

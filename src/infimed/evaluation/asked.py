@@ -29,17 +29,21 @@ class TaskRecords:
     prior: list[Record]
 
 
-def collect(shards: Shards, specs: Sequence[TaskSpec]) -> dict[str, TaskRecords]:
-    """The records of every task, in one pass over the shards."""
+def collect(
+    shards: Shards, specs: Sequence[TaskSpec], prior_splits: Sequence[str] = ("train",)
+) -> dict[str, TaskRecords]:
+    """The records of every task, in one pass over the shards.
+
+    The controls learn from `prior_splits`: what the model was trained on, so that both start equal.
+    """
     found = {spec.name: TaskRecords([], []) for spec in specs}
     for record in shards:
         for spec in specs:
-            if record.split not in (spec.split, spec.prior_split) or not matches(
-                record, spec.where
-            ):
+            asked, prior = record.split == spec.split, record.split in prior_splits
+            if not (asked or prior) or not matches(record, spec.where):
                 continue
-            if record.split == spec.split:
+            if asked:
                 found[spec.name].asked.append(record)
-            if record.split == spec.prior_split:
+            if prior:
                 found[spec.name].prior.append(record)
     return found

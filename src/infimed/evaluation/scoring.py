@@ -120,20 +120,28 @@ def _asked_samples(
 
 
 def score(
-    out: Path, shards: Shards, tasks: Sequence[str], labels: Sequence[str], *, seed: int = 0
+    out: Path,
+    shards: Shards,
+    tasks: Sequence[str],
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    prior_splits: Sequence[str] = ("train",),
 ) -> Scoreboard:
     """Score stored answers; writes scores.json, scores.csv and samples.jsonl to `out`.
 
     Args:
         labels: ways of asking in the order of the table; the first is the model, and the paired
             differences are between it and every other row.
+        prior_splits: whose answers the majority and question-only controls may learn from; give
+            the splits that the model was trained on.
 
     Raises:
         DataError: a label was not asked a task, was asked other questions than the first one, or
             the task or the shards changed in between.
     """
     specs = [load_task(name) for name in tasks]
-    records = collect(shards, specs)
+    records = collect(shards, specs, prior_splits)
     scored, lines = [], []
     for spec in specs:
         task, rows = _score_task(out, spec, records[spec.name], labels, seed)
@@ -181,9 +189,7 @@ def _score_task(
     for name in spec.controls:
         answers = control_answers(name, prior, samples)
         if answers is None:
-            notes.append(
-                f"no '{name}' row: there is no record of split '{spec.prior_split}' to learn from"
-            )
+            notes.append(f"no '{name}' row: there is no training record to learn from")
             continue
         results[name] = [
             assess(sample, spec, Response(sample.id, text))

@@ -90,7 +90,6 @@ class TaskSpec(Part):
     Attributes:
         name: file name and command-line name. version: counts up when scores stop being comparable.
         where: which records (`split` apart) are asked. split: which part of them.
-        prior_split: whose answers the majority and question-only controls may learn from.
         prompt: id of the sentence added to the question (`prompts.SUFFIXES`).
         max_new_tokens: longest answer. max_images: further images of a record are not shown.
         shuffle_options: permute options by a seed of the record's id.
@@ -105,7 +104,6 @@ class TaskSpec(Part):
     source: Source
     where: Where
     split: str = "test"
-    prior_split: str = "train"
     prompt: str = "none"
     max_new_tokens: int = Field(32, ge=1)
     max_images: int = Field(4, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infimed.core.errors import DataError
+from infimed.core.errors import DataError, RecipeError
 from infimed.core.recipe import Recipe
 from infimed.evaluation.tasks import load_task
 from infimed.model.configuration import token_side
@@ -24,7 +24,14 @@ def check_recipe(recipe: Recipe) -> list[str]:
     if low is not None:
         token_side(low.visual_tokens, low.image_size, chosen.patch_size)
     for name in recipe.evaluation.tasks:
-        load_task(name)
+        asked = load_task(name).split
+        if asked in recipe.data.train_splits:
+            raise RecipeError(
+                f"the task {name} asks split '{asked}', and the recipe trains on it",
+                where="data.train_splits",
+                seen=", ".join(recipe.data.train_splits),
+                fix=f"take '{asked}' out of data.train_splits",
+            )
     root = recipe.data.root
     if root is not None:
         if not root.exists():

@@ -55,13 +55,17 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
             for index in range(some)
             for record in generate_patient(phantom.seed, index, size=phantom.size).records
         )
-        return list(made), phantom.patients * (recipe.data.splits or {}).get("train", 0.0) / some
+        shares = recipe.data.splits or {}
+        share = sum(shares.get(split, 0.0) for split in recipe.data.train_splits)
+        return list(made), phantom.patients * share / some
     from infimed.data import readers
     from infimed.data.readers.base import ReadProblem
 
     assert recipe.data.root is not None
     items = readers.read(recipe.data.root, recipe.data.reader, reader_options(recipe))
-    return [i for i in items if not isinstance(i, ReadProblem) and i.split == "train"], 1.0
+    return [
+        i for i in items if not isinstance(i, ReadProblem) and i.split in recipe.data.train_splits
+    ], 1.0
 
 
 def to_samples(records: Iterable[Record], processor: Processor, stage: Stage) -> Samples:

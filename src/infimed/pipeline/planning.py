@@ -61,6 +61,7 @@ def read_index(
     cache: Path,
     *,
     kept: NDArray[np.int64] | None,
+    splits: Sequence[str] = ("train",),
     licenses: Sequence[str] = (),
     blind: bool = False,
 ) -> Index:
@@ -68,6 +69,7 @@ def read_index(
 
     Args:
         kept: shard rows that curation keeps; None keeps all.
+        splits: the splits that are trained on.
         licenses: if given, only records under one of these are trained on.
         blind: lengths and keys as the trained-blind twin sees the records.
     """
@@ -75,7 +77,7 @@ def read_index(
     measure = (lambda r: processor.measure(without_images(r))) if blind else processor.measure
     key = f"{processor.template_hash}{'-blind' if blind else ''}"
     lengths = token_lengths(shards, measure, key, cache)
-    train = np.array(columns["split"].to_pylist()) == "train"
+    train = np.isin(np.array(columns["split"].to_pylist()), list(splits))
     if kept is not None:
         allowed = np.zeros(len(shards), dtype=bool)
         allowed[kept] = True

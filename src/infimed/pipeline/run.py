@@ -134,6 +134,7 @@ class Prepared:
             self.processor,
             self.run / "plan",
             kept=self.kept,
+            splits=self.recipe.data.train_splits,
             licenses=self.recipe.data.licenses,
             blind=blind,
         )
@@ -272,7 +273,13 @@ def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
         ask(BLIND, twin, blind=True)
     if settings.low_grid is not None:
         ask(LOW, final, low=True)
-    return score(folder, prepared.shards, settings.tasks, labels)
+    return score(
+        folder,
+        prepared.shards,
+        settings.tasks,
+        labels,
+        prior_splits=tuple(prepared.recipe.data.train_splits),
+    )
 
 
 def headline(board: Scoreboard) -> Group:
