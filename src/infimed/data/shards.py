@@ -160,12 +160,16 @@ class ShardSet:
 
     def pixels(self, ref: ImageRef) -> NDArray[np.uint8]:
         """The image as uint8 [H, W, 3] RGB, rendered with its stored facts and those of `ref`."""
+        return imaging.rgb_of(self.planes(ref))
+
+    def planes(self, ref: ImageRef) -> NDArray[np.uint8]:
+        """`pixels` without repeating a single grey channel: uint8 [H, W] or [H, W, 3]."""
         sha256 = ref.sha256 or ref.locator.removeprefix(schema.LOCATOR_PREFIX)
         facts = (
             ref.facts if "window_center" in ref.facts else {**self.image_facts(sha256), **ref.facts}
         )
         try:
-            return imaging.decode(self.image_bytes(sha256), facts)
+            return imaging.decode_planes(self.image_bytes(sha256), facts)
         except imaging.ImageError as error:
             raise imaging.ImageError(error.code, where=f"{self.path} image {sha256}") from None
 
