@@ -110,6 +110,13 @@ class TextSignals:
     content_key: str = ""
 
 
+UNMEASURED: Final = TextSignals(text_chars=-1)
+"""The text signals of a record that could not be read or measured."""
+
+DAMAGED: Final = "damaged_record"
+"""Fact of the stand-in for a stored record that cannot be read; its value says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signals:
     """All signals of a record: its text, its images in order, its modality family by facts."""
