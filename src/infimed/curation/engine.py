@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
-from infimed.core.errors import DataError, UsageError
+from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
 from infimed.curation.columns import SignalStore
@@ -31,7 +31,7 @@ from infimed.curation.summary import CurationSummary
 from infimed.curation.workers import in_processes, in_threads
 from infimed.data.shards import ShardSet
 
-__all__ = ["ENGINES", "Engine", "RecordSource", "curate", "read_summary"]
+__all__ = ["ENGINES", "Engine", "RecordSource", "curate", "engine_named", "read_summary"]
 
 Engine = Literal["auto", "threads", "processes", "ray"]
 ENGINES: Final[tuple[str, ...]] = get_args(Engine)
@@ -41,6 +41,19 @@ CHUNKS_A_PROCESS: Final = 2
 
 OnProgress = Callable[[int], None]
 """``on_progress(n)``: n more records are measured."""
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for known in ENGINES:
+        if known == name:
+            return cast(Engine, known)
+    nearest = nearest_name(name, ENGINES)
+    raise UsageError("unknown engine", where="--engine", seen=name, accepted=ENGINES, nearest=nearest)
 
 
 def curate(
@@ -67,6 +80,7 @@ def curate(
         UsageError: an engine that this source or rubric does not allow, or that is not installed.
     """
     started = time.monotonic()
+    engine_named(engine)
     rubric = rubric or default_rubric()
     out = Path(out)
     if len(shards) == 0:
@@ -188,8 +202,6 @@ class _Run:
             report(records)
 
     def _engine(self, workers: int, engine: Engine, todo: Sequence[int]) -> Iterator[int]:
-        if engine not in ENGINES:
-            raise UsageError("unknown engine", where="--engine", seen=engine, accepted=ENGINES)
         travels = isinstance(self.shards, ShardSet) and self.rubric.is_catalogue
         if engine in ("processes", "ray") and not travels:
             raise UsageError(

@@ -80,35 +80,44 @@ class Measurer:
         self._pixels = getattr(source, "planes", None) or source.pixels
 
     def chunk(self, begin: int, end: int) -> dict[str, pa.Table]:
-        """Signals, findings and cost of records `begin` to `end` - 1, as ledger tables."""
+        """Signals, findings and cost of records `begin` to `end` - 1, as ledger tables.
+
+        One step for all records, then the next: code and patterns of a step stay in the processor's
+        caches, which between two images they do not (a third of the time for text and rules).
+        """
+        records = list(read_records(self.source, begin, end))
+        timed = [self._text(record) for record in records]
+        for record, own in zip(records, timed, strict=True):
+            own.signals = self._with_images(record, own)
         rows = _Rows()
         clock = time.perf_counter
-        for row, record in enumerate(read_records(self.source, begin, end), begin):
-            timed = self._measured(record)
+        for row, (record, own) in enumerate(zip(records, timed, strict=True), begin):
             started = clock()
-            found = self.rubric.judge(record, timed.signals)
+            found = self.rubric.judge(record, own.signals)
             spent = 1e3 * (clock() - started)
-            rows.signals.append(timed.signals.to_row(row, record))
             rows.findings.extend(ledger.finding_row(row, record.id, finding) for finding in found)
             rows.cost.append(
                 {
-                    "row": row, "record_id": record.id, "decode_ms": timed.decode_ms,
-                    "image_ms": timed.image_ms, "text_ms": timed.text_ms, "rules_ms": spent,
+                    "row": row, "record_id": record.id, "decode_ms": own.decode_ms,
+                    "image_ms": own.image_ms, "text_ms": own.text_ms, "rules_ms": spent,
                 }
             )  # fmt: skip
+        pairs = zip(records, timed, strict=True)
+        rows.signals = [own.signals.to_row(row, r) for row, (r, own) in enumerate(pairs, begin)]
         return {
             ledger.SIGNALS: ledger.table(ledger.SIGNALS, rows.signals),
             ledger.FINDINGS: ledger.table(ledger.FINDINGS, rows.findings),
             ledger.COST: ledger.table(ledger.COST, rows.cost),
         }
 
-    def _measured(self, record: Record) -> _Timed:
+    def _text(self, record: Record) -> _Timed:
         started = time.perf_counter()
         text = measured_text(record)
-        timed = _Timed(Signals(text), text_ms=1e3 * (time.perf_counter() - started))
+        return _Timed(Signals(text), text_ms=1e3 * (time.perf_counter() - started))
+
+    def _with_images(self, record: Record, timed: _Timed) -> Signals:
         images = tuple(self._image(ref, timed) for ref in record.images)
-        timed.signals = Signals(text, images, record_modality(record))
-        return timed
+        return Signals(timed.signals.text, images, record_modality(record))
 
     def _image(self, ref: ImageRef, timed: _Timed) -> ImageSignals:
         key = ref.sha256 or ref.locator
