@@ -67,7 +67,12 @@ def run(
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
         summary = curate(
-            opened, out, rubric=chosen, workers=workers, engine=engine_named(engine), on_progress=advance
+            opened,
+            out,
+            rubric=chosen,
+            workers=workers,
+            engine=engine_named(engine),
+            on_progress=advance,
         )
     for table in summary_tables(summary):
         console.out.print(table)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ Keys = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 _COLUMNS: Final = [
-    "task", "source", "question_key", "answer_key", "content_key", "stopped", "response_words",
+    "record_id", "task", "source", "question_key", "answer_key", "content_key", "stopped", "response_words",
     "images.list.element.sha256", "images.list.element.pixel_hash",
 ]  # fmt: skip
 
@@ -70,7 +70,7 @@ class SetColumns:
     """One entry a record, in row order (entry = row number).
 
     Attributes:
-        task, source: codes into `tasks`, `sources`. question, answer, content: the text keys.
+        ids: of the record ids. task, source: codes into `tasks`, `sources`. question, answer, content: the text keys.
         pixels: of all its images in order. images: how many. stopped, response_words: as signals.
         image_keys: of every image of every record; record r has those from ``offsets[r]`` to
             ``offsets[r + 1]``.
@@ -78,6 +78,7 @@ class SetColumns:
 
     tasks: tuple[str, ...]
     sources: tuple[str, ...]
+    ids: Keys
     task: NDArray[np.int32]
     source: NDArray[np.int32]
     question: Keys
@@ -116,6 +117,7 @@ def read_columns(store: SignalStore, chunks: int) -> SetColumns:
         )
         parts.append(
             [
+                _hashes(table["record_id"].to_pylist()),
                 _codes(table["task"].to_pylist(), tasks),
                 _codes(table["source"].to_pylist(), sources),
                 *(
@@ -130,8 +132,9 @@ def read_columns(store: SignalStore, chunks: int) -> SetColumns:
             ]
         )
     whole = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    ends = np.concatenate([[0], np.cumsum(whole[6], dtype=np.int64)])
-    return SetColumns(tuple(tasks), tuple(sources), *whole, ends)  # type: ignore[arg-type]
+    ends = np.concatenate([[0], np.cumsum(whole[7], dtype=np.int64)])
+    made: Any = (tuple(tasks), tuple(sources), *whole, ends)
+    return SetColumns(*made)
 
 
 def exact_key(columns: SetColumns) -> Keys:
@@ -179,7 +182,9 @@ def groups_of(keys: Keys, rows: NDArray[np.int64], most: int) -> Iterator[NDArra
     rows = rows[keys[rows] != 0]
     order = np.argsort(keys[rows], kind="stable")
     rows = rows[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(keys[rows]) != 0]) if len(rows) else np.zeros(0, int)
+    starts = (
+        np.flatnonzero(np.r_[True, np.diff(keys[rows]) != 0]) if len(rows) else np.zeros(0, int)
+    )
     sizes = np.diff(np.r_[starts, len(rows)])
     shared = np.flatnonzero(sizes >= 2)
     begin = 0
@@ -199,7 +204,9 @@ def side_by_side(columns: SetColumns, alive: Flags, rows: NDArray[np.int64]) -> 
     several = np.flatnonzero((columns.images > 1) & alive)
     if not len(several):
         return several
-    mine = np.concatenate([columns.image_keys[columns.offsets[r] : columns.offsets[r + 1]] for r in rows])
+    mine = np.concatenate(
+        [columns.image_keys[columns.offsets[r] : columns.offsets[r + 1]] for r in rows]
+    )
     known = np.isin(columns.image_keys, np.unique(mine))
     running = np.concatenate([[0], np.cumsum(known)])
     shown = running[columns.offsets[several + 1]] - running[columns.offsets[several]]

@@ -53,7 +53,9 @@ def engine_named(name: str) -> Engine:
         if known == name:
             return cast(Engine, known)
     nearest = nearest_name(name, ENGINES)
-    raise UsageError("unknown engine", where="--engine", seen=name, accepted=ENGINES, nearest=nearest)
+    raise UsageError(
+        "unknown engine", where="--engine", seen=name, accepted=ENGINES, nearest=nearest
+    )
 
 
 def curate(

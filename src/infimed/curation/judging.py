@@ -123,11 +123,12 @@ class Judged:
             table = self.store.read(chunk, columns)
             first = table["row"][0].as_py()
             ids = table["record_id"].to_pylist()
-            keep, reasons = [True] * len(ids), [()] * len(ids)
+            keep = [True] * len(ids)
+            reasons: list[tuple[str, ...]] = [()] * len(ids)
             for row, both in found.items():
                 verdict = decide(ids[row - first], row, both)
                 keep[row - first] = verdict.keep
-                reasons[row - first] = verdict.reasons  # type: ignore[call-overload]
+                reasons[row - first] = verdict.reasons
                 self._count(verdict.record_id, verdict.keep, both)
             strata = zip(*(table[name].to_pylist() for name in columns[2:]), keep, strict=True)
             for source, modality, task, kept in strata:

@@ -121,8 +121,19 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of the ledger's schema."""
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+    """Rows as a table of the ledger's schema; characters that are not Unicode become question marks."""
+    try:
+        return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist([_valid(row) for row in rows], schema=SCHEMAS[name])
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _valid(part) for key, part in value.items()}
+    return [_valid(part) for part in value] if isinstance(value, list) else value
 
 
 def path_of(out: Path, name: str) -> Path:

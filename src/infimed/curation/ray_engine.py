@@ -47,7 +47,11 @@ class _ChunkTask:
             columns["records"].append(end - begin)
             for name in _TABLES:
                 columns[name].append(to_bytes(tables[name]))
-        kinds = {"chunk": pa.int64(), "records": pa.int64(), **dict.fromkeys(_TABLES, pa.large_binary())}
+        kinds = {
+            "chunk": pa.int64(),
+            "records": pa.int64(),
+            **dict.fromkeys(_TABLES, pa.large_binary()),
+        }
         return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
 
 
@@ -75,11 +79,15 @@ def in_ray(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ours = not ray.is_initialized()
     if ours and not os.environ.get("RAY_ADDRESS"):
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(
+            num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error"
+        )
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        numbers = ray.data.from_items([{"id": chunk} for chunk in todo], override_num_blocks=len(todo))
+        numbers = ray.data.from_items(
+            [{"id": chunk} for chunk in todo], override_num_blocks=len(todo)
+        )
         done = numbers.map_batches(
             _ChunkTask,
             fn_constructor_args=(dict(job),),

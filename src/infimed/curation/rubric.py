@@ -44,7 +44,7 @@ RECORD_RULES: Final[tuple[Rule, ...]] = (
     *relevance.RULES,
     *readability.RULES,
 )
-DATASET_RULES: Final[tuple[DataSetRule, ...]] = dataset.RULES
+DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset.RULES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rubric:
     @property
     def is_catalogue(self) -> bool:
         """Whether `to_dict` says all of it: every check is the catalogue's own."""
-        known = {rule.id: rule.check for rule in (*RECORD_RULES, *DATASET_RULES)}
+        known = {rule.id: rule.check for rule in default_rubric().all_rules}
         return all(known.get(rule.id) is rule.check for rule in self.all_rules)
 
     @cached_property

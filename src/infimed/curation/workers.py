@@ -7,6 +7,7 @@ tables are the same. A worker that dies or fails ends the run with an error; fin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -136,10 +137,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Close a process's input, which ends it; kill it when it is in the middle of a chunk."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
     try:
         process.wait(timeout=0.5)
     except subprocess.TimeoutExpired:

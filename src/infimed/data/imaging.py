@@ -139,7 +139,9 @@ def decode(
     return load(data, facts, limits=limits, suffix=suffix).pixels
 
 
-def decode_planes(data: bytes, facts: Facts = NO_FACTS, *, limits: Limits = LIMITS) -> NDArray[np.uint8]:
+def decode_planes(
+    data: bytes, facts: Facts = NO_FACTS, *, limits: Limits = LIMITS
+) -> NDArray[np.uint8]:
     """What `decode` gives, without repeating a single grey channel: uint8 [H, W] or [H, W, 3].
 
     Raises:
