@@ -29,7 +29,7 @@ from infimed.curation.columns import (
 )
 from infimed.curation.findings import DIMENSIONS, Finding, decide
 from infimed.curation.rubric import Rubric
-from infimed.curation.rules.base import finding
+from infimed.curation.rules import base
 from infimed.curation.rules.dataset import DataSetRule, Line
 from infimed.curation.summary import EXAMPLES, CurationSummary, RuleCount
 from infimed.data.record import ImageRef, Record
@@ -228,7 +228,7 @@ def _apply(
     """(row, finding) by row of one rule over the living records."""
     if rule.check_columns is not None:
         hits = rule.check_columns(columns, alive, rule.limits())
-        return [(row, finding(rule, hit)) for row, hit in hits]
+        return [(row, base.finding(rule, hit)) for row, hit in hits]
     rows = np.flatnonzero(alive)
     batches: Iterator[NDArray[np.int64]] = iter([rows])
     if rule.group is not None:
