@@ -22,6 +22,7 @@ FINE_SIGMA: Final = 1.0
 COARSE_SIGMA: Final = 4.0
 TILES: Final = 6
 TILE_PIXELS: Final = 8
+DIRECTION_PIXELS: Final = 24
 
 
 def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
@@ -44,6 +45,7 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
     std = float(np.sqrt((share * (levels - mean) ** 2).sum()))
     mode = int(histogram.argmax())
     positive = share[share > 0]
+    sharp, least = edge_sharpness(grey)
     return ImageSignals(
         sha256=sha256,
         width=width,
@@ -60,7 +62,9 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         two_tone=round(float(share[:65].sum() + share[235:].sum()), 4),
         edges=round(_edge_share(grey), 4),
         entropy=round(float(-(positive * np.log2(positive)).sum()), 3),
-        sharpness=round(sharpness(grey), 3),
+        sharpness=round(sharp, 3),
+        least_sharpness=round(least, 3),
+        blocking=round(block_steps(grey), 3) if grey is full else 1.0,
         noise=round(noise_level(grey), 3),
         colour=round(_colour_share(pixels), 4),
         axis_lines=int(has_axis_lines(grey)),
@@ -92,20 +96,31 @@ def shrink(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:
+    """Sharpness of the sharpest tile; see `edge_sharpness`."""
+    return edge_sharpness(grey)[0]
+
+
+def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     """Noise-robust sharpness: about 3 for a step edge, 1.2 after a blur of 6 pixels in 256.
 
     On the ridges of the strongest coarse edges the fine gradient is projected on the coarse
     gradient's direction and averaged: noise, which has no preferred direction, cancels out, while
     the variance of a Laplacian calls a blurred but noisy image sharp. Lines thinner than the coarse
     scale (burned-in print) have no ridge of their own and pull the ratio down, so it is taken a tile
-    at a time and the sharpest tile speaks for the image. 0 for an image without edges.
+    at a time and the sharpest tile speaks for the image.
+
+    Motion blurs the edges across it and no others, so the second value is that of the worst of four
+    directions.
+
+    Returns:
+        (sharpest tile, worst direction); 0 for an image, or directions, without enough edges.
     """
     import cv2
 
     small = shrink(grey, EDGE_SIDE).astype(np.float32)
     height, width = small.shape
     if min(height, width) < 32:
-        return 0.0
+        return 0.0, 0.0
     fine = cv2.GaussianBlur(small, (0, 0), FINE_SIGMA)
     coarse = cv2.GaussianBlur(small, (0, 0), COARSE_SIGMA)
     coarse_x, coarse_y = cv2.Sobel(coarse, cv2.CV_32F, 1, 0), cv2.Sobel(coarse, cv2.CV_32F, 0, 1)
@@ -115,25 +130,60 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     strength[:, :border], strength[:, -border:] = 0, 0
     limit = float(np.partition(strength.reshape(-1), -strength.size // 33)[-strength.size // 33])
     if limit < 1.0:
-        return 0.0
+        return 0.0, 0.0
     peak = cv2.dilate(strength, np.ones((5, 5), np.uint8))
-    rows, columns = np.nonzero((strength >= limit) & (strength >= 0.98 * peak))
+    # Edges across a motion are weak; down to a quarter of the limit they count for directions.
+    rows, columns = np.nonzero((strength >= 0.25 * limit) & (strength >= 0.98 * peak))
     weight = strength[rows, columns].astype(np.float64)
     fine_x, fine_y = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
-    along = (
-        fine_x[rows, columns] * coarse_x[rows, columns]
-        + fine_y[rows, columns] * coarse_y[rows, columns]
-    ).astype(np.float64) / weight
+    gx, gy = coarse_x[rows, columns], coarse_y[rows, columns]
+    along = (fine_x[rows, columns] * gx + fine_y[rows, columns] * gy).astype(np.float64) / weight
+    least = _worst_direction(np.arctan2(gy, gx), along, weight)
+    strong = weight >= limit
+    rows, columns, weight, along = rows[strong], columns[strong], weight[strong], along[strong]
     tile = (rows * TILES // height) * TILES + columns * TILES // width
     pixels = np.bincount(tile, minlength=TILES * TILES)
     total = np.bincount(tile, weight, TILES * TILES)
-    ratio = (
-        np.bincount(tile, along, TILES * TILES)[pixels >= TILE_PIXELS]
-        / total[pixels >= TILE_PIXELS]
-    )
-    if not len(ratio):
-        return float(along.sum() / weight.sum())
-    return float(ratio.max())
+    enough = pixels >= TILE_PIXELS
+    ratio = np.bincount(tile, along, TILES * TILES)[enough] / total[enough]
+    best = float(ratio.max()) if len(ratio) else float(along.sum() / weight.sum())
+    return best, least
+
+
+def _worst_direction(
+    angle: NDArray[np.float32], along: NDArray[np.float64], weight: NDArray[np.float64]
+) -> float:
+    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none."""
+    sector = np.rint(angle.astype(np.float64) / (np.pi / 4)).astype(np.int64) % 4
+    worst = 0.0
+    for direction in range(4):
+        inside = np.flatnonzero(sector == direction)
+        if len(inside) < DIRECTION_PIXELS:
+            continue
+        strongest = inside[np.argsort(weight[inside], kind="stable")[len(inside) // 2 :]]
+        ratio = float(along[strongest].sum() / weight[strongest].sum())
+        worst = ratio if worst == 0.0 else min(worst, ratio)
+    return worst
+
+
+def block_steps(grey: NDArray[np.uint8]) -> float:
+    """Mean step across the borders of 8x8 blocks over the mean step elsewhere, across columns.
+
+    1 for an image that was never a JPEG of low quality, or was resized since.
+    """
+    import cv2
+
+    height, width = grey.shape
+    if min(height, width) < 64:
+        return 1.0
+    steps = cv2.absdiff(grey[:, 1:], grey[:, :-1])
+    # Saturated steps are edges of the picture; blocks are faint.
+    steps = cv2.min(steps, 24)
+    columns = cv2.reduce(steps, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).reshape(-1).astype(np.float64)
+    border = np.zeros(len(columns), bool)
+    border[7::8] = True
+    inside = float(columns[~border].mean()) / height
+    return float(columns[border].mean() / height + 0.05) / (inside + 0.05)
 
 
 def noise_level(grey: NDArray[np.uint8]) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LEXICON_VERSION: Final = 1
+LEXICON_VERSION: Final = 2
 
 _I = re.IGNORECASE
 
@@ -180,6 +180,12 @@ MEDICAL: Final = re.compile(
 MEDICAL_ZH: Final = re.compile(
     r"[癌瘤炎肺肝肾脑心胃肠脾胰骨血肿腹胸]|磁共振|病变|器官|疾病|症状|治疗"
 )
+
+
+EVERYDAY_ZH: Final = re.compile(
+    r"披萨|葡萄酒|汽车|火车|房子|海滩|天气|晴朗|山丘|村庄|木棍|花园|桌子|椅子|足球|比赛|公司|股票|餐厅|手机|电脑|飞机|自行车|猫|狗|红色的车"
+)
+"""Everyday things in Chinese."""
 
 
 def modality_family(value: object) -> str:

@@ -12,8 +12,9 @@ import re
 import unicodedata
 from typing import Final
 
-from infimed.curation import lexicon
+from infimed.curation import lexicon, vocabulary
 from infimed.curation.signals import TextSignals
+from infimed.curation.statements import statements
 from infimed.data.record import Record
 from infimed.matching.text import normalise, normalise_answer
 
@@ -82,6 +83,7 @@ CONNECTIVES: Final = frozenset(
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+(?:['’.-][^\W_\u4e00-\u9fff]+)*")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _LATIN = re.compile(r"[A-Za-z]")
+_JAPANESE = re.compile(r"[\u3040-\u30ff]")
 _DIGIT_INSIDE = re.compile(r"[a-z]{2,}[0-9][a-z]+|^[a-z][0-9]+[a-z]{2,}$", re.IGNORECASE)
 _SYMBOL_INSIDE = re.compile(r"[A-Za-z]+[|!@#$^~`\\{}¦§¬]+[A-Za-z]+")
 _VOWEL = re.compile(r"[aeiouyàáâäåãèéêëìíîïòóôöøõùúûüæœ]", re.IGNORECASE)
@@ -111,6 +113,7 @@ def measure_text(record: Record) -> TextSignals:
     turns = [turn.text for turn in record.messages]
     everything = "\n".join([*turns, *record.choices])
     tokens = words_of(everything)
+    modalities = _claimed_modalities(record, question, response)
     longest = max(turns, key=len, default="")
     plain = everything.isascii()
     return TextSignals(
@@ -134,10 +137,16 @@ def measure_text(record: Record) -> TextSignals:
         response_polarity=lexicon.polarity(response),
         question_sides=lexicon.sides(question),
         response_sides=lexicon.sides(response),
-        modalities=_claimed_modalities(record, question, response),
+        modalities=modalities,
         image_words=lexicon.IMAGE_WORDS.search(everything) is not None,
         max_image_number=_max_image_number(everything),
         medical_terms=sum(map(medical_word, tokens)) + len(lexicon.MEDICAL_ZH.findall(everything)),
+        everyday_words=vocabulary.everyday_words([token.casefold() for token in tokens]),
+        misspelt=sum(map(vocabulary.misspelt, everything.split()))
+        + (0 if plain else _odd_chinese(everything)),
+        loops=_loops(words_of(longest)),
+        foreign=_foreign(question, response),
+        claims=statements(record, modalities),
         question_key=_key(
             record.task, normalise(question), *sorted(map(normalise_answer, record.choices))
         ),
@@ -154,7 +163,23 @@ def mojibake(text: str) -> int:
     """Sequences that only a wrong decoding produces, and replacement characters."""
     from ftfy.badness import badness
 
-    return int(badness(text)) + text.count("\ufffd")
+    return int(badness(text)) + text.count("\ufffd") + _gbk_mojibake(text)
+
+
+def _gbk_mojibake(text: str) -> int:
+    """Chinese lines whose GBK bytes are valid UTF-8 for Chinese: UTF-8 that was read as GBK."""
+    count = text.count("\u951f\u65a4\u62f7")
+    for line in text.split("\n"):
+        chinese = "".join(_CHINESE.findall(line))
+        if len(chinese) < 3:
+            continue
+        try:
+            meant = chinese[: len(chinese) // 3 * 3].encode("gbk").decode("utf-8", errors="ignore")
+        except UnicodeEncodeError:
+            continue
+        # By chance a random pair of GBK bytes almost never forms several three-byte sequences.
+        count += len(_CHINESE.findall(meant)) * 2 >= len(chinese)
+    return count
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -211,6 +236,45 @@ def _longest_run(tokens: list[str]) -> int:
         run = run + 1 if alike and not _CHINESE.match(after) else 1
         best = max(best, run)
     return best
+
+
+def _loops(tokens: list[str]) -> int:
+    """How many further times the last 1 to 12 words stand directly before themselves."""
+    folded = [token.casefold() for token in tokens]
+    best = 0
+    for size in range(1, min(12, len(folded) // 3) + 1):
+        tail = folded[-size:]
+        times = 0
+        while folded[len(folded) - (times + 2) * size : len(folded) - (times + 1) * size] == tail:
+            times += 1
+        if times >= 2:
+            best = max(best, times)
+    return best
+
+
+def _foreign(question: str, response: str) -> str:
+    """The response's language where it is not that of the question; see `TextSignals.foreign`."""
+    if _JAPANESE.search(response):
+        return "ja"
+    words = [word.casefold() for word in words_of(response)]
+    asked = _language(question, question.isascii())
+    chinese, latin = len(_CHINESE.findall(response)), len(_LATIN.findall(response))
+    if asked == "en" and chinese >= 4 and chinese > latin:
+        return "zh"
+    if asked == "zh" and latin >= 20 and not chinese:
+        return vocabulary.foreign_language(words) or "en"
+    return vocabulary.foreign_language(words)
+
+
+def _odd_chinese(text: str) -> int:
+    """Chinese characters outside the 6,763 of GB 2312, which print of today hardly ever uses."""
+    odd = 0
+    for character in _CHINESE.findall(text):
+        try:
+            character.encode("gb2312")
+        except UnicodeEncodeError:
+            odd += 1
+    return odd
 
 
 def _odd_words(text: str) -> float:

@@ -96,7 +96,7 @@ def wrong_modality(
     places = _claims(record)
     for index in places:
         text = record.messages[index].text
-        for name, pattern, words in MODALITY_WORDS:
+        for name, pattern, _ in MODALITY_WORDS:
             match = pattern.search(text)
             if match is None:
                 continue
@@ -119,7 +119,6 @@ def wrong_modality(
                 made = edited(record, lambda _, t=changed: t)  # type: ignore[misc]
                 return None if made is None else Corrupted(made)
             return Corrupted(with_turn(record, index, changed))
-        del words
     return None
 
 

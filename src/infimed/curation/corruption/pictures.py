@@ -14,7 +14,37 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
-_WORDS: Final = ["report", "quarter", "table", "method", "result", "value", "group", "figure", "model", "total", "sample", "market", "error", "system", "input", "output", "count", "rate", "share", "time", "the", "of", "and", "in", "with", "for", "from", "per", "case"]
+_WORDS: Final = [
+    "report",
+    "quarter",
+    "table",
+    "method",
+    "result",
+    "value",
+    "group",
+    "figure",
+    "model",
+    "total",
+    "sample",
+    "market",
+    "error",
+    "system",
+    "input",
+    "output",
+    "count",
+    "rate",
+    "share",
+    "time",
+    "the",
+    "of",
+    "and",
+    "in",
+    "with",
+    "for",
+    "from",
+    "per",
+    "case",
+]
 
 
 def _colour(random: np.random.Generator, low: int = 0, high: int = 200) -> tuple[int, int, int]:

@@ -58,15 +58,6 @@ _DOUBT = re.compile(
 )
 
 
-def _answer_not_in_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
-    if record.task != "choice" or not record.choices:
-        return None
-    answer = record.answer or record.response
-    if choice_key(answer) in map(choice_key, record.choices):
-        return None
-    return Hit("choices", f"{answer!r} is not among {' | '.join(record.choices)}")
-
-
 def _duplicate_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     seen: dict[str, int] = {}
     for index, choice in enumerate(record.choices):
@@ -219,13 +210,6 @@ def _answered(response: str) -> Record:
 
 
 RULES: Final = (
-    Rule(
-        "consistency.answer_not_in_choices", 1, "consistency", "drop",
-        "The gold answer is none of the choices.",
-        _answer_not_in_choices,
-        Example(sample("Which organ is shown?", "liver", "choice", choices=_CHOICES)),
-        Example(sample("Which organ is shown?", "heart", "choice", choices=_CHOICES)),
-    ),
     Rule(
         "consistency.duplicate_choices", 1, "consistency", "drop",
         "Two choices are the same, so that two letters are right or wrong together.",

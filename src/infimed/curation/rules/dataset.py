@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.curation.findings import Dimension, Finding, Hit, Severity
+from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
 from infimed.matching.image import near_image_groups
 from infimed.matching.text import critical_words, near_text_groups, normalise_answer
@@ -42,6 +43,7 @@ class Line:
     source: str = ""
     stopped: bool = False
     response_words: int = 0
+    claims: tuple[str, ...] = ()
 
 
 class Lookup(Protocol):
@@ -279,5 +281,28 @@ RULES: Final = (
             "min_jaccard": Threshold(0.8, "similarity of character 5-grams"),
             "min_chars": Threshold(40, "characters below which similarity proves nothing"),
         },
+    ),
+    DataSetRule(
+        "consistency.contradicted", 1, "consistency", "drop",
+        "A statement about an image that at least two other records about it contradict.",
+        gathering.contradicted,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+    ),
+    DataSetRule(
+        "consistency.tied", 1, "consistency", "note",
+        "Two records about one image contradict each other, and no third one decides.",
+        gathering.tied,
+    ),
+    DataSetRule(
+        "accuracy.size_outlier", 1, "accuracy", "drop",
+        "A length that is several times that of the same finding in other records of the image.",
+        gathering.size_outlier,
+        {"max_ratio": Threshold(3.0, "larger over smaller length")},
+    ),
+    DataSetRule(
+        "relevance.image_elsewhere", 1, "relevance", "drop",
+        "The image belongs to records of another modality, region or patient.",
+        gathering.image_elsewhere,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
     ),
 )  # fmt: skip
