@@ -37,7 +37,7 @@ _IMAGE = pa.struct(
         ("bright_share", pa.float64()), ("white_share", pa.float64()), ("two_tone", pa.float64()),
         ("edges", pa.float64()), ("entropy", pa.float64()), ("sharpness", pa.float64()),
         ("noise", pa.float64()), ("colour", pa.float64()), ("axis_lines", pa.int8()),
-        ("least_sharpness", pa.float64()), ("blocking", pa.float64()),
+        ("least_sharpness", pa.float64()), ("blocking", pa.float64()), ("flat", pa.float64()),
     ]
 )  # fmt: skip
 

@@ -213,6 +213,15 @@ def sides(text: str) -> str:
     return "L" if left else "R" if right else ""
 
 
+_LAST_YES_NO: Final = re.compile(r"\b(?:so|thus|therefore|hence),? (?P<said>yes|no)\s*\.?\s*$", re.IGNORECASE)
+
+
+def reply_polarity(text: str) -> str:
+    """'yes' or 'no' of a reply that begins with it or concludes with it ("On the left, so yes.")."""
+    last = _LAST_YES_NO.search(text)
+    return polarity(text) or (last["said"].lower() if last else "")
+
+
 def polarity(text: str) -> str:
     """'yes' or 'no' when the text begins with it, else ''."""
     if NO.match(text):

@@ -49,9 +49,10 @@ SIGNAL_FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
     "completeness": ("breaks_off", "unstopped_text", "response_words"),
     "accuracy": (),
     "consistency": (),
-    "relevance": ("medical_share", "everyday_share", "white_share", "image_entropy"),
+    "relevance": ("medical_share", "everyday_share", "white_share", "flat", "image_entropy"),
     "readability": (
-        "odd_words", "misspelt", "repeated", "sharpness", "blocking", "spread", "image_entropy",
+        "odd_words", "misspelt", "repeated", "sharpness", "least_sharpness", "detail", "blocking",
+        "spread", "image_entropy",
     ),
     "duplication": (),
 }  # fmt: skip
@@ -82,6 +83,9 @@ def signal_features(signals: Signals, task: str) -> dict[str, float]:
         "misspelt": min(3.0, float(text.misspelt)),
         "repeated": 2 * text.repeated_trigrams,
         "sharpness": min((i.sharpness or 2.5 for i in shown), default=2.5),
+        "least_sharpness": min((i.least_sharpness or 2.0 for i in shown), default=2.0),
+        "detail": min((min(2.0, float(np.log1p(i.noise))) for i in shown), default=1.0),
+        "flat": max((i.flat for i in shown), default=0.2),
         "blocking": min(3.0, max((i.blocking for i in shown), default=1.0)),
         "spread": min((i.spread for i in shown), default=200.0) / 100,
         "white_share": max((i.white_share for i in shown), default=0.0),

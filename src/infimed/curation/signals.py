@@ -37,6 +37,7 @@ class ImageSignals:
         axis_lines: 1 for a long thin horizontal and vertical line (a chart's axes), else 0.
         least_sharpness: sharpness of the edges across the worst of four directions (motion blurs
             one of them); 0 where no direction has enough edges.
+        flat: share of the pixels above 24 whose left neighbour has the same grey value.
         blocking: step across the borders of 8x8 blocks over the step inside them; 1 without JPEG
             blocks.
     """
@@ -63,6 +64,7 @@ class ImageSignals:
     axis_lines: int = 0
     least_sharpness: float = 0.0
     blocking: float = 1.0
+    flat: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def _from_facts(record: Record) -> set[str]:
         claims.add(f"{term}={'+' if present else '-'}")
         side = {"left": "L", "right": "R"}.get(str(facts.get("side") or "").casefold())
         if present and side:
-            claims.add(f"{term}:side={side}")
+            claims |= {f"{term}:side={side}", f"{term} {side}=+"}
     return claims
 
 
@@ -118,8 +118,8 @@ def _from_prose(text: str) -> set[str]:
             before, after = clause[: match.start()], clause[match.end() :]
             if _DENIED_BEFORE.search(before) or _DENIED_AFTER.search(after):
                 # "no effusion in the left lung" denies less than "no effusion".
-                if not lexicon.sides(clause):
-                    claims.add(f"{name}=-")
+                where = lexicon.sides(clause)
+                claims.add(f"{name} {where}=-" if where in ("L", "R") else f"{name}=-")
                 continue
             claims.add(f"{name}=+")
             start = terms[number - 1].end() if number else 0
@@ -128,7 +128,7 @@ def _from_prose(text: str) -> set[str]:
             if not side:
                 side = lexicon.sides(clause[start : match.start()])
             if side in ("L", "R"):
-                claims.add(f"{name}:side={side}")
+                claims |= {f"{name}:side={side}", f"{name} {side}=+"}
             lengths = list(_LENGTH.finditer(clause[match.end() : end]))
             if len(lengths) == 1:
                 claims.add(f"{name}:mm={_millimetres(lengths[0]):g}")

@@ -94,6 +94,16 @@ _IDENTITY = re.compile(
     r"\bis (?:this|it|the (?:image|scan|picture|film))(?: image| scan| picture| film)? an? ",
     re.IGNORECASE,
 )
+_ASKS_KIND = re.compile(
+    r"\bmodality\b|\b(?:what|which) (?:kind|type|sort) of (?:image|scan|imaging|study|picture)\b"
+    r"|\bimaging (?:technique|method)|什么(?:模态|成像|类型的(?:图|影))",
+    re.IGNORECASE,
+)
+_STATED = re.compile(
+    r"\s*(?:yes, |no, )?(?:this|it|the (?:image|scan|picture|film)) (?:is|shows|was) ", re.IGNORECASE
+)
+_SENTENCES = re.compile(r"[.;\n。；]+")
+_YES_NO = re.compile(r"\b(?:so |thus |therefore )?(?:yes|no)\b", re.IGNORECASE)
 _PRESUPPOSED_MODALITY: Final = {
     family: re.compile(_PRESUPPOSED + "(?:" + pattern.pattern + ")", re.IGNORECASE)
     for family, pattern in lexicon.MODALITIES.items()
@@ -134,7 +144,7 @@ def measure_text(record: Record) -> TextSignals:
         ending=_ending(response, record.task),
         stopped=response.rstrip().endswith(_STOPS),
         answer_polarity=lexicon.polarity(record.answer or ""),
-        response_polarity=lexicon.polarity(response),
+        response_polarity=lexicon.reply_polarity(response),
         question_sides=lexicon.sides(question),
         response_sides=lexicon.sides(response),
         modalities=modalities,
@@ -144,7 +154,7 @@ def measure_text(record: Record) -> TextSignals:
         everyday_words=vocabulary.everyday_words([token.casefold() for token in tokens]),
         misspelt=sum(map(vocabulary.misspelt, everything.split()))
         + (0 if plain else _odd_chinese(everything)),
-        loops=_loops(words_of(longest)),
+        loops=max(_loops(words_of(longest)), _loops(words_of(response))),
         foreign=_foreign(question, response),
         claims=statements(record, modalities),
         question_key=_key(
@@ -305,14 +315,26 @@ def _claimed_modalities(record: Record, question: str, response: str) -> tuple[s
         for family, pattern in _PRESUPPOSED_MODALITY.items()
         if pattern.search(question) and not lexicon.HEDGES.search(question)
     }
-    if record.task == "closed":
+    if record.task == "dialogue":
+        for turn in record.messages:
+            if turn.role == "assistant":
+                for sentence in _SENTENCES.split(turn.text):
+                    if _STATED.match(sentence) and not lexicon.HEDGES.search(sentence):
+                        claimed.update(
+                            f for f, p in lexicon.MODALITIES.items() if p.search(sentence)
+                        )
+    elif record.task == "closed":
         match = _IDENTITY.search(question)
+        body = _YES_NO.sub("", response)
+        if match and body.strip(" .,") and not lexicon.HEDGES.search(body):
+            # "No, this is a CT." and "Abdominal CT, so no." say what it is.
+            claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(body))
         if match and lexicon.polarity(record.answer or response) == "yes":
             named = question[match.end() :]
             if not lexicon.HEDGES.search(named):
                 claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(named))
     elif record.task in ("caption", "report") or (
-        record.task in ("open", "choice") and "modality" in question.casefold()
+        record.task in ("open", "choice") and _ASKS_KIND.search(question)
     ):
         stated = response if record.task != "choice" else record.answer or ""
         if not lexicon.HEDGES.search(stated):

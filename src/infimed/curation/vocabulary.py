@@ -86,7 +86,7 @@ _FUNCTION_WORDS: Final = (
     "yes",
 )
 _CONFUSED: Final = {
-    "l": "i", "i": "lt", "o": "ce", "e": "co", "c": "eo", "n": "rhu", "r": "n", "u": "vn", "v": "uy", "h": "bn", "b": "h",
+    "l": "i", "i": "lt", "o": "cea", "e": "co", "c": "eo", "n": "rhu", "r": "n", "u": "vn", "v": "uy", "h": "bn", "b": "h",
     "t": "fil", "f": "t", "a": "oe", "y": "v", "g": "q", "q": "g", "s": "e",
 }  # fmt: skip
 _SUFFIXES: Final = ("s", "es", "ed", "d", "ing", "ly", "al", "ic", "ally", "er", "ness")
@@ -121,7 +121,7 @@ def known_word(word: str) -> bool:
 @functools.lru_cache(maxsize=1 << 16)
 def misspelt(token: str) -> bool:
     """Whether a token is unknown and one small error away from a common word."""
-    bare = token.strip(".,;:?()[]\"'“”‘’")
+    bare = token.strip(".,;:?()[]\"'“”‘’").removesuffix("'s").removesuffix("’s")
     if len(bare) < 2 or len(bare) > 24 or not bare.isascii():
         return False
     word = bare.lower()
@@ -172,7 +172,13 @@ def _near_common(word: str) -> bool:
             if _known_target(word[:i] + other + word[i + 1 :]):
                 return True
     if len(word) < 6:
-        return False
+        # A letter is missing: only from a word that is not itself an abbreviation.
+        return any(
+            word[:i] + letter + word[i:] in common
+            for i in range(1, len(word))
+            for letter in _LETTERS
+            if len(word) == 5 or any(c in "aeiou" for c in word)
+        )
     for i in range(len(word)):
         if word[:i] + word[i + 1 :] in common:
             return True
@@ -193,13 +199,13 @@ def foreign_language(words: list[str]) -> str:
     """'fr', 'de', 'es', 'it' or 'pt' where a text's function words are of that language, else ''."""
     if len(words) < 6:
         return ""
-    english = sum(word in ENGLISH and word not in _AMBIGUOUS for word in words)
+    english = sum(word in ENGLISH for word in words)
     best, share = "", 0
     for name, own in FOREIGN.items():
-        count = sum(word in own for word in words)
-        if count > share:
-            best, share = name, count
-    return best if share >= max(3, 0.2 * len(words)) and share > 2 * english else ""
+        found = [word for word in words if word in own and word not in _AMBIGUOUS]
+        if len(set(found)) >= 3 and len(found) > share:
+            best, share = name, len(found)
+    return best if share >= 0.15 * len(words) and share > 2 * english else ""
 
 
 def everyday_words(words: list[str]) -> int:

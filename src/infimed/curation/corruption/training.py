@@ -1,7 +1,7 @@
 """Labels for the evaluator: from injected damage, and from people.
 
 Injected: a clean record is ok in every dimension; a damaged one is not ok in the dimensions of its
-operator and unknown in the others (a swapped image may well be inconsistent too). Operators that are
+operator and ok in the others, so that the evaluator learns which dimension to name. Operators that are
 held out never give a label.
 """
 
@@ -33,7 +33,7 @@ def rows_and_labels(outcome: Outcome) -> tuple[list[Mapping[str, tuple[float, ..
             continue
         rows.append(case.judged.features)
         for name in DIMENSIONS:
-            ok[name].append(False if name in dimensions[case.operator] else None)
+            ok[name].append(name not in dimensions[case.operator])
     return rows, ok
 
 

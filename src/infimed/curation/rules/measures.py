@@ -91,6 +91,55 @@ _DOSE = re.compile(
 _MG: Final = {"mg": 1.0, "mcg": 0.001, "µg": 0.001, "μg": 0.001, "g": 1000.0}
 
 
+_LESIONS: Final = (
+    ("lacune", re.compile(r"\blacun(?:e|es|ar infarcts?)\b", re.I), 1, 25),
+    ("microaneurysm", re.compile(r"\bmicroaneurysms?\b", re.I), 0.01, 1.5),
+    ("cotton-wool spot", re.compile(r"\bcotton[- ]wool spots?\b", re.I), 0.05, 5),
+    ("retinal finding", re.compile(r"\b(?:retinal ha?emorrhages?|hard exudates?)\b", re.I), 0.02, 12),
+    ("mitotic figure", re.compile(r"\bmitotic figures?\b", re.I), 0.004, 0.06),
+    ("gland or nucleus", re.compile(r"\b(?:malignant glands?|nucle(?:us|i))\b", re.I), 0.003, 1.5),
+    ("nodule", re.compile(r"\bnodules?\b", re.I), 0.8, 60),
+    ("granuloma", re.compile(r"\bgranulomas?\b", re.I), 0.3, 60),
+    ("calculus", re.compile(r"\b(?:renal|ureteric|ureteral|kidney|bladder|urinary) (?:calcul(?:us|i)|stones?)\b|\bgallstones?\b", re.I), 0.5, 100),
+    ("calcification", re.compile(r"\b(?:liver|hepatic|pulmonary|breast) (?:micro)?calcifications?\b", re.I), 0.05, 60),
+    ("organ cyst", re.compile(r"\b(?:renal|kidney|hepatic|liver|pancreatic|splenic) cysts?\b", re.I), 1, 250),
+    ("haemangioma", re.compile(r"\bha?emangiomas?\b", re.I), 1, 250),
+    ("metastasis", re.compile(r"\bmetastas[ie]s\b", re.I), 1, 250),
+    ("hydronephrosis", re.compile(r"\bhydronephrosis\b", re.I), 4, 200),
+    ("brain tumour", re.compile(r"\bbrain tumou?rs?\b", re.I), 1, 130),
+    ("infarct", re.compile(r"\b(?:cortical|cerebral|brain) infarcts?\b", re.I), 1, 200),
+    ("subdural haematoma", re.compile(r"\bsubdural ha?ematomas?\b", re.I), 1, 220),
+    ("appendix", re.compile(r"\bappendix\b", re.I), 2, 200),
+    ("aneurysm", re.compile(r"\baneurysms?\b", re.I), 0.8, 200),
+)  # fmt: skip
+"""Finding, how text names it, and (least, most) mm of what has been described."""
+_OF_SIZE = re.compile(r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE)
+
+
+def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if not any(unit in record.response for unit in ("mm", "cm", "µm", "μm")):
+        return None
+    text = record.response
+    for length in _LENGTH.finditer(text):
+        # The finding stands in the same clause, before or after its length.
+        start = max([0, *(m.end() for m in _OF_SIZE.finditer(text[: length.start()]))])
+        stop = _OF_SIZE.search(text, length.end())
+        clause = text[start : stop.start() if stop else len(text)]
+        if not re.search(r"[a-z]{4}", clause):
+            clause = text
+        named = [entry for entry in _LESIONS if entry[1].search(clause)]
+        if not named and record.task in ("open", "closed"):
+            named = [entry for entry in _LESIONS if entry[1].search(record.question)]
+        if len(named) != 1 or len(_LENGTH.findall(clause)) > 2:
+            continue
+        name, _, low, high = named[0]
+        size = float(length["v"]) * _MM[length["u"]]
+        if not low <= size <= high:
+            bound = high if size > high else low
+            return Hit("response", f"{name}: {length.group(0)}", size, bound, length.start(), length.end())
+    return None
+
+
 def _missing_unit(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     if record.task not in ("open", "choice", "closed") or not _SIZE_QUESTION.search(
         record.question
@@ -195,6 +244,13 @@ RULES: Final = (
         Example(caption(_CYST, image_facts=_SPACED)),
         Example(caption(_CYST.replace("12 mm", "0.5 mm"), image_facts=_SPACED)),
         {"min_pixels": Threshold(1.5, "pixels")},
+    ),
+    Rule(
+        "accuracy.lesion_size", 1, "accuracy", "drop",
+        "A finding is larger or smaller than any that has been described.",
+        _lesion_size,
+        Example(caption("Axial T2-weighted MRI of the brain showing a lacune of 9 mm.")),
+        Example(caption("Axial T2-weighted MRI of the brain showing a lacune of 90 mm.")),
     ),
     Rule(
         "accuracy.vital_value", 1, "accuracy", "drop",

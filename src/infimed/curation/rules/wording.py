@@ -18,6 +18,7 @@ from infimed.curation.rules.base import (
     turns,
 )
 from infimed.curation.signals import Signals
+from infimed.curation.text_signals import medical_word, words_of
 from infimed.data.record import Record
 
 _PANEL = re.compile(
