@@ -25,6 +25,8 @@ from infimed.curation.findings import Finding, Verdict
 
 SIGNALS, FINDINGS, VERDICTS, COST = "signals", "findings", "verdicts", "cost"
 SUMMARY_FILE: Final = "curation.json"
+MEASURED_FILE: Final = "measured.json"
+"""Which data and version the signals are of; written once they are complete."""
 PARTS: Final = "curation.parts"
 CHUNK_ROWS: Final = 512
 CHUNKS_PER_ROW_GROUP: Final = 32
@@ -167,15 +169,15 @@ class Parts:
         """File of one table of one chunk."""
         return self.folder / f"{name}-{chunk:06d}.parquet"
 
-    def done(self, chunk: int) -> bool:
-        """Whether the chunk is complete."""
-        return self.file(SIGNALS, chunk).is_file()
+    def done(self, chunk: int, name: str = SIGNALS) -> bool:
+        """Whether the chunk is complete (or one of its tables is there)."""
+        return self.file(name, chunk).is_file()
 
-    def write(self, chunk: int, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Store a chunk; signals last, because they mark it complete."""
-        for name in sorted(rows, key=lambda n: n == SIGNALS):
+    def write(self, chunk: int, tables: Mapping[str, pa.Table]) -> None:
+        """Store tables of a chunk; signals last, because they mark it complete."""
+        for name in sorted(tables, key=lambda n: n == SIGNALS):
             with atomic_open(self.file(name, chunk)) as handle:
-                pq.write_table(table(name, rows[name]), handle, compression="zstd")
+                pq.write_table(tables[name], handle, compression="zstd")
 
     def read(self, name: str, chunk: int, columns: list[str] | None = None) -> pa.Table:
         """One table of one chunk."""

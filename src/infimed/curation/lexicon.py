@@ -213,7 +213,9 @@ def sides(text: str) -> str:
     return "L" if left else "R" if right else ""
 
 
-_LAST_YES_NO: Final = re.compile(r"\b(?:so|thus|therefore|hence),? (?P<said>yes|no)\s*\.?\s*$", re.IGNORECASE)
+_LAST_YES_NO: Final = re.compile(
+    r"\b(?:so|thus|therefore|hence),? (?P<said>yes|no)\s*\.?\s*$", re.IGNORECASE
+)
 
 
 def reply_polarity(text: str) -> str:

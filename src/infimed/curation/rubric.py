@@ -23,6 +23,7 @@ from infimed.curation.rules import (
     completeness,
     consistency,
     dataset,
+    intake,
     measures,
     readability,
     relevance,
@@ -40,6 +41,7 @@ RULE_FAILED: Final = "the rule itself failed"
 AnyRule: TypeAlias = Rule | DataSetRule
 
 RECORD_RULES: Final[tuple[Rule, ...]] = (
+    *intake.RULES,
     *completeness.RULES,
     *accuracy.RULES,
     *consistency.RULES,
@@ -75,6 +77,12 @@ class Rubric:
     def identity(self) -> str:
         """Hash of everything that can change a verdict."""
         return sha256_json(self.to_dict())[:16]
+
+    @property
+    def is_catalogue(self) -> bool:
+        """Whether `to_dict` says all of it: every check is the catalogue's own."""
+        known = {rule.id: rule.check for rule in (*RECORD_RULES, *DATASET_RULES)}
+        return all(known.get(rule.id) is rule.check for rule in self.all_rules)
 
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], tuple[tuple[Rule, Limits], ...]]:

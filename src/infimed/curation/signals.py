@@ -14,7 +14,7 @@ from typing import Any, Final
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
 
-SIGNALS_VERSION: Final = f"2.{LEXICON_VERSION}"
+SIGNALS_VERSION: Final = f"3.{LEXICON_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class ImageSignals:
 
     Attributes:
         sha256: key of the stored bytes. problem: why it could not be decoded, else ''.
-        width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded RGB and its shape.
+        width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded
+            pixels and their shape, three equal channels taken as one.
         phash: 64-bit perceptual hash.
         mean, std: of the grey image. spread: 99.5th minus 0.5th percentile.
         mode_share: pixels within 2 of the commonest grey value.
@@ -126,6 +127,13 @@ class TextSignals:
     question_key: str = ""
     answer_key: str = ""
     content_key: str = ""
+
+
+UNMEASURED: Final = TextSignals(text_chars=-1)
+"""The text signals of a record that could not be read or measured."""
+
+DAMAGED: Final = "damaged_record"
+"""Fact of the stand-in for a stored record that cannot be read; its value says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ _ASKS_KIND = re.compile(
     re.IGNORECASE,
 )
 _STATED = re.compile(
-    r"\s*(?:yes, |no, )?(?:this|it|the (?:image|scan|picture|film)) (?:is|shows|was) ", re.IGNORECASE
+    r"\s*(?:yes, |no, )?(?:this|it|the (?:image|scan|picture|film)) (?:is|shows|was) ",
+    re.IGNORECASE,
 )
 _SENTENCES = re.compile(r"[.;\n。；]+")
 _YES_NO = re.compile(r"\b(?:so |thus |therefore )?(?:yes|no)\b", re.IGNORECASE)

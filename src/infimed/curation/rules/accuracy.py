@@ -120,7 +120,9 @@ def _identity_answer(record: Record, signals: Signals, limits: Limits) -> Hit | 
     match = _IDENTITY.fullmatch(record.question.strip())
     if match is None or normalise(match["what"]) != normalise(fact):
         return None
-    return Hit("response", f"asked whether it is {match['what']!r}, answered 'no'; the facts say so")
+    return Hit(
+        "response", f"asked whether it is {match['what']!r}, answered 'no'; the facts say so"
+    )
 
 
 def _side_word(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -130,7 +132,9 @@ def _side_word(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     if expected and record.task == "closed" and said in ("L", "R") and said != expected:
         body = _CONCLUDED.sub("", record.response)
         if not lexicon.NEGATION.search(body) and not _PLURAL_CUES.search(body):
-            return Hit("response", f"the reply says {record.response[:60]!r}, the facts say {fact!r}")
+            return Hit(
+                "response", f"the reply says {record.response[:60]!r}, the facts say {fact!r}"
+            )
     if expected and record.task == "closed" and record.facts.get("question_type") == "laterality":
         asked, answer = signals.text.question_sides, signals.text.answer_polarity
         if asked not in ("L", "R") or not answer or (asked == expected) == (answer == "yes"):

@@ -26,9 +26,11 @@ def _no_detail(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for index, image in enumerate(signals.images):
         if image.problem or not image.sharpness or image.std < 3:
             continue
-        if image.noise < limits["min_noise"] and image.sharpness < limits["max_sharpness"]:
+        soft = image.sharpness < limits["soft_sharpness"]
+        least = limits["soft_noise"] if soft else limits["min_noise"]
+        if image.noise < least and image.sharpness < limits["max_sharpness"]:
             evidence = "neither grain nor detail at the scale of a pixel: blurred or blown up"
-            return Hit(f"image {index}", evidence, image.noise, limits["min_noise"])
+            return Hit(f"image {index}", evidence, image.noise, least)
     return None
 
 
@@ -79,7 +81,32 @@ def _header_modality(record: Record, signals: Signals, limits: Limits) -> Hit | 
     return None
 
 
+def _drawing(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if signals.modality == "ECG":
+        return None
+    for index, image in enumerate(signals.images):
+        if image.problem or image.flat < limits["min_flat"] or image.std < 3:
+            continue
+        # A scan with a clipped background is flat too, but is not made of few grey values.
+        if image.white_share >= limits["min_white"] or image.colour >= limits["min_colour"]:
+            evidence = "areas of exactly one colour: a drawing, chart or logo"
+            return Hit(f"image {index}", evidence, image.flat, limits["min_flat"])
+    return None
+
+
 RULES: Final = (
+    Rule(
+        "relevance.drawing", 1, "relevance", "drop",
+        "The image is drawn: areas of exactly one colour on white or in colour.",
+        _drawing,
+        Example(sample(), (CLEAN_IMAGE,)),
+        with_image(flat=0.95, white_share=0.4),
+        {
+            "min_flat": Threshold(0.75, "share of lit pixels equal to their left neighbour"),
+            "min_white": Threshold(0.25, "share of white pixels, or"),
+            "min_colour": Threshold(0.03, "share of coloured pixels"),
+        },
+    ),
     Rule(
         "readability.no_detail", 1, "readability", "drop",
         "The image has neither grain nor detail at the scale of a pixel: blurred, or blown up from a small copy.",
@@ -87,7 +114,9 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(noise=0.2, sharpness=2.2),
         {
-            "min_noise": Threshold(0.33, "grey levels of noise and finest detail (Immerkaer)"),
+            "min_noise": Threshold(0.24, "grey levels of noise and finest detail (Immerkaer)"),
+            "soft_noise": Threshold(0.32, "the same, where the sharpest edges are soft"),
+            "soft_sharpness": Threshold(2.15, "sharpness up to which edges are soft"),
             "max_sharpness": Threshold(3.0, "sharpness above which a clean image may be drawn or denoised"),
         },
     ),

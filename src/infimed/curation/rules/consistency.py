@@ -46,7 +46,9 @@ _AFFIRMED = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
-_PLACED = re.compile(r"\b(?:on|in|at|is|are|to) (?:the )?(?:patient's )?(?:left|right)\b", re.IGNORECASE)
+_PLACED = re.compile(
+    r"\b(?:on|in|at|is|are|to) (?:the )?(?:patient's )?(?:left|right)\b", re.IGNORECASE
+)
 _NEGATIVE_QUESTION = re.compile(
     r"\b(?:no|not|n't|free of|absent|absence|normal|without|clear|exclude\w*|lack\w*|unremarkable)\b|n't\b|正常|没有",
     re.IGNORECASE,

@@ -4,7 +4,8 @@ They run after the record rules, over the records that survived those, so that a
 does not take its sharp copy with it. The first record in order is kept. Two different questions
 about one image are never duplicates of each other.
 
-Memory: about 300 bytes a record; images are opened only where a perceptual hash proposes a pair.
+Memory: a rule that names a `group` is shown only the records that share its key, some at a time
+(`curation.judging`); images are opened only where a perceptual hash proposes a pair.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.curation.columns import (
+    CAPTION_LIKE,
+    Flags,
+    Keys,
+    SetColumns,
+    answered_key,
+    asked_key,
+    described_key,
+    exact_key,
+    pictured_key,
+)
 from infimed.curation.findings import Dimension, Finding, Hit, Severity
 from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
@@ -65,7 +77,14 @@ DataSetCheck = Callable[[list[Line], Lookup, Limits], Found]
 
 @dataclass(frozen=True, slots=True)
 class DataSetRule:
-    """A rule over all records: its check returns (row, Hit) pairs. Other fields as in `Rule`."""
+    """A rule over all records: its check returns (row, Hit) pairs. Other fields as in `Rule`.
+
+    Attributes:
+        group: key of every record; the rule finds things only among records with equal keys, and
+            its check is given whole groups, several at a time. None: all records at once.
+        sees_pairs: whether the check must also see every record that shows two of these images.
+        check_columns: takes the place of `check` for a rule that needs no record, only columns.
+    """
 
     id: str
     version: int
@@ -74,6 +93,9 @@ class DataSetRule:
     catches: str
     check: DataSetCheck
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    group: Callable[[SetColumns], Keys] | None = None
+    sees_pairs: bool = False
+    check_columns: Callable[[SetColumns, Flags, Limits], Found] | None = None
 
     def limits(self, modality: str = "", task: str = "") -> dict[str, float]:
         """The thresholds; data-set rules do not vary by modality or task."""
@@ -84,7 +106,7 @@ class DataSetRule:
         return [(row, finding(self, hit)) for row, hit in self.check(lines, lookup, limits)]
 
 
-_CAPTION_LIKE: Final = frozenset({"caption", "report", "dialogue", "text"})
+_CAPTION_LIKE: Final = CAPTION_LIKE
 
 
 def _exact_key(line: Line) -> tuple[object, ...]:
@@ -230,6 +252,26 @@ def _missing_stop(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return found
 
 
+def _missing_stop_columns(columns: SetColumns, alive: Flags, limits: Limits) -> Found:
+    """`_missing_stop` on columns: the same findings without an object a record."""
+    captions = np.array([task in ("caption", "report") for task in columns.tasks], bool)
+    long = alive & captions[columns.task] & (columns.response_words >= limits["min_words"])
+    habitat = columns.source.astype(np.int64) * len(columns.tasks) + columns.task
+    total = np.bincount(habitat[long], minlength=1)
+    stopped = np.bincount(habitat[long & columns.stopped], minlength=len(total))
+    habit = stopped / np.maximum(total, 1)
+    usual = (total >= limits["min_records"]) & (habit >= limits["min_habit"])
+    found: Found = []
+    for row in np.flatnonzero(long & ~columns.stopped).tolist():
+        if usual[habitat[row]]:
+            task = columns.tasks[columns.task[row]]
+            evidence = (
+                f"no full stop, which {habit[habitat[row]]:.0%} of the {task}s of this source have"
+            )
+            found.append((row, Hit("response", evidence, 0.0, limits["min_habit"])))
+    return found
+
+
 def _contradict(task: str, a: str, b: str) -> bool:
     """Whether two answers to one question exclude each other; open answers may be paraphrases."""
     if a == b or set(a.split()) == set(b.split()):
@@ -252,16 +294,19 @@ RULES: Final = (
             "min_records": Threshold(50, "texts needed to speak of a habit"),
             "min_words": Threshold(4, "words below which a text may be a label"),
         },
+        check_columns=_missing_stop_columns,
     ),
     DataSetRule(
         "consistency.conflicting_answers", 1, "consistency", "drop",
         "The same question about the same image has answers that exclude each other.",
         _conflict,
+        group=asked_key,
     ),
     DataSetRule(
         "duplication.exact", 1, "duplication", "drop",
         "Same text, same choices, same decoded pixels as an earlier record.",
         _exact,
+        group=exact_key,
     ),
     DataSetRule(
         "duplication.near_image", 1, "duplication", "drop",
@@ -272,6 +317,8 @@ RULES: Final = (
             "min_correlation": Threshold(0.9, "correlation of the thumbnails that confirms it"),
             "max_local_difference": Threshold(0.15, "largest local difference, share of the grey range"),
         },
+        group=answered_key,
+        sees_pairs=True,
     ),
     DataSetRule(
         "duplication.near_text", 1, "duplication", "drop",
@@ -281,28 +328,33 @@ RULES: Final = (
             "min_jaccard": Threshold(0.8, "similarity of character 5-grams"),
             "min_chars": Threshold(40, "characters below which similarity proves nothing"),
         },
+        group=described_key,
     ),
     DataSetRule(
         "consistency.contradicted", 1, "consistency", "drop",
         "A statement about an image that at least two other records about it contradict.",
         gathering.contradicted,
         {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
     ),
     DataSetRule(
         "consistency.tied", 1, "consistency", "note",
         "Two records about one image contradict each other, and no third one decides.",
         gathering.tied,
+        group=pictured_key,
     ),
     DataSetRule(
         "accuracy.size_outlier", 1, "accuracy", "drop",
         "A length that is several times that of the same finding in other records of the image.",
         gathering.size_outlier,
         {"max_ratio": Threshold(3.0, "larger over smaller length")},
+        group=pictured_key,
     ),
     DataSetRule(
         "relevance.image_elsewhere", 1, "relevance", "drop",
         "The image belongs to records of another modality, region or patient.",
         gathering.image_elsewhere,
         {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
     ),
 )  # fmt: skip

@@ -113,7 +113,9 @@ _LESIONS: Final = (
     ("aneurysm", re.compile(r"\baneurysms?\b", re.I), 0.8, 200),
 )  # fmt: skip
 """Finding, how text names it, and (least, most) mm of what has been described."""
-_OF_SIZE = re.compile(r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE)
+_OF_SIZE = re.compile(
+    r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE
+)
 
 
 def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -136,7 +138,9 @@ def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None
         size = float(length["v"]) * _MM[length["u"]]
         if not low <= size <= high:
             bound = high if size > high else low
-            return Hit("response", f"{name}: {length.group(0)}", size, bound, length.start(), length.end())
+            return Hit(
+                "response", f"{name}: {length.group(0)}", size, bound, length.start(), length.end()
+            )
     return None
 
 

@@ -123,17 +123,21 @@ def _loop(record: Record, signals: Signals, limits: Limits) -> Hit | None:
 
 def _everyday_text(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     text = signals.text
-    if text.medical_terms > limits["max_medical"] or text.language == "":
-        return None
     if text.language == "zh":
-        whole = record.question + record.response
-        match = lexicon.EVERYDAY_ZH.search(whole)
-        return None if match is None else Hit("record", match.group(0))
-    if text.everyday_words < max(limits["min_words"], limits["min_share"] * text.words):
+        match = lexicon.EVERYDAY_ZH.search(record.question + record.response)
+        return None if match is None or text.medical_terms else Hit("record", match.group(0))
+    if text.everyday_words < limits["min_words"] or not record.response:
         return None
-    return Hit(
-        "record", record.response or record.question, text.everyday_words, limits["min_words"]
-    )
+    medical, everyday, words = text.medical_terms, text.everyday_words, text.words
+    if record.task in ("caption", "report"):
+        # The request may speak of patients and findings; what counts is what is described.
+        said = words_of(record.response)
+        everyday = vocabulary.everyday_words([word.casefold() for word in said])
+        medical, words = sum(map(medical_word, said)), len(said)
+    least = max(limits["min_words"], limits["min_share"] * words)
+    if medical > limits["max_medical"] or everyday < least:
+        return None
+    return Hit("record", record.response, everyday, limits["min_words"])
 
 
 _GOOD = "Axial CT of the abdomen showing a simple cyst in the left kidney."
