@@ -161,6 +161,11 @@ def described_key(columns: SetColumns) -> Keys:
     return np.where(columns.caption_like(), key, np.uint64(0))
 
 
+def pictured_key(columns: SetColumns) -> Keys:
+    """Equal for records about the same single image; 0 for records with none or several."""
+    return np.where(columns.images == 1, mixed(columns.pixels), np.uint64(0))
+
+
 def mixed(*columns: NDArray[np.generic]) -> Keys:
     """One key, never 0, out of several columns."""
     key = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)

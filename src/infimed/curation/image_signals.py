@@ -23,6 +23,8 @@ FINE_SIGMA: Final = 1.0
 COARSE_SIGMA: Final = 4.0
 TILES: Final = 6
 TILE_PIXELS: Final = 8
+DIRECTION_PIXELS: Final = 24
+LIT: Final = 24
 _LEVELS: Final = np.arange(256, dtype=np.float64)
 _SQUARE_5: Final = np.ones((5, 5), np.uint8)
 _SOBEL_X: Final = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
@@ -55,6 +57,8 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         return float(cumulative[last] - (cumulative[first - 1] if first else 0.0))
 
     bright = between(200, 255)
+    sharp, least = edge_sharpness(grey)
+    steps = np.asarray(cv2.absdiff(grey[:, 1:], grey[:, :-1]))
     return ImageSignals(
         sha256=sha256,
         width=width,
@@ -69,9 +73,12 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         bright_share=round(between(251, 255), 4),
         white_share=round(between(235, 255), 4),
         two_tone=round(between(0, 64) + between(235, 255), 4),
-        edges=round(_edge_share(grey), 4),
+        edges=round(_edge_share(steps), 4),
         entropy=round(float(-(positive @ np.log2(positive))), 3),
-        sharpness=round(sharpness(grey), 3),
+        sharpness=round(sharp, 3),
+        least_sharpness=round(least, 3),
+        blocking=round(block_steps(steps), 3) if grey is full else 1.0,
+        flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
         noise=round(noise_level(grey), 3),
         colour=round(_colour_share(pixels), 4),
         axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
@@ -121,20 +128,31 @@ def shrink(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:
+    """Sharpness of the sharpest tile; see `edge_sharpness`."""
+    return edge_sharpness(grey)[0]
+
+
+def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     """Noise-robust sharpness: about 3 for a step edge, 1.2 after a blur of 6 pixels in 256.
 
     On the ridges of the strongest coarse edges the fine gradient is projected on the coarse
     gradient's direction and averaged: noise, which has no preferred direction, cancels out, while
     the variance of a Laplacian calls a blurred but noisy image sharp. Lines thinner than the coarse
     scale (burned-in print) have no ridge of their own and pull the ratio down, so it is taken a tile
-    at a time and the sharpest tile speaks for the image. 0 for an image without edges.
+    at a time and the sharpest tile speaks for the image.
+
+    Motion blurs the edges across it and no others, so the second value is that of the worst of four
+    directions.
+
+    Returns:
+        (sharpest tile, worst direction); 0 for an image, or directions, without enough edges.
     """
     import cv2
 
     small = shrink(grey, EDGE_SIDE)
     height, width = small.shape
     if min(height, width) < 32:
-        return 0.0
+        return 0.0, 0.0
     coarse = _gaussian(small, COARSE_SIGMA)
     coarse_x, coarse_y = cv2.Sobel(coarse, cv2.CV_32F, 1, 0), cv2.Sobel(coarse, cv2.CV_32F, 0, 1)
     strength = cv2.magnitude(coarse_x, coarse_y)
@@ -144,9 +162,10 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     flat = strength.reshape(-1)
     limit = float(np.partition(flat, -flat.size // 33)[-flat.size // 33])
     if limit < 1.0:
-        return 0.0
+        return 0.0, 0.0
     peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
-    strong = np.flatnonzero(flat >= limit)
+    # Edges across a motion are weak; down to a quarter of the limit they count for directions.
+    strong = np.flatnonzero(flat >= 0.25 * limit)
     ridge = strong[flat[strong] >= np.float32(0.98) * peak[strong]]
     # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
     fine = _gaussian(small, FINE_SIGMA).reshape(-1)
@@ -154,18 +173,75 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
     around = fine[ridge[:, None] + (steps[:, None] * width + steps).reshape(-1)]
     fine_x, fine_y = (around @ _SOBEL).T
     weight = flat[ridge].astype(np.float64)
-    along = (fine_x * coarse_x.reshape(-1)[ridge] + fine_y * coarse_y.reshape(-1)[ridge]) / weight
+    gx, gy = coarse_x.reshape(-1)[ridge], coarse_y.reshape(-1)[ridge]
+    along = (fine_x * gx + fine_y * gy) / weight
+    least = _worst_direction(gx, gy, along, weight)
+    top = weight >= limit
+    ridge, weight, along = ridge[top], weight[top], along[top]
     rows, columns = np.divmod(ridge, width)
     tile = (rows * TILES // height) * TILES + columns * TILES // width
     pixels = np.bincount(tile, minlength=TILES * TILES)
     total = np.bincount(tile, weight, TILES * TILES)
-    ratio = (
-        np.bincount(tile, along, TILES * TILES)[pixels >= TILE_PIXELS]
-        / total[pixels >= TILE_PIXELS]
-    )
-    if not len(ratio):
-        return float(along.sum() / weight.sum())
-    return float(ratio.max())
+    enough = pixels >= TILE_PIXELS
+    ratio = np.bincount(tile, along, TILES * TILES)[enough] / total[enough]
+    best = float(ratio.max()) if len(ratio) else float(along.sum() / weight.sum())
+    return best, least
+
+
+def _worst_direction(
+    gx: NDArray[np.float32],
+    gy: NDArray[np.float32],
+    along: NDArray[np.float64],
+    weight: NDArray[np.float64],
+) -> float:
+    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none."""
+    sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int64) % 4
+    worst = 0.0
+    for direction in range(4):
+        inside = np.flatnonzero(sector == direction)
+        if len(inside) < DIRECTION_PIXELS:
+            continue
+        strongest = inside[np.argsort(weight[inside], kind="stable")[len(inside) // 2 :]]
+        ratio = float(along[strongest].sum() / weight[strongest].sum())
+        worst = ratio if worst == 0.0 else min(worst, ratio)
+    return worst
+
+
+def block_steps(steps: NDArray[np.uint8]) -> float:
+    """Mean step across the borders of 8x8 blocks over the mean step elsewhere, across columns.
+
+    1 for an image that was never a JPEG of low quality, or was resized since.
+
+    Args:
+        steps: absolute differences of horizontal neighbours, uint8 [H, W - 1].
+    """
+    import cv2
+
+    if min(steps.shape) < 63:
+        return 1.0
+    # Saturated steps are edges of the picture; blocks are faint.
+    columns = cv2.reduce(cv2.min(steps, 24), 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).reshape(-1)
+    borders = columns[7::8]
+    across = float(borders.mean()) / len(steps)
+    inside = float((columns.sum() - borders.sum()) / (len(columns) - len(borders))) / len(steps)
+    return (across + 0.05) / (inside + 0.05)
+
+
+def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8], lit_share: float) -> float:
+    """Share of the pixels above `LIT` whose left neighbour has exactly the same value.
+
+    About 0.1 to 0.5 in what a sensor saw, above 0.8 in what was drawn. 0 for a black image.
+
+    Args:
+        steps: absolute differences of horizontal neighbours. lit_share: pixels above `LIT`.
+    """
+    import cv2
+
+    if lit_share < 0.02 or not steps.size:
+        return 0.0
+    lit = cv2.compare(grey[:, 1:], LIT, cv2.CMP_GT)
+    same = cv2.countNonZero(cv2.bitwise_and(lit, cv2.compare(steps, 0, cv2.CMP_EQ)))
+    return min(1.0, same / (lit_share * steps.size))
 
 
 def _gaussian(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
@@ -208,12 +284,9 @@ def has_axis_lines(grey: NDArray[np.uint8]) -> bool:
     )
 
 
-def _edge_share(grey: NDArray[np.uint8]) -> float:
-    import cv2
-
-    if grey.shape[1] < 2:
+def _edge_share(steps: NDArray[np.uint8]) -> float:
+    if not steps.size:
         return 0.0
-    steps = cv2.absdiff(grey[:, 1:], grey[:, :-1])
     return float(np.count_nonzero(steps >= EDGE_STEP) / steps.size)
 
 

@@ -49,6 +49,7 @@ _LINE_COLUMNS = [
     "source",
     "stopped",
     "response_words",
+    "claims",
 ]
 
 
@@ -256,5 +257,5 @@ def _line(value: dict[str, Any]) -> Line:
     return Line(
         value["row"], value["record_id"], value["task"], value["question_key"],
         value["answer_key"], value["content_key"], images,
-        value["source"], value["stopped"], value["response_words"],
+        value["source"], value["stopped"], value["response_words"], tuple(value["claims"]),
     )  # fmt: skip

@@ -39,6 +39,7 @@ _IMAGE = pa.struct(
         ("bright_share", pa.float64()), ("white_share", pa.float64()), ("two_tone", pa.float64()),
         ("edges", pa.float64()), ("entropy", pa.float64()), ("sharpness", pa.float64()),
         ("noise", pa.float64()), ("colour", pa.float64()), ("axis_lines", pa.int8()),
+        ("least_sharpness", pa.float64()), ("blocking", pa.float64()), ("flat", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -54,6 +55,8 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
             ("response_polarity", pa.string()), ("question_sides", pa.string()),
             ("response_sides", pa.string()), ("modalities", pa.list_(pa.string())),
             ("image_words", pa.bool_()), ("max_image_number", pa.int32()), ("medical_terms", pa.int32()),
+            ("everyday_words", pa.int32()), ("misspelt", pa.int32()), ("loops", pa.int32()),
+            ("foreign", pa.string()), ("claims", pa.list_(pa.string())),
             ("question_key", pa.string()), ("answer_key", pa.string()), ("content_key", pa.string()),
             ("images", pa.list_(_IMAGE)),
         ]

@@ -18,12 +18,16 @@ from infimed.core.files import sha256_json
 from infimed.curation.findings import DIMENSIONS, Finding, Hit
 from infimed.curation.rules import (
     accuracy,
+    agreement,
+    appearance,
     completeness,
     consistency,
     dataset,
     intake,
+    measures,
     readability,
     relevance,
+    wording,
 )
 from infimed.curation.rules.base import Limits, Rule, Threshold, finding
 from infimed.curation.rules.dataset import DataSetRule
@@ -43,6 +47,10 @@ RECORD_RULES: Final[tuple[Rule, ...]] = (
     *consistency.RULES,
     *relevance.RULES,
     *readability.RULES,
+    *agreement.RULES,
+    *measures.RULES,
+    *wording.RULES,
+    *appearance.RULES,
 )
 DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset.RULES)
 

@@ -28,8 +28,10 @@ from infimed.curation.columns import (
     asked_key,
     described_key,
     exact_key,
+    pictured_key,
 )
 from infimed.curation.findings import Dimension, Finding, Hit, Severity
+from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
 from infimed.matching.image import near_image_groups
 from infimed.matching.text import critical_words, near_text_groups, normalise_answer
@@ -53,6 +55,7 @@ class Line:
     source: str = ""
     stopped: bool = False
     response_words: int = 0
+    claims: tuple[str, ...] = ()
 
 
 class Lookup(Protocol):
@@ -326,5 +329,32 @@ RULES: Final = (
             "min_chars": Threshold(40, "characters below which similarity proves nothing"),
         },
         group=described_key,
+    ),
+    DataSetRule(
+        "consistency.contradicted", 1, "consistency", "drop",
+        "A statement about an image that at least two other records about it contradict.",
+        gathering.contradicted,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "consistency.tied", 1, "consistency", "note",
+        "Two records about one image contradict each other, and no third one decides.",
+        gathering.tied,
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "accuracy.size_outlier", 1, "accuracy", "drop",
+        "A length that is several times that of the same finding in other records of the image.",
+        gathering.size_outlier,
+        {"max_ratio": Threshold(3.0, "larger over smaller length")},
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "relevance.image_elsewhere", 1, "relevance", "drop",
+        "The image belongs to records of another modality, region or patient.",
+        gathering.image_elsewhere,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
     ),
 )  # fmt: skip
