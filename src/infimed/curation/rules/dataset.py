@@ -128,15 +128,23 @@ def _exact(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return found
 
 
-def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[str, str]:
-    """sha256 of every image -> sha256 of the first image that shows the same picture."""
+def side_by_side(lines: list[Line]) -> set[frozenset[str]]:
+    """Pairs of images (sha256) that one record shows together: two studies, however alike."""
+    return {
+        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
+    }
+
+
+def image_clusters(
+    lines: list[Line], lookup: Lookup, limits: Limits, together: set[frozenset[str]]
+) -> dict[str, str]:
+    """sha256 of every image -> sha256 of the first image that shows the same picture.
+
+    `together`: pairs that are never one picture, see `side_by_side`.
+    """
     by_pixels: dict[str, str] = {}
     cluster: dict[str, str] = {}
     places: list[tuple[Line, int]] = []
-    # What one record shows side by side (prior and current) is two studies, however alike.
-    together = {
-        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
-    }
     for line in lines:
         for number, (sha256, pixels, _) in enumerate(line.images):
             if sha256 in cluster:
@@ -158,27 +166,29 @@ def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[st
 
 
 def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
-    cluster = image_clusters(lines, lookup, limits)
-    first: dict[tuple[object, ...], Line] = {}
+    together = side_by_side(lines)
+    groups: dict[tuple[object, ...], list[Line]] = {}
     taken: set[tuple[object, ...]] = set()
-    found: Found = []
     for line in lines:
-        if not line.images:
+        if line.images and _exact_key(line) not in taken:
+            taken.add(_exact_key(line))  # an exact duplicate is reported once, by the rule for it
+            key = (line.task, line.question_key, line.answer_key, len(line.images))
+            groups.setdefault(key, []).append(line)
+    found: Found = []
+    # Only pictures about which the same is asked and answered are compared with each other.
+    for group in groups.values():
+        if len({tuple(i[1] or i[0] for i in line.images) for line in group}) < 2:
             continue
-        exact = _exact_key(line)
-        if exact in taken:
-            continue  # an exact duplicate is reported once, by the rule for it
-        taken.add(exact)
-        shown = tuple(cluster[image[0]] for image in line.images)
-        original = first.setdefault((line.task, line.question_key, line.answer_key, shown), line)
-        if original is not line and tuple(i[1] for i in original.images) != tuple(
-            i[1] for i in line.images
-        ):
-            evidence = (
-                f"same question and answer about the same picture as record {original.record_id}"
-            )
-            found.append((line.row, Hit("data set", evidence)))
-    return found
+        cluster = image_clusters(group, lookup, limits, together)
+        first: dict[tuple[str, ...], Line] = {}
+        for line in group:
+            original = first.setdefault(tuple(cluster[i[0]] for i in line.images), line)
+            if original is not line and [i[1] for i in original.images] != [
+                i[1] for i in line.images
+            ]:
+                evidence = f"same question and answer about the same picture as record {original.record_id}"
+                found.append((line.row, Hit("data set", evidence)))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _near_text(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
