@@ -130,8 +130,12 @@ def speed(folder: Path, records: int, rounds: int) -> None:
         for s in shards.images["sha256"][:500]
     )
     rules = default_rubric()
-    print(f"\n{records} JPEG records of 512x512, mean {sizes.mean() / 1e3:.0f} kB, {grey / 5:.0f} % grey;")
-    print(f"{len(rules.rules)} record rules and {len(rules.dataset_rules)} data-set rules, all findings on\n")
+    print(
+        f"\n{records} JPEG records of 512x512, mean {sizes.mean() / 1e3:.0f} kB, {grey / 5:.0f} % grey;"
+    )
+    print(
+        f"{len(rules.rules)} record rules and {len(rules.dataset_rules)} data-set rules, all findings on\n"
+    )
     found: dict[str, list[tuple[float, float]]] = {}
     data_set: list[float] = []
     for _ in range(rounds):
@@ -189,14 +193,19 @@ def peer(folder: Path, records: int, rounds: int, python: Path | None) -> None:
         theirs.append(result.operators_s)
         alone.append(result.command_s - result.operators_s)
         if number == 0:
-            rows = ledger.read_ledger(folder / "ours", ledger.SIGNALS, ["images"])["images"].to_pylist()
+            rows = ledger.read_ledger(folder / "ours", ledger.SIGNALS, ["images"])[
+                "images"
+            ].to_pylist()
             sizes = [(row[0]["width"], row[0]["height"]) for row in rows]
             assert result.kept == records, "the peer dropped clean records"
             assert list(result.sizes.values()) == sizes, "the two tools see other image sizes"
     line("data-juicer, operators only", f"{records / median(theirs):.0f}/s")
     line("its set-up and export, not counted", f"{median(alone):.1f} s")
     line("curate, whole command", f"{records / median(ours):.0f}/s")
-    line("ratio, median of rounds", f"{median(t / o for t, o in zip(theirs, ours, strict=True)):.1f}x")
+    line(
+        "ratio, median of rounds",
+        f"{median(t / o for t, o in zip(theirs, ours, strict=True)):.1f}x",
+    )
     line("kept records and image sizes", "equal", f"{records} records")
 
 
@@ -218,7 +227,10 @@ def dicom(folder: Path, files: int) -> None:
         rubric.judge(record, Signals(measure_text(record), (measured,), record_modality(record)))
     wall, spent = time.perf_counter() - began, time.process_time() - used
     print(f"\nDICOM, {files} phantoms of 512x512, 16 bit")
-    line("read, decode, window, signals, rules; one thread", f"{files / wall:.0f}/s, cpu {files / spent:.0f}/s")
+    line(
+        "read, decode, window, signals, rules; one thread",
+        f"{files / wall:.0f}/s, cpu {files / spent:.0f}/s",
+    )
     out = folder / f"dicom-{files}-shards"
     if not (out / "manifest.json").is_file():
         import_data(folder / f"dicom-{files}", out)
@@ -271,7 +283,9 @@ def digest(folder: Path) -> list[str]:
 
 
 def scale(folder: Path, sizes: list[int]) -> None:
-    print("\nGenerated records, 2,000 pictures each a little changed; 5 % exact copies, 2 % brighter copies")
+    print(
+        "\nGenerated records, 2,000 pictures each a little changed; 5 % exact copies, 2 % brighter copies"
+    )
     for records in sizes:
         found = json.loads(start_crowd(folder / "scale", records, True).communicate()[0])
         line(
@@ -294,7 +308,10 @@ def scale(folder: Path, sizes: list[int]) -> None:
     done = len(list(parts.glob("signals-*.parquet")))
     start_crowd(killed, records, False).wait()
     same = digest(whole) == digest(killed)
-    line(f"killed after {done} of {-(-records // ledger.CHUNK_ROWS)} chunks, resumed", "same ledger" if same else "DIFFERENT")
+    line(
+        f"killed after {done} of {-(-records // ledger.CHUNK_ROWS)} chunks, resumed",
+        "same ledger" if same else "DIFFERENT",
+    )
 
 
 def ray(folder: Path, records: int) -> None:
@@ -304,11 +321,19 @@ def ray(folder: Path, records: int) -> None:
     except ImportError:
         line("ray", "not installed", "pip install 'infimed[ray]'")
         return
-    shards = jpeg_shards(folder, 20_000, size=96, acquisitions=8) if records == 0 else jpeg_shards(folder, records)
+    shards = (
+        jpeg_shards(folder, 20_000, size=96, acquisitions=8)
+        if records == 0
+        else jpeg_shards(folder, records)
+    )
     local = run_engine(shards, folder / "local", workers=CORES)
     remote = run_engine(shards, folder / "ray", workers=CORES, engine="ray")
     same = digest(folder / "local") == digest(folder / "ray")
-    line(f"ray {installed.__version__}, {len(shards)} records", f"{remote[0]:.0f} s", f"local {local[0]:.0f} s")
+    line(
+        f"ray {installed.__version__}, {len(shards)} records",
+        f"{remote[0]:.0f} s",
+        f"local {local[0]:.0f} s",
+    )
     line("signals, findings, verdicts", "identical" if same else "DIFFERENT")
 
 
@@ -321,7 +346,9 @@ def main() -> int:
     reader.add_argument("--scale", type=int, nargs="*", default=[100_000, 200_000, 400_000])
     reader.add_argument("--peer", type=Path, help="interpreter of a venv with data-juicer")
     reader.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
-    reader.add_argument("--part-count", "--parts", type=int, dest="count", default=1, help=argparse.SUPPRESS)
+    reader.add_argument(
+        "--part-count", "--parts", type=int, dest="count", default=1, help=argparse.SUPPRESS
+    )
     given = reader.parse_args()
     if given.parts[:1] == ["bare"]:
         bare(Path(given.parts[1]), given.part, given.count)
@@ -332,7 +359,9 @@ def main() -> int:
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     about = environment()
-    print(f"{about['cpu']}, {os.cpu_count()} cores, {platform.system()}, commit {about.get('commit', '?')}")
+    print(
+        f"{about['cpu']}, {os.cpu_count()} cores, {platform.system()}, commit {about.get('commit', '?')}"
+    )
     print(f"load average {os.getloadavg()[0]:.1f} at the start")
     steps: dict[str, Callable[[], None]] = {
         "speed": lambda: speed(folder, given.records, given.rounds),

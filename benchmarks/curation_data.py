@@ -55,7 +55,9 @@ def jpeg_shards(folder: Path, records: int, size: int = 512, acquisitions: int =
             asked = [r for r in case.records if [i.locator for i in r.images] == [image.locator]]
             for take in range(min(acquisitions, len(asked), records - len(lines))):
                 name = f"images/{len(lines):06d}.jpg"
-                noise = np.random.default_rng(len(lines)).normal(0, SENSOR_NOISE, image.pixels.shape)
+                noise = np.random.default_rng(len(lines)).normal(
+                    0, SENSOR_NOISE, image.pixels.shape
+                )
                 shot = np.clip(image.pixels + noise, 0, 255).astype(np.uint8)
                 coded = shot if shot.ndim == 2 else cv2.cvtColor(shot, cv2.COLOR_RGB2BGR)
                 data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
@@ -129,6 +130,10 @@ class TextSignals:
     content_key: str = ""
 
 
+_TEXT: Final = tuple(f.name for f in fields(TextSignals))
+_IMAGE: Final = tuple(f.name for f in fields(ImageSignals))
+_text_values, _image_values = attrgetter(*_TEXT), attrgetter(*_IMAGE)
+
 UNMEASURED: Final = TextSignals(text_chars=-1)
 """The text signals of a record that could not be read or measured."""
 
@@ -146,10 +151,10 @@ class Signals:
 
     def to_row(self, row: int, record: Record) -> dict[str, Any]:
         """A ledger row; `from_row` inverts it."""
-        values = {f"{f.name}": getattr(self.text, f.name) for f in fields(TextSignals)}
+        values = dict(zip(_TEXT, _text_values(self.text), strict=True))
         values["modalities"] = list(self.text.modalities)
         values["claims"] = list(self.text.claims)
-        images = [{f.name: getattr(i, f.name) for f in fields(ImageSignals)} for i in self.images]
+        images = [dict(zip(_IMAGE, _image_values(i), strict=True)) for i in self.images]
         return {
             "row": row,
             "record_id": record.id,
@@ -163,7 +168,7 @@ class Signals:
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> Signals:
         """Inverse of `to_row`."""
-        text = {f.name: row[f.name] for f in fields(TextSignals)}
+        text = {name: row[name] for name in _TEXT}
         text["modalities"] = tuple(text["modalities"])
         text["claims"] = tuple(text["claims"])
         images = tuple(ImageSignals(**image) for image in row["images"])
