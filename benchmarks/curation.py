@@ -29,9 +29,9 @@ from statistics import median
 from typing import Any
 
 import cv2
+
 from curation_data import Crowd, dicom_files, jpeg_shards
 from curation_peer import run_peer, write_input
-
 from infimed.core.run import environment
 from infimed.curation import curate, default_rubric, engine, ledger
 from infimed.curation.image_signals import measure_image
@@ -49,6 +49,15 @@ def cpu_s() -> float:
     """Processor seconds of this process and its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def commit() -> str:
+    """Short hash of the checkout that is measured, '?' outside of one."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return done.stdout.strip() or "?"
 
 
 def line(name: str, value: str, note: str = "") -> None:
@@ -262,7 +271,8 @@ def again(folder: Path, records: int) -> None:
 
 def crowd_run(folder: Path, records: int) -> None:
     """One curation in a process of its own; prints its seconds and peak memory."""
-    shutil.rmtree(folder, ignore_errors=True) if os.environ.get("FRESH") else None
+    if os.environ.get("FRESH"):
+        shutil.rmtree(folder, ignore_errors=True)
     began, used = time.perf_counter(), time.process_time()
     summary = curate(Crowd(records), folder, workers=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -359,9 +369,7 @@ def main() -> int:
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     about = environment()
-    print(
-        f"{about['cpu']}, {os.cpu_count()} cores, {platform.system()}, commit {about.get('commit', '?')}"
-    )
+    print(f"{about['cpu']}, {os.cpu_count()} cores, {platform.system()}, commit {commit()}")
     print(f"load average {os.getloadavg()[0]:.1f} at the start")
     steps: dict[str, Callable[[], None]] = {
         "speed": lambda: speed(folder, given.records, given.rounds),
