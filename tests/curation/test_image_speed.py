@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def slow_sharpness(grey: NDArray[np.uint8]) -> float:
     inner = np.zeros_like(strength, bool)
     inner[4:-4, 4:-4] = True
     strength[~inner] = 0
-    limit = np.sort(strength.reshape(-1))[-(-(-strength.size // 33))]
+    limit = np.sort(strength.reshape(-1))[-math.ceil(strength.size / 33)]
     peak = cv2.dilate(strength, np.ones((5, 5), np.uint8))
     ratios = []
     rows, columns = np.nonzero((strength >= limit) & (strength >= 0.98 * peak))
