@@ -95,8 +95,18 @@ class Rubric:
         if rules is None:
             rules = tuple((rule, rule.limits(*key)) for rule in self.rules)
             self._resolved[key] = rules
-        found = (_apply(rule, record, signals, limits) for rule, limits in rules)
-        return [one for one in found if one is not None]
+        found: list[Finding] = []
+        for rule, limits in rules:
+            try:
+                hit = rule.check(record, signals, limits)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # A rule that fails on one odd record is reported there and does not end the pass.
+                failed = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")
+                found.append(replace(finding(rule, failed), severity="note"))
+                continue
+            if hit is not None:
+                found.append(finding(rule, hit))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The rubric as plain data; `from_dict` inverts it."""
@@ -195,15 +205,6 @@ class Rubric:
 def default_rubric() -> Rubric:
     """Every rule at its default."""
     return Rubric(RECORD_RULES, DATASET_RULES)
-
-
-def _apply(rule: Rule, record: Record, signals: Signals, limits: Limits) -> Finding | None:
-    """A rule that fails on one odd record is reported there and does not end the pass."""
-    try:
-        return rule.apply(record, signals, limits)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        hit = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")
-        return replace(finding(rule, hit), severity="note")
 
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any], where: str) -> RecipeError:
