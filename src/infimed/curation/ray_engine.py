@@ -8,9 +8,10 @@ ledger has the same bytes. Ray moves the tasks with its own serialiser; no file 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from infimed.core.errors import UsageError
 from infimed.curation import ledger
+
+MOST_BLOCKS: Final = 4096
+"""Tasks that Ray plans for at most; above 2 million records a task has several chunks."""
 
 _TABLES = (ledger.SIGNALS, ledger.FINDINGS, ledger.COST)
 
@@ -84,9 +88,10 @@ def in_ray(
         )
     try:
         context = ray.data.DataContext.get_current()
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # our caller reports progress
         context.enable_progress_bars = False
         numbers = ray.data.from_items(
-            [{"id": chunk} for chunk in todo], override_num_blocks=len(todo)
+            [{"id": chunk} for chunk in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
         )
         done = numbers.map_batches(
             _ChunkTask,
