@@ -168,8 +168,7 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
         return 0.0, 0.0
     peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
     # Edges across a motion are weak; down to a quarter of the limit they count for directions.
-    strong = np.flatnonzero(flat >= 0.25 * limit)
-    ridge = strong[flat[strong] >= np.float32(0.98) * peak[strong]]
+    ridge = np.flatnonzero((flat >= np.float32(0.25 * limit)) & (flat >= np.float32(0.98) * peak))
     # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
     fine = _gaussian(small, FINE_SIGMA).reshape(-1)
     steps = np.arange(-1, 2)
