@@ -1,20 +1,20 @@
 """data-juicer on the same records, where it is installed (never by this project).
 
 In a virtual environment of its own: ``pip install py-data-juicer==1.6.1 aiohttp`` and, because it
-would otherwise download packages while it runs, ``ray av torch``. Its perceptual-hash operator is left
-out: it needs a neural network's weights from the network at import time.
+would otherwise download packages while it runs, ``ray av torch torchvision imagededup``. Its
+perceptual-hash operator imports a neural network that downloads weights; without a network, remove the
+import of ``CNN`` from ``imagededup/methods/__init__.py``: the hashes do not use it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-from infimed.data.shards import ShardSet
 
 OPERATORS = """
   - image_shape_filter: {min_width: 64, min_height: 64}
@@ -24,20 +24,28 @@ OPERATORS = """
   - words_num_filter: {min_num: 1, max_num: 100000}
   - special_characters_filter: {max_ratio: 0.9}
   - word_repetition_filter: {rep_len: 3, max_ratio: 0.95}
+  - image_deduplicator: {method: phash}
 """
+"""Sizes, lengths, repetition, and equal perceptual hashes: what both tools have."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """Seconds of the operators alone and of the whole command; kept records; image sizes by id."""
+    """One run of the peer.
+
+    Attributes:
+        operators_s: seconds of the operators alone. command_s, cpu_s: wall and processor seconds of
+            the whole command. kept: records left. sizes: (width, height) of each, in order.
+    """
 
     operators_s: float
     command_s: float
+    cpu_s: float
     kept: int
-    sizes: dict[str, tuple[int, int]]
+    sizes: list[tuple[int, int]]
 
 
-def write_input(shards: ShardSet, source: Path, folder: Path) -> Path:
+def write_input(source: Path, folder: Path) -> Path:
     """The records as data-juicer reads them; images are the files the shards were made from."""
     lines = []
     with (source / "records.jsonl").open(encoding="utf-8") as handle:
@@ -62,20 +70,23 @@ def run_peer(python: Path, data: Path, folder: Path, processes: int) -> PeerRun:
         f"use_cache: false\nopen_tracer: false\nimage_special_token: '<__dj__image>'\nprocess:{OPERATORS}",
         encoding="utf-8",
     )
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _children_s()
     done = subprocess.run(
         [str(python.with_name("dj-process")), "--config", str(config)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    command_s = time.perf_counter() - began
+    command_s, cpu_s = time.perf_counter() - began, _children_s() - used
     spent = re.findall(r"OP \[\w+\] Done in ([\d.]+)s", done.stdout + done.stderr)
     if len(spent) != OPERATORS.count("- "):
         raise RuntimeError(f"expected one time an operator, found {len(spent)}")
-    sizes = {}
-    kept = 0
+    sizes = []
     with next(folder.glob("out_stats.jsonl")).open(encoding="utf-8") as stats:
         for line in stats:
             found = json.loads(line)["__dj__stats__"]
-            sizes[str(kept)] = (int(found["image_width"][0]), int(found["image_height"][0]))
-            kept += 1
-    return PeerRun(sum(map(float, spent)), command_s, kept, sizes)
+            sizes.append((int(found["image_width"][0]), int(found["image_height"][0])))
+    return PeerRun(sum(map(float, spent)), command_s, cpu_s, len(sizes), sizes)
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
