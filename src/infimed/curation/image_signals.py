@@ -80,7 +80,7 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         entropy=round(float(-(positive @ np.log2(positive))), 3),
         sharpness=round(sharp, 3),
         least_sharpness=round(least, 3),
-        blocking=round(block_steps(steps), 3) if grey is full else 1.0,
+        blocking=round(block_steps(steps if grey is full else _middle_steps(full)), 3),
         flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
         noise=round(noise_level(grey), 3),
         colour=round(_colour_share(pixels), 4),
@@ -227,6 +227,16 @@ def block_steps(steps: NDArray[np.uint8]) -> float:
     across = float(borders.mean()) / len(steps)
     inside = float((columns.sum() - borders.sum()) / (len(columns) - len(borders))) / len(steps)
     return (across + 0.05) / (inside + 0.05)
+
+
+def _middle_steps(full: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Steps of the middle of a large image at its own scale, on the grid of its blocks."""
+    import cv2
+
+    height, width = full.shape
+    top, left = (max(0, (n - WORK_SIDE) // 2) // 8 * 8 for n in (height, width))
+    middle = full[top : top + WORK_SIDE, left : left + WORK_SIDE]
+    return np.asarray(cv2.absdiff(middle[:, 1:], middle[:, :-1]))
 
 
 def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8], lit_share: float) -> float:

@@ -43,16 +43,14 @@ GATES: Final = frozenset(
 )
 """Rules whose objection no other evidence can outweigh."""
 
-_CAPTION_LIKE: Final = ("caption", "report", "dialogue", "text")
-
 SIGNAL_FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
-    "completeness": ("breaks_off", "unstopped_text", "response_words"),
+    "completeness": ("breaks_off",),
     "accuracy": (),
     "consistency": (),
-    "relevance": ("medical_share", "everyday_share", "white_share", "flat", "image_entropy"),
+    "relevance": ("lay", "everyday", "white", "flat", "few_greys"),
     "readability": (
-        "odd_words", "misspelt", "repeated", "sharpness", "least_sharpness", "detail", "blocking",
-        "spread", "image_entropy",
+        "odd_words", "misspelt", "repeated", "soft", "one_direction", "no_grain", "blocks",
+        "no_contrast",
     ),
     "duplication": (),
 }  # fmt: skip
@@ -64,45 +62,55 @@ def feature_names(dimension: str) -> tuple[str, ...]:
     return ("drops", "notes", "other_drops", *SIGNAL_FEATURES.get(dimension, ()))
 
 
-def signal_features(signals: Signals, task: str) -> dict[str, float]:
-    """The signals the evaluator looks at, each roughly between -3 and 3.
+def signal_features(signals: Signals) -> dict[str, float]:
+    """The signals the evaluator looks at, each a suspicion between 0 (none) and 1.
 
-    Image values are of the worst image; 0 where there is none or it cannot be read.
+    A signal is 0 over the whole range that sound records of *any* source have, so that an evaluator
+    fitted on one kind of data does not distrust another for looking different. Image values are of
+    the worst image; 0 where there is none or it cannot be read.
     """
     text = signals.text
     words = max(1, text.words)
-    caption = task in _CAPTION_LIKE
     shown = [image for image in signals.images if not image.problem]
+
+    def worst(values: Iterable[float]) -> float:
+        return max(values, default=0.0)
+
     return {
         "breaks_off": float(bool(text.ending)),
-        "unstopped_text": float(caption and not text.stopped),
-        "response_words": min(3.0, float(np.log1p(text.response_words))) if caption else 1.5,
-        "medical_share": min(1.0, text.medical_terms / words),
-        "everyday_share": min(1.0, text.everyday_words / words),
-        "odd_words": min(3.0, 10 * text.odd_words),
-        "misspelt": min(3.0, float(text.misspelt)),
-        "repeated": 2 * text.repeated_trigrams,
-        "sharpness": min((i.sharpness or 2.5 for i in shown), default=2.5),
-        "least_sharpness": min((i.least_sharpness or 2.0 for i in shown), default=2.0),
-        "detail": min((min(2.0, float(np.log1p(i.noise))) for i in shown), default=1.0),
-        "flat": max((i.flat for i in shown), default=0.2),
-        "blocking": min(3.0, max((i.blocking for i in shown), default=1.0)),
-        "spread": min((i.spread for i in shown), default=200.0) / 100,
-        "white_share": max((i.white_share for i in shown), default=0.0),
-        "image_entropy": min((i.entropy for i in shown), default=6.0) / 3,
+        "lay": float(text.words >= 3 and text.medical_terms == 0),
+        "everyday": _rise(text.everyday_words / words, 0.0, 0.3),
+        "odd_words": _rise(text.odd_words, 0.0, 0.15),
+        "misspelt": _rise(text.misspelt / words, 0.0, 0.15),
+        "repeated": _rise(text.repeated_trigrams, 0.15, 0.6),
+        "soft": worst(_rise(-i.sharpness, -2.1, -1.4) for i in shown if i.sharpness),
+        "one_direction": worst(
+            _rise(-i.least_sharpness, -1.6, -1.1) * _rise(-i.noise, -0.8, -0.4)
+            for i in shown
+            if i.least_sharpness
+        ),
+        "no_grain": worst(_rise(-i.noise, -0.34, -0.22) for i in shown if i.std >= 3),
+        "blocks": worst(_rise(i.blocking, 1.45, 2.6) for i in shown),
+        "no_contrast": worst(_rise(-i.spread, -90.0, -20.0) for i in shown),
+        "white": worst(_rise(i.white_share, 0.4, 0.8) for i in shown),
+        "flat": worst(_rise(i.flat, 0.6, 0.9) for i in shown if i.std >= 3),
+        "few_greys": worst(_rise(-i.entropy, -2.2, -0.8) for i in shown),
     }
 
 
-def features(
-    signals: Signals, findings: Iterable[Finding], task: str
-) -> dict[str, tuple[float, ...]]:
+def _rise(value: float, low: float, high: float) -> float:
+    """0 up to `low`, 1 from `high` on, linear between."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def features(signals: Signals, findings: Iterable[Finding]) -> dict[str, tuple[float, ...]]:
     """Dimension -> its features, in the order of `feature_names`."""
     drops = dict.fromkeys(DIMENSIONS, 0)
     notes = dict.fromkeys(DIMENSIONS, 0)
     for finding in findings:
         counts = drops if finding.severity == "drop" else notes
         counts[finding.dimension] = counts.get(finding.dimension, 0) + 1
-    measured = signal_features(signals, task)
+    measured = signal_features(signals)
     total = sum(drops.values())
     return {
         name: (

@@ -153,10 +153,10 @@ def measure_text(record: Record) -> TextSignals:
         max_image_number=_max_image_number(everything),
         medical_terms=sum(map(medical_word, tokens)) + len(lexicon.MEDICAL_ZH.findall(everything)),
         everyday_words=vocabulary.everyday_words([token.casefold() for token in tokens]),
-        misspelt=sum(map(vocabulary.misspelt, everything.split()))
+        misspelt=sum(map(vocabulary.misspelt, set(everything.split())))
         + (0 if plain else _odd_chinese(everything)),
         loops=max(_loops(words_of(longest)), _loops(words_of(response))),
-        foreign=_foreign(question, response),
+        foreign=_foreign(question, response, record.task),
         claims=statements(record, modalities),
         question_key=_key(
             record.task, normalise(question), *sorted(map(normalise_answer, record.choices))
@@ -263,14 +263,15 @@ def _loops(tokens: list[str]) -> int:
     return best
 
 
-def _foreign(question: str, response: str) -> str:
+def _foreign(question: str, response: str, task: str) -> str:
     """The response's language where it is not that of the question; see `TextSignals.foreign`."""
     if _JAPANESE.search(response):
         return "ja"
     words = [word.casefold() for word in words_of(response)]
     asked = _language(question, question.isascii())
     chinese, latin = len(_CHINESE.findall(response)), len(_LATIN.findall(response))
-    if asked == "en" and chinese >= 4 and chinese > latin:
+    # One English prompt for captions of any language is usual; an answer follows its question.
+    if asked == "en" and chinese >= 4 and chinese > latin and task in _SHORT_ANSWER_TASKS:
         return "zh"
     if asked == "zh" and latin >= 20 and not chinese:
         return vocabulary.foreign_language(words) or "en"
@@ -280,6 +281,8 @@ def _foreign(question: str, response: str) -> str:
 def _odd_chinese(text: str) -> int:
     """Chinese characters outside the 6,763 of GB 2312, which print of today hardly ever uses."""
     odd = 0
+    if len(_LATIN.findall(text)) > len(_CHINESE.findall(text)):
+        return 0
     for character in _CHINESE.findall(text):
         try:
             character.encode("gb2312")

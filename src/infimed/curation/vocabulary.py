@@ -677,6 +677,12 @@ def known_word(word: str) -> bool:
             and (stem in known or stem + "e" in known or stem + "y" in known)
         ):
             return True
+    if word.endswith("ies") and word[:-3] + "y" in known:
+        return True
+    if word.endswith(("re", "res")) and word.replace("re", "er") in known:
+        return True
+    if word.endswith("ae") and word[:-1] in known:
+        return True
     plain = word.replace("ae", "e").replace("oe", "e").replace("our", "or").replace("is", "iz")
     return plain != word and plain in known
 
@@ -691,7 +697,7 @@ def misspelt(token: str) -> bool:
     if _ALPHA.fullmatch(word):
         if bare.isupper() or known_word(word):
             return False
-        return _near_common(word)
+        return _near_common(word, name=bare[0].isupper() and bare[1:].islower())
     if (bare.isupper() and len(bare) < 4) or not any(c in _LOOKS_LIKE for c in word):
         return False
     if sum(c.isalpha() for c in word) * 2 < len(word) or not all(
@@ -714,7 +720,8 @@ def _as_letters(word: str) -> list[str]:
     return made
 
 
-def _near_common(word: str) -> bool:
+def _near_common(word: str, name: bool) -> bool:
+    """Whether one error leads to a common word; of what may be a `name`, only look-alike letters."""
     common, _ = word_lists()
     if len(word) < 4:
         return any(
@@ -734,6 +741,8 @@ def _near_common(word: str) -> bool:
         for other in _CONFUSED.get(c, ""):
             if _known_target(word[:i] + other + word[i + 1 :]):
                 return True
+    if name:
+        return False
     if len(word) < 6:
         # A letter is missing: only from a word that is not itself an abbreviation.
         return any(

@@ -82,12 +82,16 @@ class Outcome:
 
 
 def rubric_for(source: RecordSource, rubric: Rubric | None = None) -> Rubric:
-    """The rubric, without the rule that misses images where no record of the set has any."""
+    """The rubric, without the rules that can say nothing true about a set without any image.
+
+    Such a set has lost its images as a whole: every record lacks one, and equal questions about
+    different images look like copies.
+    """
     chosen = rubric or default_rubric()
     step = max(1, len(source) // 200)
     if any(source.record(row).images for row in range(0, len(source), step)):
         return chosen
-    return chosen.with_settings({"completeness.image_missing": "off"})
+    return chosen.with_settings({"completeness.image_missing": "off", "duplication.exact": "off"})
 
 
 def judge(source: RecordSource, rubric: Rubric, workers: int = 1) -> list[Judged]:
@@ -104,7 +108,7 @@ def judge(source: RecordSource, rubric: Rubric, workers: int = 1) -> list[Judged
             said = tuple(found.get(line["row"], ()))
             judged.append(
                 Judged(
-                    features(signals, said, line["task"]),
+                    features(signals, said),
                     gated(said),
                     said,
                     signals.text.text_chars,

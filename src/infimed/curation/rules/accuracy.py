@@ -217,6 +217,8 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
 
 
 def _impossible_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if not record.images:
+        return None
     fields_mm = [
         math.hypot(float(s[0]) * i.height, float(s[1]) * i.width)
         for i in record.images

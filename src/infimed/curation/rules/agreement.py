@@ -56,7 +56,7 @@ _FIRST_SEX = re.compile(
     re.IGNORECASE,
 )
 _RELATIVES = re.compile(
-    r"\b(?:mother|father|wife|husband|son|daughter|parents?|brother|sister|boyfriend|girlfriend|grand\w+|partner|aunt|uncle)\b",
+    r"\b(?:maternal|birth|born|prenatal|in utero|gestation|obstetric\w*|mother|father|wife|husband|son|daughter|parents?|brother|sister|boyfriend|girlfriend|grand\w+|partner|aunt|uncle)\b",
     re.IGNORECASE,
 )
 _PREGNANT = re.compile(

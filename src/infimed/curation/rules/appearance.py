@@ -36,7 +36,11 @@ def _no_detail(record: Record, signals: Signals, limits: Limits) -> Hit | None:
 
 def _motion(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for index, image in enumerate(signals.images):
-        if not image.problem and 0 < image.least_sharpness < limits["min_sharpness"]:
+        if image.problem or image.noise > limits["max_noise"]:
+            continue
+        if image.sharpness > limits["max_sharpness"]:
+            continue
+        if 0 < image.least_sharpness < limits["min_sharpness"]:
             evidence = "edges are blurred in one direction"
             return Hit(f"image {index}", evidence, image.least_sharpness, limits["min_sharpness"])
     return None
@@ -94,7 +98,30 @@ def _drawing(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     return None
 
 
+def _photograph(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if signals.text.medical_terms > limits["max_medical"] or not signals.text.language:
+        return None
+    if signals.modality in ("OP", "SM", "ES"):
+        return None
+    for index, image in enumerate(signals.images):
+        if not image.problem and image.colour >= limits["min_colour"]:
+            evidence = "a colour picture, and not one medical word"
+            return Hit(f"image {index}", evidence, image.colour, limits["min_colour"])
+    return None
+
+
 RULES: Final = (
+    Rule(
+        "relevance.photograph", 1, "relevance", "drop",
+        "A colour picture with a text that has no medical word.",
+        _photograph,
+        Example(sample("Is there a nevus on the skin?"), (with_image(colour=0.9).images[0],)),
+        Example(sample("What does the sign say?", "Stop", "open"), (with_image(colour=0.9).images[0],)),
+        {
+            "max_medical": Threshold(0, "medical words"),
+            "min_colour": Threshold(0.35, "share of coloured pixels"),
+        },
+    ),
     Rule(
         "relevance.drawing", 1, "relevance", "drop",
         "The image is drawn: areas of exactly one colour on white or in colour.",
@@ -125,12 +152,22 @@ RULES: Final = (
         "Edges are blurred in one direction, as by motion.",
         _motion,
         Example(sample(), (CLEAN_IMAGE,)),
-        with_image(least_sharpness=1.02),
+        with_image(least_sharpness=1.02, noise=0.4, sharpness=2.2),
         {
             "min_sharpness": Threshold(
-                1.06, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
-                {"CT": 1.8, "MR": 1.8, "OP": 1.6, "SM": 1.8, "US": 1.5, "XR": 1.15},
-            )
+                1.3, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
+                {"CT": 1.8, "MR": 1.8, "OP": 1.6, "SM": 1.8, "US": 1.5, "XR": 1.42},
+            ),
+            "max_sharpness": Threshold(
+                2.7,
+                "sharpness of the sharpest edges above which nothing has moved",
+                {"CT": 99, "MR": 99, "OP": 99, "SM": 99, "US": 99},
+            ),
+            "max_noise": Threshold(
+                0.45,
+                "grey levels of grain; motion takes grain away too",
+                {"CT": 99, "MR": 99, "OP": 99, "SM": 99, "US": 99, "XR": 0.7},
+            ),
         },
     ),
     Rule(

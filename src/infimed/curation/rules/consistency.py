@@ -45,6 +45,9 @@ _AFFIRMED = re.compile(
     r"\b(?:there (?:is|are) (?:an?|evidence|definite|clear|marked)|(?:is|are) (?:clearly )?(?:present|visible|seen))\b|可见",
     re.IGNORECASE,
 )
+_OF_PICTURE = re.compile(
+    r"\b(?:of|in|on) (?:the|this) (?:image|picture|figure|photo|film)\b|图|画面", re.IGNORECASE
+)
 _CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
 _PLACED = re.compile(
     r"\b(?:on|in|at|is|are|to) (?:the )?(?:patient's )?(?:left|right)\b", re.IGNORECASE
@@ -138,6 +141,9 @@ def _polarity(record: Record, signals: Signals, limits: Limits) -> Hit | None:
 def _side_contradiction(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     asked, said = signals.text.question_sides, signals.text.response_sides
     if record.task not in ("open", "choice", "closed") or {asked, said} != {"L", "R"}:
+        return None
+    # The left of the picture is the right of the patient; signs and their lesions lie across.
+    if not record.images or _OF_PICTURE.search(record.question):
         return None
     if lexicon.NEGATION.search(record.response) or signals.text.answer_polarity == "no":
         return None

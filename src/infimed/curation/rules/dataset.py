@@ -31,6 +31,7 @@ from infimed.curation.columns import (
     pictured_key,
 )
 from infimed.curation.findings import Dimension, Finding, Hit, Severity
+from infimed.curation.lexicon import modality_family
 from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
 from infimed.matching.image import near_image_groups
@@ -289,8 +290,13 @@ def _contradict(task: str, a: str, b: str) -> bool:
     if task in ("closed", "choice"):
         return True
     shared = set(a.split()) & set(b.split())
+    if not shared:
+        # Two short answers without a word in common are two answers, unless one names the other.
+        short = max(len(a.split()), len(b.split())) <= 4
+        families = {modality_family(a), modality_family(b)}
+        return short and not (len(families) == 1 and families != {""}) and a not in b and b not in a
     return (
-        bool(shared) and critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
+        critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
     )
 
 

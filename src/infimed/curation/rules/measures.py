@@ -63,6 +63,11 @@ _VALUES: Final = (
     ("systolic pressure in mm Hg", re.compile(r"\bblood pressure (?:is |was |of )?(?P<v>\d{1,4})/\d{1,4} ?mm ?Hg", re.I), 30, 320),
     ("diastolic pressure in mm Hg", re.compile(r"\bblood pressure (?:is |was |of )?\d{1,4}/(?P<v>\d{1,4}) ?mm ?Hg", re.I), 10, 220),
 )  # fmt: skip
+_NOT_BLOOD = re.compile(
+    r"\b(?:urin\w+|sweat|CSF|cerebrospinal|stool|fecal|fluid|pleural|ascit\w+|fractional|tablets?|diet\w*|intake"
+    r"|infus\w+|solution|saline)\b",
+    re.IGNORECASE,
+)
 _CUE = re.compile(
     r"pulse|rate|respirat|temperature|globin|sodium|potassium|chloride|bicarb|calcium|creatinine|urea|BUN|HR\b|RR\b"
     r"|glucose|bilirubin|albumin|count|ematocrit|BMI|mass index|weigh|tall|cm \(|pressure|Na\+|K\+|Cl-|HCO3|Ca2|Hb|Hgb",
@@ -202,7 +207,8 @@ def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None
         for name, pattern, low, high in _VALUES:
             for match in pattern.finditer(text):
                 value = float(match["v"].replace(",", ""))
-                if not low <= value <= high:
+                before = text[max(0, match.start() - 40) : match.start()]
+                if not low <= value <= high and not _NOT_BLOOD.search(before):
                     bound = high if value > high else low
                     return Hit(
                         where, f"{name}: {match.group(0)}", value, bound, match.start(), match.end()

@@ -57,6 +57,8 @@ def _cut_word(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     text = record.response.rstrip()
     if signals.text.stopped or signals.text.response_words < limits["min_words"]:
         return None
+    if record.task == "choice":
+        return None
     match = _LAST_WORD.search(text)
     if match is None or match["word"].isupper():
         return None
