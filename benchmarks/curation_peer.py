@@ -35,13 +35,15 @@ class PeerRun:
 
     Attributes:
         operators_s: seconds of the operators alone. command_s, cpu_s: wall and processor seconds of
-            the whole command. kept: records left. sizes: (width, height) of each, in order.
+            the whole command. kept: records that all filters left; survivors: those that the duplicate
+            operator left too. sizes: (width, height) of the survivors.
     """
 
     operators_s: float
     command_s: float
     cpu_s: float
     kept: int
+    survivors: int
     sizes: list[tuple[int, int]]
 
 
@@ -79,12 +81,13 @@ def run_peer(python: Path, data: Path, folder: Path, processes: int) -> PeerRun:
     spent = re.findall(r"OP \[\w+\] Done in ([\d.]+)s", done.stdout + done.stderr)
     if len(spent) != OPERATORS.count("- "):
         raise RuntimeError(f"expected one time an operator, found {len(spent)}")
+    left = [int(n) for n in re.findall(r"Left (\d+) samples", done.stdout + done.stderr)]
     sizes = []
     with next(folder.glob("out_stats.jsonl")).open(encoding="utf-8") as stats:
         for line in stats:
             found = json.loads(line)["__dj__stats__"]
             sizes.append((int(found["image_width"][0]), int(found["image_height"][0])))
-    return PeerRun(sum(map(float, spent)), command_s, cpu_s, len(sizes), sizes)
+    return PeerRun(sum(map(float, spent)), command_s, cpu_s, left[-2], left[-1], sizes)
 
 
 def _children_s() -> float:
