@@ -41,7 +41,11 @@ def run(
             "--set", help="Change a rule (RULE=drop|note|off) or a limit (RULE.LIMIT=NUMBER)."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Chunks of records at a time.")] = 2,
+    engine: Annotated[
+        str,
+        typer.Option(help="Who measures: auto, threads, processes, or ray (a Ray cluster)."),
+    ] = "auto",
 ) -> None:
     """Judge every record of SHARDS.
 
@@ -52,6 +56,7 @@ def run(
     """
     from infimed.core import console
     from infimed.curation import curate, default_rubric
+    from infimed.curation.engine import engine_named
     from infimed.curation.rubric import Rubric
     from infimed.curation.tables import summary_tables
     from infimed.data.shards import open_shards
@@ -61,7 +66,14 @@ def run(
     )
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
-        summary = curate(opened, out, rubric=chosen, workers=workers, on_progress=advance)
+        summary = curate(
+            opened,
+            out,
+            rubric=chosen,
+            workers=workers,
+            engine=engine_named(engine),
+            on_progress=advance,
+        )
     for table in summary_tables(summary):
         console.out.print(table)
     console.out.print(

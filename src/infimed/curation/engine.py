@@ -1,61 +1,61 @@
 """Curation from shards to ledger: measure in chunks, judge each record, then the set as a whole.
 
 Invariant: signals, findings and verdicts depend on shards, rubric and library versions alone, not
-on workers or interruptions. A killed run resumes at its first unfinished chunk. When only the
-rubric changed, the stored signals are judged again and no image is opened except the few pairs
-that a perceptual hash proposes.
+on who computed them or how often the run was interrupted. A killed run resumes at its first
+unfinished chunk. When only the rubric changed, the stored signals are judged again (`redeciding`)
+and no image is opened except the few pairs that a perceptual hash proposes.
 
-Memory: one chunk of 512 records a worker, a bounded cache of image signals, and about 300 bytes a
-record for the data-set rules. Threads suffice: decoding and OpenCV release the interpreter lock.
+Memory: one chunk of 512 records a worker, a bounded cache of image signals, and about 100 bytes a
+record for the data-set rules.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, cast, get_args
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from infimed.core.errors import DataError
+from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
-from infimed.curation.image_signals import measure_image, unreadable
-from infimed.curation.judging import judge_data_set
+from infimed.curation.columns import SignalStore
+from infimed.curation.judging import Judged, judge_data_set
+from infimed.curation.measuring import Measurer, RecordSource
+from infimed.curation.redeciding import Rejudger
 from infimed.curation.rubric import Rubric, default_rubric
-from infimed.curation.signals import SIGNALS_VERSION, ImageSignals, Signals, record_modality
+from infimed.curation.signals import SIGNALS_VERSION
 from infimed.curation.summary import CurationSummary
-from infimed.curation.text_signals import measure_text
-from infimed.data.record import ImageRef, Record
-from infimed.matching.image import thumbnail
+from infimed.curation.workers import in_processes, in_threads
+from infimed.data.shards import ShardSet
 
-IMAGE_CACHE: Final = 50_000
-THUMBNAIL_CACHE: Final = 4096
-"""Thumbnails kept for the duplicate rules, 16 KiB each; beyond them candidates are decoded again."""
+__all__ = ["ENGINES", "Engine", "RecordSource", "curate", "engine_named", "read_summary"]
+
+Engine = Literal["auto", "threads", "processes", "ray"]
+ENGINES: Final[tuple[str, ...]] = get_args(Engine)
+
+CHUNKS_A_PROCESS: Final = 2
+"""Chunks each worker must have before "auto" takes processes, which need a second to start."""
 
 OnProgress = Callable[[int], None]
 """``on_progress(n)``: n more records are measured."""
 
 
-class RecordSource(Protocol):
-    """What curation needs of a `ShardSet`."""
+def engine_named(name: str) -> Engine:
+    """The engine of that name.
 
-    data_hash: str
-
-    def __len__(self) -> int: ...
-
-    def record(self, number: int, /) -> Record: ...
-
-    def pixels(self, ref: ImageRef, /) -> NDArray[np.uint8]: ...
+    Raises:
+        UsageError: there is none.
+    """
+    for known in ENGINES:
+        if known == name:
+            return cast(Engine, known)
+    nearest = nearest_name(name, ENGINES)
+    raise UsageError(
+        "unknown engine", where="--engine", seen=name, accepted=ENGINES, nearest=nearest
+    )
 
 
 def curate(
@@ -64,6 +64,7 @@ def curate(
     *,
     rubric: Rubric | None = None,
     workers: int = 1,
+    engine: Engine = "auto",
     on_progress: OnProgress | None = None,
 ) -> CurationSummary:
     """Judge every record of `shards` and write the ledger into `out`.
@@ -72,12 +73,16 @@ def curate(
         shards: an opened `ShardSet` (or anything with its interface); never written to.
         out: folder of the ledger. A finished ledger of the same data and rubric is returned as is.
         rubric: rules and thresholds; `default_rubric()` when None.
-        workers: threads.
+        workers: how many chunks are measured at a time.
+        engine: who measures. "threads" of this process; "processes" of this machine; "ray" tasks of
+            a Ray cluster (extra `ray`); "auto": processes where there is enough to do, else threads.
 
     Raises:
         DataError: the shards are empty or cannot be read, or `out` cannot be written.
+        UsageError: an engine that this source or rubric does not allow, or that is not installed.
     """
     started = time.monotonic()
+    engine_named(engine)
     rubric = rubric or default_rubric()
     out = Path(out)
     if len(shards) == 0:
@@ -89,26 +94,34 @@ def curate(
     if stored is not None and stored.get("key") == key:
         report(len(shards))
         return CurationSummary.from_dict(stored["summary"])
-    reuse = stored is not None and {k: stored["key"].get(k) for k in measured_key} == measured_key
 
     out.mkdir(parents=True, exist_ok=True)
-    parts = ledger.Parts(out, key)
-    run = _Run(shards, rubric, parts, ledger.path_of(out, ledger.SIGNALS) if reuse else None)
+    reuse = _measured(out, stored, measured_key)
+    run = _Run(shards, rubric, out, key, reuse, (stored or {}).get("rubric"))
     with _one_opencv_thread():
-        measured = run.measure(max(1, workers), report)
-        judged = judge_data_set(shards, rubric, parts, run.chunks, run.thumbnails)
-    if not reuse:
-        for name in (ledger.SIGNALS, ledger.COST):
-            tables = (parts.read(name, chunk) for chunk in range(run.chunks))
-            ledger.write_table(ledger.path_of(out, name), name, tables)
+        run.measure(max(1, workers), engine, report)
+        if not reuse:
+            run.keep_measurements(measured_key)
+        judged = judge_data_set(shards, rubric, run.final_store(), run.chunks)
+        summary = _finish(out, judged, key, rubric, started, run.done, shards.data_hash)
+    run.parts.remove()
+    return summary
+
+
+def _finish(
+    out: Path, judged: Judged, key: dict[str, Any], rubric: Rubric,
+    started: float, measured: int, data_hash: str,
+) -> CurationSummary:  # fmt: skip
     # The summary names what the tables hold; while they are replaced there must be none.
+    new = {name: out / f"{name}.new" for name in (ledger.FINDINGS, ledger.VERDICTS)}
+    ledger.write_table(new[ledger.FINDINGS], ledger.FINDINGS, judged.findings())
+    ledger.write_table(new[ledger.VERDICTS], ledger.VERDICTS, judged.verdicts())
     (out / ledger.SUMMARY_FILE).unlink(missing_ok=True)
-    ledger.write_table(ledger.path_of(out, ledger.FINDINGS), ledger.FINDINGS, judged.findings())
-    ledger.write_table(ledger.path_of(out, ledger.VERDICTS), ledger.VERDICTS, judged.verdicts())
-    seconds = round(time.monotonic() - started, 3)
-    summary = judged.summary(seconds, measured, shards.data_hash)
-    write_json(out / ledger.SUMMARY_FILE, {"key": key, "summary": summary.to_dict()})
-    parts.remove()
+    for name, file in new.items():
+        file.replace(ledger.path_of(out, name))
+    summary = judged.summary(round(time.monotonic() - started, 3), measured, data_hash)
+    content = {"key": key, "summary": summary.to_dict(), "rubric": rubric.to_dict()}
+    write_json(out / ledger.SUMMARY_FILE, content)
     return summary
 
 
@@ -137,6 +150,15 @@ def _stored(out: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and isinstance(value.get("key"), dict) else None
 
 
+def _measured(out: Path, stored: dict[str, Any] | None, measured_key: dict[str, Any]) -> bool:
+    """Whether the signals in `out` are those of this data and this version."""
+    if not ledger.path_of(out, ledger.SIGNALS).is_file():
+        return False
+    if (out / ledger.MEASURED_FILE).is_file():
+        return bool(read_json(out / ledger.MEASURED_FILE) == measured_key)
+    return stored is not None and {k: stored["key"].get(k) for k in measured_key} == measured_key
+
+
 @contextlib.contextmanager
 def _one_opencv_thread() -> Iterator[None]:
     """OpenCV's own threads would only fight with ours."""
@@ -150,143 +172,111 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-@dataclass(slots=True)
-class _Timed:
-    """Signals of a record and the milliseconds they took."""
-
-    signals: Signals
-    decode_ms: float = 0.0
-    image_ms: float = 0.0
-    text_ms: float = 0.0
-
-
+@dataclass
 class _Run:
-    """The measuring half of one curation."""
+    """The measuring half of one curation.
 
-    def __init__(
-        self, shards: RecordSource, rubric: Rubric, parts: ledger.Parts, stored: Path | None
-    ) -> None:
-        self.shards, self.rubric, self.parts, self.stored = shards, rubric, parts, stored
-        self.chunks = -(-len(shards) // ledger.CHUNK_ROWS)
-        self._images: OrderedDict[str, ImageSignals] = OrderedDict()
-        self.thumbnails: dict[str, NDArray[np.uint8]] = {}
-        self._lock = threading.Lock()
+    Attributes:
+        reuse: whether `out` holds these signals already. old_rubric: what judged its findings.
+        done: records measured or judged again in this run.
+    """
 
-    def measure(self, workers: int, report: OnProgress) -> int:
-        """Complete every chunk; returns the number of records done in this run."""
-        todo = [chunk for chunk in range(self.chunks) if not self.parts.done(chunk)]
-        report(sum(map(self._size, set(range(self.chunks)) - set(todo))))
-        if self.stored is not None:
-            self._judge_stored(set(todo), report)
-        elif workers == 1:
-            for chunk in todo:
-                report(self._chunk(chunk))
-        else:
-            self._threaded(todo, workers, report)
-        return sum(map(self._size, todo))
+    shards: RecordSource
+    rubric: Rubric
+    out: Path
+    key: dict[str, Any]
+    reuse: bool
+    old_rubric: dict[str, Any] | None
+    done: int = 0
 
-    def _threaded(self, todo: list[int], workers: int, report: OnProgress) -> None:
-        waiting: set[Future[int]] = set()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for chunk in todo:
-                    if len(waiting) >= 2 * workers:
-                        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                        for future in done:
-                            report(future.result())
-                    waiting.add(pool.submit(self._chunk, chunk))
-                for future in waiting:
-                    report(future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    def __post_init__(self) -> None:
+        self.parts = ledger.Parts(self.out, self.key)
+        self.chunk_rows = ledger.CHUNK_ROWS
+        self.chunks = -(-len(self.shards) // self.chunk_rows)
+
+    def measure(self, workers: int, engine: Engine, report: OnProgress) -> None:
+        """Complete every chunk."""
+        marker = ledger.FINDINGS if self.reuse else ledger.SIGNALS
+        todo = [chunk for chunk in range(self.chunks) if not self.parts.done(chunk, marker)]
+        self.done = sum(map(self._size, todo))
+        report(len(self.shards) - self.done)
+        for records in self._engine(workers, engine, todo):
+            report(records)
+
+    def _engine(self, workers: int, engine: Engine, todo: Sequence[int]) -> Iterator[int]:
+        travels = isinstance(self.shards, ShardSet) and self.rubric.is_catalogue
+        if engine in ("processes", "ray") and not travels:
+            raise UsageError(
+                "this engine needs shards on disk and the rules of the catalogue",
+                where="--engine",
+                seen=engine,
+                accepted="auto, threads",
+            )
+        if engine == "ray":
+            from infimed.curation.ray_engine import in_ray
+
+            if not self.reuse:
+                return in_ray(self._job(), self.parts, todo, workers)
+            engine = "auto"  # deciding again opens no image; nothing is worth a cluster
+        many = workers > 1 and len(todo) >= CHUNKS_A_PROCESS * workers
+        if todo and travels and (engine == "processes" or (engine == "auto" and many)):
+            return in_processes(self._job(), todo, workers)
+        maker = self._maker()
+
+        def one(chunk: int) -> int:
+            begin = chunk * self.chunk_rows
+            self.parts.write(chunk, maker.chunk(begin, begin + self._size(chunk)))
+            return self._size(chunk)
+
+        # Judging again is pure Python: a second thread would only wait for the first.
+        return map(one, todo) if workers == 1 or self.reuse else in_threads(one, todo, workers)
+
+    def _job(self) -> dict[str, Any]:
+        """What a worker elsewhere needs (`infimed.curation.worker`)."""
+        assert isinstance(self.shards, ShardSet)
+        return {
+            "shards": str(self.shards.path.absolute()), "out": str(self.out.absolute()),
+            "key": self.key, "rubric": self.rubric.to_dict(), "chunk_rows": self.chunk_rows,
+            "reuse": self.reuse, "old_rubric": self.old_rubric,
+        }  # fmt: skip
+
+    def _maker(self) -> Measurer | Rejudger:
+        return chunk_maker(
+            self.shards, self.rubric, self.out, self.parts, self.chunk_rows,
+            reuse=self.reuse, old_rubric=self.old_rubric,
+        )  # fmt: skip
 
     def _size(self, chunk: int) -> int:
-        return min(ledger.CHUNK_ROWS, len(self.shards) - chunk * ledger.CHUNK_ROWS)
+        return min(self.chunk_rows, len(self.shards) - chunk * self.chunk_rows)
 
-    def _chunk(self, chunk: int) -> int:
-        begin = chunk * ledger.CHUNK_ROWS
-        records = [self.shards.record(begin + i) for i in range(self._size(chunk))]
-        self._write(chunk, records, [self._measured(record) for record in records])
-        return len(records)
+    def keep_measurements(self, measured_key: dict[str, Any]) -> None:
+        """Join the parts of signals and cost; from here on another rubric needs no image."""
+        (self.out / ledger.MEASURED_FILE).unlink(missing_ok=True)
+        (self.out / ledger.SUMMARY_FILE).unlink(missing_ok=True)
+        for name in (ledger.COST, ledger.SIGNALS):
+            tables = (self.parts.read(name, chunk) for chunk in range(self.chunks))
+            ledger.write_table(ledger.path_of(self.out, name), name, tables)
+        write_json(self.out / ledger.MEASURED_FILE, measured_key)
 
-    def _judge_stored(self, todo: set[int], report: OnProgress) -> None:
-        assert self.stored is not None
-        batches = pq.ParquetFile(self.stored).iter_batches(batch_size=ledger.CHUNK_ROWS)
-        for chunk, rows in enumerate(_chunks_of(batches)):
-            if chunk in todo:
-                begin = chunk * ledger.CHUNK_ROWS
-                records = [self.shards.record(begin + i) for i in range(len(rows))]
-                self._write(chunk, records, [_Timed(Signals.from_row(row)) for row in rows])
-                report(len(records))
-
-    def _write(self, chunk: int, records: list[Record], measured: list[_Timed]) -> None:
-        signals: list[dict[str, Any]] = []
-        findings: list[dict[str, Any]] = []
-        cost: list[dict[str, Any]] = []
-        for row, (record, timed) in enumerate(
-            zip(records, measured, strict=True), chunk * ledger.CHUNK_ROWS
-        ):
-            started = time.perf_counter()
-            found = self.rubric.judge(record, timed.signals)
-            spent = 1e3 * (time.perf_counter() - started)
-            signals.append(timed.signals.to_row(row, record))
-            findings.extend(ledger.finding_row(row, record.id, finding) for finding in found)
-            cost.append(
-                {
-                    "row": row, "record_id": record.id, "decode_ms": timed.decode_ms,
-                    "image_ms": timed.image_ms, "text_ms": timed.text_ms, "rules_ms": spent,
-                }
-            )  # fmt: skip
-        self.parts.write(
-            chunk, {ledger.SIGNALS: signals, ledger.FINDINGS: findings, ledger.COST: cost}
-        )
-
-    def _measured(self, record: Record) -> _Timed:
-        started = time.perf_counter()
-        text = measure_text(record)
-        timed = _Timed(Signals(text), text_ms=1e3 * (time.perf_counter() - started))
-        images = tuple(self._image(ref, timed) for ref in record.images)
-        timed.signals = Signals(text, images, record_modality(record))
-        return timed
-
-    def _image(self, ref: ImageRef, timed: _Timed) -> ImageSignals:
-        key = ref.sha256 or ref.locator
-        with self._lock:
-            known = self._images.get(key)
-            if known is not None:
-                self._images.move_to_end(key)
-                return known
-        import cv2
-
-        started = time.perf_counter()
-        try:
-            pixels = self.shards.pixels(ref)
-            decoded = time.perf_counter()
-            timed.decode_ms += 1e3 * (decoded - started)
-            measured = measure_image(pixels, key)
-            small = thumbnail(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
-            with self._lock:
-                if len(self.thumbnails) < THUMBNAIL_CACHE:
-                    self.thumbnails[key] = small
-            timed.image_ms += 1e3 * (time.perf_counter() - decoded)
-        except DataError as error:
-            # A bad image is a finding about its records, never the end of the pass.
-            measured = unreadable(key, error.what)
-        with self._lock:
-            self._images[key] = measured
-            while len(self._images) > IMAGE_CACHE:
-                self._images.popitem(last=False)
-        return measured
+    def final_store(self) -> SignalStore:
+        """The finished signals."""
+        path = ledger.path_of(self.out, ledger.SIGNALS)
+        return SignalStore(self.parts, path, self.chunk_rows)
 
 
-def _chunks_of(batches: Iterator[pa.RecordBatch]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in chunks of `CHUNK_ROWS`, whatever the row groups of the file."""
-    waiting: list[dict[str, Any]] = []
-    for batch in batches:
-        waiting.extend(batch.to_pylist())
-        while len(waiting) >= ledger.CHUNK_ROWS:
-            yield waiting[: ledger.CHUNK_ROWS]
-            waiting = waiting[ledger.CHUNK_ROWS :]
-    if waiting:
-        yield waiting
+def chunk_maker(
+    shards: RecordSource,
+    rubric: Rubric,
+    out: Path,
+    parts: ledger.Parts,
+    chunk_rows: int,
+    *,
+    reuse: bool,
+    old_rubric: dict[str, Any] | None,
+) -> Measurer | Rejudger:
+    """What makes the tables of a chunk: from the images, or (`reuse`) from the signals in `out`."""
+    if not reuse:
+        return Measurer(shards, rubric)
+    store = SignalStore(parts, ledger.path_of(out, ledger.SIGNALS), chunk_rows)
+    known = ledger.path_of(out, ledger.FINDINGS) if old_rubric else None
+    return Rejudger(shards, rubric, store, known, old_rubric)

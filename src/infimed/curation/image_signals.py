@@ -1,7 +1,8 @@
-"""Image measurements from one decode: about 2 ms for 512x512 on one core without the decoding.
+"""Image measurements from one decode: about 0.8 ms for grey 512x512 on one core without the decoding.
 
-Everything after the exact hash runs on a grey copy of at most 512 pixels a side. OpenCV releases
-the interpreter lock, so threads scale.
+Everything after the exact hash runs on a grey copy of at most 512 pixels a side; the shares all
+come from one histogram. OpenCV releases the interpreter lock, so threads scale. A grey image may
+be given with one channel or three equal ones: the signals are the same.
 """
 
 from __future__ import annotations
@@ -22,28 +23,45 @@ FINE_SIGMA: Final = 1.0
 COARSE_SIGMA: Final = 4.0
 TILES: Final = 6
 TILE_PIXELS: Final = 8
+DIRECTION_PIXELS: Final = 24
+LIT: Final = 24
+_LEVELS: Final = np.arange(256, dtype=np.float64)
+_SQUARE_5: Final = np.ones((5, 5), np.uint8)
+_SOBEL_X: Final = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
+_SOBEL: Final = np.stack([_SOBEL_X.reshape(-1), _SOBEL_X.T.reshape(-1)], axis=1)
+_SECOND: Final = np.array([1, -2, 1], np.float32)
 
 
 def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
     """All signals of one image.
 
     Args:
-        pixels: decoded RGB, uint8 [H, W, 3]. sha256: key of the stored bytes.
+        pixels: decoded, uint8 [H, W] grey or [H, W, 3] RGB. sha256: key of the stored bytes.
     """
     import cv2
 
+    pixels = without_repeats(pixels)
     height, width = pixels.shape[:2]
-    full = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    full = pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     grey = shrink(full, WORK_SIDE)
-    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
-    share = histogram / histogram.sum()
+    share = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
+    mode = int(share.argmax())
+    share /= grey.size
     cumulative = np.cumsum(share)
-    low, high = int(np.searchsorted(cumulative, 0.005)), int(np.searchsorted(cumulative, 0.995))
-    levels = np.arange(256, dtype=np.float64)
-    mean = float((share * levels).sum())
-    std = float(np.sqrt((share * (levels - mean) ** 2).sum()))
-    mode = int(histogram.argmax())
+    low, high = np.searchsorted(cumulative, (0.005, 0.995)).tolist()
+    mean = float(share @ _LEVELS)
+    std = float(np.sqrt(share @ (_LEVELS - mean) ** 2))
     positive = share[share > 0]
+
+    def between(first: int, last: int) -> float:
+        return float(cumulative[last] - (cumulative[first - 1] if first else 0.0))
+
+    bright = between(200, 255)
+    sharp, least = edge_sharpness(grey)
+    # OpenCV gives None for nothing: an image one pixel wide has no neighbours.
+    steps = np.zeros((len(grey), 0), np.uint8)
+    if grey.shape[1] > 1:
+        steps = np.asarray(cv2.absdiff(grey[:, 1:], grey[:, :-1]))
     return ImageSignals(
         sha256=sha256,
         width=width,
@@ -53,17 +71,20 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         mean=round(mean, 3),
         std=round(std, 3),
         spread=float(high - low),
-        mode_share=round(float(share[max(0, mode - 2) : mode + 3].sum()), 4),
-        dark_share=round(float(share[:5].sum()), 4),
-        bright_share=round(float(share[251:].sum()), 4),
-        white_share=round(float(share[235:].sum()), 4),
-        two_tone=round(float(share[:65].sum() + share[235:].sum()), 4),
-        edges=round(_edge_share(grey), 4),
-        entropy=round(float(-(positive * np.log2(positive)).sum()), 3),
-        sharpness=round(sharpness(grey), 3),
+        mode_share=round(between(max(0, mode - 2), min(255, mode + 2)), 4),
+        dark_share=round(between(0, 4), 4),
+        bright_share=round(between(251, 255), 4),
+        white_share=round(between(235, 255), 4),
+        two_tone=round(between(0, 64) + between(235, 255), 4),
+        edges=round(_edge_share(steps), 4),
+        entropy=round(float(-(positive @ np.log2(positive))), 3),
+        sharpness=round(sharp, 3),
+        least_sharpness=round(least, 3),
+        blocking=round(block_steps(steps if grey is full else _middle_steps(full)), 3),
+        flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
         noise=round(noise_level(grey), 3),
         colour=round(_colour_share(pixels), 4),
-        axis_lines=int(has_axis_lines(grey)),
+        axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
     )
 
 
@@ -72,8 +93,26 @@ def unreadable(sha256: str, problem: str) -> ImageSignals:
     return ImageSignals(sha256=sha256, problem=problem)
 
 
+def without_repeats(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One channel [H, W] of an RGB image whose channels are all equal; any other as it is."""
+    import cv2
+
+    if pixels.ndim == 2:
+        return pixels
+    sampled = pixels[:: max(1, len(pixels) // 16)]
+    if (sampled[..., 0] != sampled[..., 1]).any() or (sampled[..., 1] != sampled[..., 2]).any():
+        return pixels
+    red, green, blue = cv2.split(pixels)
+    same = np.array_equal(red, green) and np.array_equal(green, blue)
+    return np.asarray(green, np.uint8) if same else pixels
+
+
 def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of shape and decoded RGB: equal for the same picture in another file format."""
+    """SHA-256 of shape and decoded pixels: equal for the same picture in another file format.
+
+    Three equal channels count as one, so that a grey picture has one hash in grey and RGB files.
+    """
+    pixels = without_repeats(pixels)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
@@ -92,48 +131,137 @@ def shrink(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:
+    """Sharpness of the sharpest tile; see `edge_sharpness`."""
+    return edge_sharpness(grey)[0]
+
+
+def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     """Noise-robust sharpness: about 3 for a step edge, 1.2 after a blur of 6 pixels in 256.
 
     On the ridges of the strongest coarse edges the fine gradient is projected on the coarse
     gradient's direction and averaged: noise, which has no preferred direction, cancels out, while
     the variance of a Laplacian calls a blurred but noisy image sharp. Lines thinner than the coarse
     scale (burned-in print) have no ridge of their own and pull the ratio down, so it is taken a tile
-    at a time and the sharpest tile speaks for the image. 0 for an image without edges.
+    at a time and the sharpest tile speaks for the image.
+
+    Motion blurs the edges across it and no others, so the second value is that of the worst of four
+    directions.
+
+    Returns:
+        (sharpest tile, worst direction); 0 for an image, or directions, without enough edges.
     """
     import cv2
 
-    small = shrink(grey, EDGE_SIDE).astype(np.float32)
+    small = shrink(grey, EDGE_SIDE)
     height, width = small.shape
     if min(height, width) < 32:
-        return 0.0
-    fine = cv2.GaussianBlur(small, (0, 0), FINE_SIGMA)
-    coarse = cv2.GaussianBlur(small, (0, 0), COARSE_SIGMA)
+        return 0.0, 0.0
+    coarse = _gaussian(small, COARSE_SIGMA)
     coarse_x, coarse_y = cv2.Sobel(coarse, cv2.CV_32F, 1, 0), cv2.Sobel(coarse, cv2.CV_32F, 0, 1)
     strength = cv2.magnitude(coarse_x, coarse_y)
     border = 4
     strength[:border], strength[-border:] = 0, 0
     strength[:, :border], strength[:, -border:] = 0, 0
-    limit = float(np.partition(strength.reshape(-1), -strength.size // 33)[-strength.size // 33])
+    flat = strength.reshape(-1)
+    limit = float(np.partition(flat, -flat.size // 33)[-flat.size // 33])
     if limit < 1.0:
-        return 0.0
-    peak = cv2.dilate(strength, np.ones((5, 5), np.uint8))
-    rows, columns = np.nonzero((strength >= limit) & (strength >= 0.98 * peak))
-    weight = strength[rows, columns].astype(np.float64)
-    fine_x, fine_y = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
-    along = (
-        fine_x[rows, columns] * coarse_x[rows, columns]
-        + fine_y[rows, columns] * coarse_y[rows, columns]
-    ).astype(np.float64) / weight
+        return 0.0, 0.0
+    peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
+    # Edges across a motion are weak; down to a quarter of the limit they count for directions.
+    ridge = np.flatnonzero((flat >= np.float32(0.25 * limit)) & (flat >= np.float32(0.98) * peak))
+    # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
+    fine = _gaussian(small, FINE_SIGMA).reshape(-1)
+    steps = np.arange(-1, 2)
+    around = fine[ridge[:, None] + (steps[:, None] * width + steps).reshape(-1)]
+    fine_x, fine_y = (around @ _SOBEL).T
+    weight = flat[ridge].astype(np.float64)
+    gx, gy = coarse_x.reshape(-1)[ridge], coarse_y.reshape(-1)[ridge]
+    along = (fine_x * gx + fine_y * gy) / weight
+    least = _worst_direction(gx, gy, along, weight)
+    top = weight >= limit
+    ridge, weight, along = ridge[top], weight[top], along[top]
+    rows, columns = np.divmod(ridge, width)
     tile = (rows * TILES // height) * TILES + columns * TILES // width
     pixels = np.bincount(tile, minlength=TILES * TILES)
     total = np.bincount(tile, weight, TILES * TILES)
-    ratio = (
-        np.bincount(tile, along, TILES * TILES)[pixels >= TILE_PIXELS]
-        / total[pixels >= TILE_PIXELS]
-    )
-    if not len(ratio):
-        return float(along.sum() / weight.sum())
-    return float(ratio.max())
+    enough = pixels >= TILE_PIXELS
+    ratio = np.bincount(tile, along, TILES * TILES)[enough] / total[enough]
+    best = float(ratio.max()) if len(ratio) else float(along.sum() / weight.sum())
+    return best, least
+
+
+def _worst_direction(
+    gx: NDArray[np.float32],
+    gy: NDArray[np.float32],
+    along: NDArray[np.float64],
+    weight: NDArray[np.float64],
+) -> float:
+    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none."""
+    sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int64) % 4
+    worst = 0.0
+    for direction in range(4):
+        inside = np.flatnonzero(sector == direction)
+        if len(inside) < DIRECTION_PIXELS:
+            continue
+        strongest = inside[np.argsort(weight[inside], kind="stable")[len(inside) // 2 :]]
+        ratio = float(along[strongest].sum() / weight[strongest].sum())
+        worst = ratio if worst == 0.0 else min(worst, ratio)
+    return worst
+
+
+def block_steps(steps: NDArray[np.uint8]) -> float:
+    """Mean step across the borders of 8x8 blocks over the mean step elsewhere, across columns.
+
+    1 for an image that was never a JPEG of low quality, or was resized since.
+
+    Args:
+        steps: absolute differences of horizontal neighbours, uint8 [H, W - 1].
+    """
+    import cv2
+
+    if min(steps.shape) < 63:
+        return 1.0
+    # Saturated steps are edges of the picture; blocks are faint.
+    columns = cv2.reduce(cv2.min(steps, 24), 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).reshape(-1)
+    borders = columns[7::8]
+    across = float(borders.mean()) / len(steps)
+    inside = float((columns.sum() - borders.sum()) / (len(columns) - len(borders))) / len(steps)
+    return (across + 0.05) / (inside + 0.05)
+
+
+def _middle_steps(full: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Steps of the middle of a large image at its own scale, on the grid of its blocks."""
+    import cv2
+
+    height, width = full.shape
+    top, left = (max(0, (n - WORK_SIDE) // 2) // 8 * 8 for n in (height, width))
+    middle = full[top : top + WORK_SIDE, left : left + WORK_SIDE]
+    return np.asarray(cv2.absdiff(middle[:, 1:], middle[:, :-1]))
+
+
+def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8], lit_share: float) -> float:
+    """Share of the pixels above `LIT` whose left neighbour has exactly the same value.
+
+    About 0.1 to 0.5 in what a sensor saw, above 0.8 in what was drawn. 0 for a black image.
+
+    Args:
+        steps: absolute differences of horizontal neighbours. lit_share: pixels above `LIT`.
+    """
+    import cv2
+
+    if lit_share < 0.02 or not steps.size:
+        return 0.0
+    lit = cv2.compare(grey[:, 1:], LIT, cv2.CMP_GT)
+    same = cv2.countNonZero(cv2.bitwise_and(lit, cv2.compare(steps, 0, cv2.CMP_EQ)))
+    return min(1.0, same / (lit_share * steps.size))
+
+
+def _gaussian(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur of 8-bit pixels, cut at four sigmas; float32 [H, W]."""
+    import cv2
+
+    kernel = cv2.getGaussianKernel(2 * int(4 * sigma) + 1, sigma, cv2.CV_32F)
+    return np.asarray(cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel), np.float32)
 
 
 def noise_level(grey: NDArray[np.uint8]) -> float:
@@ -143,9 +271,9 @@ def noise_level(grey: NDArray[np.uint8]) -> float:
     height, width = grey.shape
     if min(height, width) < 3:
         return 0.0
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(grey, cv2.CV_16S, kernel)[1:-1, 1:-1]
-    total = float(np.abs(response).sum(dtype=np.int64))
+    # The mask [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] is this vector's outer product with itself.
+    response = cv2.sepFilter2D(grey, cv2.CV_16S, _SECOND, _SECOND)[1:-1, 1:-1]
+    total = float(cv2.norm(response, cv2.NORM_L1))
     return total * float(np.sqrt(np.pi / 2)) / (6.0 * (height - 2) * (width - 2))
 
 
@@ -168,17 +296,17 @@ def has_axis_lines(grey: NDArray[np.uint8]) -> bool:
     )
 
 
-def _edge_share(grey: NDArray[np.uint8]) -> float:
-    import cv2
-
-    if grey.shape[1] < 2:
+def _edge_share(steps: NDArray[np.uint8]) -> float:
+    if not steps.size:
         return 0.0
-    return float((cv2.absdiff(grey[:, 1:], grey[:, :-1]) >= EDGE_STEP).mean())
+    return float(np.count_nonzero(steps >= EDGE_STEP) / steps.size)
 
 
 def _colour_share(pixels: NDArray[np.uint8]) -> float:
     import cv2
 
+    if pixels.ndim == 2:
+        return 0.0
     height, width = pixels.shape[:2]
     sampled = np.ascontiguousarray(pixels[:: max(1, height // 96), :: max(1, width // 96)])
     red, green, blue = cv2.split(sampled)

@@ -1,27 +1,42 @@
 """The data-set half of a curation: rules over all records, verdicts, counts.
 
-Reads the finished chunks, column by column where all rows are needed; decides in one pass.
+Reads the finished chunks column by column. A data-set rule is shown only the records that share
+what it compares (`columns`), a hundred thousand at a time, so memory stays at about 100 bytes a
+record and time is linear however large the set is.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infimed.core.errors import DataError
 from infimed.curation import ledger
+from infimed.curation.columns import (
+    Flags,
+    SetColumns,
+    SignalStore,
+    groups_of,
+    read_columns,
+    side_by_side,
+)
 from infimed.curation.findings import DIMENSIONS, Finding, decide
 from infimed.curation.rubric import Rubric
-from infimed.curation.rules.dataset import Line
+from infimed.curation.rules import base
+from infimed.curation.rules.dataset import DataSetRule, Line
 from infimed.curation.summary import EXAMPLES, CurationSummary, RuleCount
 from infimed.data.record import ImageRef, Record
 from infimed.matching.image import thumbnail
+
+LINES_AT_ONCE: Final = 100_000
+"""Records a data-set rule holds as objects at a time, about 1 KB each."""
 
 _LINE_COLUMNS = [
     "row",
@@ -34,6 +49,7 @@ _LINE_COLUMNS = [
     "source",
     "stopped",
     "response_words",
+    "claims",
 ]
 
 
@@ -50,7 +66,6 @@ class _Lookup:
     """Records and thumbnails for the few rows a data-set rule looks at."""
 
     shards: _Source
-    held: Mapping[str, NDArray[np.uint8]]
 
     def text(self, row: int) -> str:
         return "\n".join(turn.text for turn in self.shards.record(row).messages)
@@ -63,11 +78,9 @@ class _Lookup:
         import cv2
 
         ref = self.shards.record(row).images[image]
-        if ref.sha256 in self.held:
-            return self.held[ref.sha256]
         try:
             pixels = self.shards.pixels(ref)
-        except DataError:
+        except (DataError, OSError):
             return None
         return thumbnail(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
 
@@ -77,7 +90,7 @@ class Judged:
     """Findings of the data-set rules by row, and the way to the final tables."""
 
     rubric: Rubric
-    parts: ledger.Parts
+    store: SignalStore
     chunks: int
     images: int
     by_row: dict[int, list[Finding]] = field(default_factory=dict)
@@ -85,50 +98,72 @@ class Judged:
     _alone: Counter[str] = field(default_factory=Counter)
     _dimensions: Counter[str] = field(default_factory=Counter)
     _examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    _strata: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    _strata: dict[tuple[str, str, str], list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
+    )
     _totals: Counter[str] = field(default_factory=Counter)
 
     def findings(self) -> Iterator[pa.Table]:
         """One findings table a chunk, by row and then in rubric order."""
         for chunk in range(self.chunks):
+            found, ids = self._found(chunk)
             yield ledger.table(
                 ledger.FINDINGS,
                 [
-                    ledger.finding_row(row, record_id, finding)
-                    for row, record_id, _, found in self._rows(chunk)
-                    for finding in found
+                    ledger.finding_row(row, ids[row], finding)
+                    for row in sorted(found)
+                    for finding in found[row]
                 ],
             )
 
     def verdicts(self) -> Iterator[pa.Table]:
         """One verdicts table a chunk; counts what `summary` reports."""
         for chunk in range(self.chunks):
-            rows = []
-            for row, record_id, stratum, found in self._rows(chunk):
-                verdict = decide(record_id, row, found)
-                rows.append(ledger.verdict_row(verdict))
-                self._count(record_id, stratum, verdict.keep, found)
-            yield ledger.table(ledger.VERDICTS, rows)
+            found, _ = self._found(chunk)
+            columns = ["row", "record_id", "source", "modality", "task"]
+            table = self.store.read(chunk, columns)
+            first = table["row"][0].as_py()
+            ids = table["record_id"].to_pylist()
+            keep = [True] * len(ids)
+            reasons: list[tuple[str, ...]] = [()] * len(ids)
+            for row, both in found.items():
+                verdict = decide(ids[row - first], row, both)
+                keep[row - first] = verdict.keep
+                reasons[row - first] = verdict.reasons
+                self._count(verdict.record_id, verdict.keep, both)
+            strata = zip(*(table[name].to_pylist() for name in columns[2:]), keep, strict=True)
+            for source, modality, task, kept in strata:
+                counted = self._strata[source, modality, task]
+                counted[0] += 1
+                counted[1] += kept
+            self._totals["records"] += len(ids)
+            self._totals["kept"] += sum(keep)
+            yield pa.table(
+                [table["row"], table["record_id"], pa.array(keep), pa.array(reasons, pa.list_(pa.string()))],
+                schema=ledger.SCHEMAS[ledger.VERDICTS],
+            )  # fmt: skip
 
-    def _rows(self, chunk: int) -> Iterator[tuple[int, str, str, list[Finding]]]:
-        columns = ["row", "record_id", "source", "modality", "task"]
-        index = self.parts.read(ledger.SIGNALS, chunk, columns).to_pylist()
+    def _found(self, chunk: int) -> tuple[dict[int, list[Finding]], dict[int, str]]:
+        """Findings of a chunk by row, in rubric order, and the ids of those rows."""
+        rows = self.store.parts.read(ledger.FINDINGS, chunk).to_pylist()
         found: dict[int, list[Finding]] = defaultdict(list)
-        for line in self.parts.read(ledger.FINDINGS, chunk).to_pylist():
+        ids: dict[int, str] = {}
+        for line in rows:
             found[line["row"]].append(ledger.finding_of(line))
-        for line in index:
-            row = line["row"]
-            both = [*found.get(row, ()), *self.by_row.get(row, ())]
-            both.sort(key=lambda finding: self.rubric.order[finding.rule])
-            stratum = " / ".join((line["source"] or "?", line["modality"] or "?", line["task"]))
-            yield row, line["record_id"], stratum, both
+            ids[line["row"]] = line["record_id"]
+        begin = chunk * self.store.chunk_rows
+        added = [r for r in range(begin, begin + self.store.chunk_rows) if r in self.by_row]
+        if added:
+            names = self.store.read(chunk, ["record_id"])["record_id"]
+            for row in added:
+                found[row].extend(self.by_row[row])
+                ids[row] = names[row - begin].as_py()
+        for both in found.values():
+            both.sort(key=lambda one: self.rubric.order[one.rule])
+        return found, ids
 
-    def _count(self, record_id: str, stratum: str, keep: bool, found: list[Finding]) -> None:
-        self._totals["records"] += 1
-        self._totals["kept"] += keep
+    def _count(self, record_id: str, keep: bool, found: list[Finding]) -> None:
         self._totals["noted"] += keep and bool(found)
-        self._strata[stratum][0] += 1
-        self._strata[stratum][1] += keep
         drops = {finding.rule for finding in found if finding.severity == "drop"}
         self._dimensions.update({f.dimension for f in found if f.severity == "drop"})
         if len(drops) == 1:
@@ -149,6 +184,11 @@ class Judged:
             if self._counts[rule.id]
         )  # fmt: skip
         records, kept = self._totals["records"], self._totals["kept"]
+        strata: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for (source, modality, task), (all_of_it, kept_of_it) in self._strata.items():
+            counted = strata[" / ".join((source or "?", modality or "?", task))]
+            counted[0] += all_of_it
+            counted[1] += kept_of_it
         return CurationSummary(
             records=records,
             kept=kept,
@@ -157,7 +197,7 @@ class Judged:
             images=self.images,
             dimensions={name: self._dimensions[name] for name in DIMENSIONS},
             rules=rules,
-            strata={name: (a, b) for name, (a, b) in sorted(self._strata.items())},
+            strata={name: (a, b) for name, (a, b) in sorted(strata.items())},
             seconds=seconds,
             measured=measured,
             data_hash=data_hash,
@@ -165,36 +205,51 @@ class Judged:
         )
 
 
-def judge_data_set(
-    shards: _Source,
-    rubric: Rubric,
-    parts: ledger.Parts,
-    chunks: int,
-    thumbnails: Mapping[str, NDArray[np.uint8]],
-) -> Judged:
-    """Run the data-set rules over the records that the record rules left.
-
-    `thumbnails` (by sha256) saves decoding again what was measured a moment ago.
-    """
-    lines: list[Line] = []
-    seen: set[str] = set()
+def judge_data_set(shards: _Source, rubric: Rubric, store: SignalStore, chunks: int) -> Judged:
+    """Run the data-set rules over the records that the record rules left."""
+    columns = read_columns(store, chunks)
+    alive = np.ones(len(columns), bool)
     for chunk in range(chunks):
-        findings = parts.read(ledger.FINDINGS, chunk, ["row", "severity"]).to_pylist()
-        dropped = {finding["row"] for finding in findings if finding["severity"] == "drop"}
-        for value in parts.read(ledger.SIGNALS, chunk, _LINE_COLUMNS).to_pylist():
-            seen.update(image["sha256"] for image in value["images"])
-            if value["row"] not in dropped:
-                lines.append(_line(value))
-    judged = Judged(rubric, parts, chunks, len(seen))
-    lookup = _Lookup(shards, thumbnails)
+        lines = store.parts.read(ledger.FINDINGS, chunk, ["row", "severity"])
+        dropped = lines.filter(pc.equal(lines["severity"], "drop"))["row"]
+        alive[dropped.to_numpy()] = False
+    judged = Judged(rubric, store, chunks, len(np.unique(columns.image_keys)))
+    lookup = _Lookup(shards)
     for rule in rubric.dataset_rules:
-        out: set[int] = set()
-        for row, finding in rule.apply(lines, lookup, rule.limits()):
-            judged.by_row.setdefault(row, []).append(finding)
-            if finding.severity == "drop":
-                out.add(row)
-        lines = [line for line in lines if line.row not in out]
+        for row, found in _apply(rule, columns, alive, store, lookup):
+            judged.by_row.setdefault(row, []).append(found)
+            if found.severity == "drop":
+                alive[row] = False
     return judged
+
+
+def _apply(
+    rule: DataSetRule, columns: SetColumns, alive: Flags, store: SignalStore, lookup: _Lookup
+) -> list[tuple[int, Finding]]:
+    """(row, finding) by row of one rule over the living records."""
+    if rule.check_columns is not None:
+        hits = rule.check_columns(columns, alive, rule.limits())
+        return [(row, base.finding(rule, hit)) for row, hit in hits]
+    rows = np.flatnonzero(alive)
+    batches: Iterator[NDArray[np.int64]] = iter([rows])
+    if rule.group is not None:
+        batches = groups_of(rule.group(columns), rows, LINES_AT_ONCE)
+    found: list[tuple[int, Finding]] = []
+    for batch in batches:
+        beside = side_by_side(columns, alive, batch) if rule.group and rule.sees_pairs else batch
+        lines = _lines(store, np.union1d(batch, beside))
+        own = set(batch.tolist())
+        found += [hit for hit in rule.apply(lines, lookup, rule.limits()) if hit[0] in own]
+    return sorted(found, key=lambda item: item[0])
+
+
+def _lines(store: SignalStore, rows: NDArray[np.int64]) -> list[Line]:
+    made: list[Line] = []
+    chunk_of = rows // store.chunk_rows
+    for chunk in np.unique(chunk_of).tolist():
+        wanted = rows[chunk_of == chunk] - chunk * store.chunk_rows
+        made += map(_line, store.read(chunk, _LINE_COLUMNS).take(pa.array(wanted)).to_pylist())
+    return made
 
 
 def _line(value: dict[str, Any]) -> Line:
@@ -202,5 +257,5 @@ def _line(value: dict[str, Any]) -> Line:
     return Line(
         value["row"], value["record_id"], value["task"], value["question_key"],
         value["answer_key"], value["content_key"], images,
-        value["source"], value["stopped"], value["response_words"],
+        value["source"], value["stopped"], value["response_words"], tuple(value["claims"]),
     )  # fmt: skip

@@ -25,6 +25,8 @@ from infimed.curation.findings import Finding, Verdict
 
 SIGNALS, FINDINGS, VERDICTS, COST = "signals", "findings", "verdicts", "cost"
 SUMMARY_FILE: Final = "curation.json"
+MEASURED_FILE: Final = "measured.json"
+"""Which data and version the signals are of; written once they are complete."""
 PARTS: Final = "curation.parts"
 CHUNK_ROWS: Final = 512
 CHUNKS_PER_ROW_GROUP: Final = 32
@@ -37,6 +39,7 @@ _IMAGE = pa.struct(
         ("bright_share", pa.float64()), ("white_share", pa.float64()), ("two_tone", pa.float64()),
         ("edges", pa.float64()), ("entropy", pa.float64()), ("sharpness", pa.float64()),
         ("noise", pa.float64()), ("colour", pa.float64()), ("axis_lines", pa.int8()),
+        ("least_sharpness", pa.float64()), ("blocking", pa.float64()), ("flat", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -52,6 +55,8 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
             ("response_polarity", pa.string()), ("question_sides", pa.string()),
             ("response_sides", pa.string()), ("modalities", pa.list_(pa.string())),
             ("image_words", pa.bool_()), ("max_image_number", pa.int32()), ("medical_terms", pa.int32()),
+            ("everyday_words", pa.int32()), ("misspelt", pa.int32()), ("loops", pa.int32()),
+            ("foreign", pa.string()), ("claims", pa.list_(pa.string())),
             ("question_key", pa.string()), ("answer_key", pa.string()), ("content_key", pa.string()),
             ("images", pa.list_(_IMAGE)),
         ]
@@ -119,8 +124,19 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of the ledger's schema."""
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+    """Rows as a table of the ledger's schema; characters that are not Unicode become question marks."""
+    try:
+        return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist([_valid(row) for row in rows], schema=SCHEMAS[name])
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _valid(part) for key, part in value.items()}
+    return [_valid(part) for part in value] if isinstance(value, list) else value
 
 
 def path_of(out: Path, name: str) -> Path:
@@ -164,15 +180,15 @@ class Parts:
         """File of one table of one chunk."""
         return self.folder / f"{name}-{chunk:06d}.parquet"
 
-    def done(self, chunk: int) -> bool:
-        """Whether the chunk is complete."""
-        return self.file(SIGNALS, chunk).is_file()
+    def done(self, chunk: int, name: str = SIGNALS) -> bool:
+        """Whether the chunk is complete (or one of its tables is there)."""
+        return self.file(name, chunk).is_file()
 
-    def write(self, chunk: int, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Store a chunk; signals last, because they mark it complete."""
-        for name in sorted(rows, key=lambda n: n == SIGNALS):
+    def write(self, chunk: int, tables: Mapping[str, pa.Table]) -> None:
+        """Store tables of a chunk; signals last, because they mark it complete."""
+        for name in sorted(tables, key=lambda n: n == SIGNALS):
             with atomic_open(self.file(name, chunk)) as handle:
-                pq.write_table(table(name, rows[name]), handle, compression="zstd")
+                pq.write_table(tables[name], handle, compression="zstd")
 
     def read(self, name: str, chunk: int, columns: list[str] | None = None) -> pa.Table:
         """One table of one chunk."""

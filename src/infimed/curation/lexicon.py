@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LEXICON_VERSION: Final = 1
+LEXICON_VERSION: Final = 2
 
 _I = re.IGNORECASE
 
@@ -182,6 +182,12 @@ MEDICAL_ZH: Final = re.compile(
 )
 
 
+EVERYDAY_ZH: Final = re.compile(
+    r"披萨|葡萄酒|汽车|火车|房子|海滩|天气|晴朗|山丘|村庄|木棍|花园|桌子|椅子|足球|比赛|公司|股票|餐厅|手机|电脑|飞机|自行车|猫|狗|红色的车"
+)
+"""Everyday things in Chinese."""
+
+
 def modality_family(value: object) -> str:
     """Family of a modality fact ("MR", "brain_mri", "chest radiograph"); '' when unknown."""
     if not isinstance(value, str):
@@ -205,6 +211,17 @@ def sides(text: str) -> str:
     if BOTH_SIDES.search(text) or (left and right):
         return "LR"
     return "L" if left else "R" if right else ""
+
+
+_LAST_YES_NO: Final = re.compile(
+    r"\b(?:so|thus|therefore|hence),? (?P<said>yes|no)\s*\.?\s*$", re.IGNORECASE
+)
+
+
+def reply_polarity(text: str) -> str:
+    """'yes' or 'no' of a reply that begins with it or concludes with it ("On the left, so yes.")."""
+    last = _LAST_YES_NO.search(text)
+    return polarity(text) or (last["said"].lower() if last else "")
 
 
 def polarity(text: str) -> str:

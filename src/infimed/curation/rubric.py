@@ -18,11 +18,16 @@ from infimed.core.files import sha256_json
 from infimed.curation.findings import DIMENSIONS, Finding, Hit
 from infimed.curation.rules import (
     accuracy,
+    agreement,
+    appearance,
     completeness,
     consistency,
     dataset,
+    intake,
+    measures,
     readability,
     relevance,
+    wording,
 )
 from infimed.curation.rules.base import Limits, Rule, Threshold, finding
 from infimed.curation.rules.dataset import DataSetRule
@@ -36,13 +41,18 @@ RULE_FAILED: Final = "the rule itself failed"
 AnyRule: TypeAlias = Rule | DataSetRule
 
 RECORD_RULES: Final[tuple[Rule, ...]] = (
+    *intake.RULES,
     *completeness.RULES,
     *accuracy.RULES,
     *consistency.RULES,
     *relevance.RULES,
     *readability.RULES,
+    *agreement.RULES,
+    *measures.RULES,
+    *wording.RULES,
+    *appearance.RULES,
 )
-DATASET_RULES: Final[tuple[DataSetRule, ...]] = dataset.RULES
+DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset.RULES)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,12 @@ class Rubric:
         """Hash of everything that can change a verdict."""
         return sha256_json(self.to_dict())[:16]
 
+    @property
+    def is_catalogue(self) -> bool:
+        """Whether `to_dict` says all of it: every check is the catalogue's own."""
+        known = {rule.id: rule.check for rule in default_rubric().all_rules}
+        return all(known.get(rule.id) is rule.check for rule in self.all_rules)
+
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], tuple[tuple[Rule, Limits], ...]]:
         return {}
@@ -79,8 +95,18 @@ class Rubric:
         if rules is None:
             rules = tuple((rule, rule.limits(*key)) for rule in self.rules)
             self._resolved[key] = rules
-        found = (_apply(rule, record, signals, limits) for rule, limits in rules)
-        return [one for one in found if one is not None]
+        found: list[Finding] = []
+        for rule, limits in rules:
+            try:
+                hit = rule.check(record, signals, limits)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # A rule that fails on one odd record is reported there and does not end the pass.
+                failed = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")
+                found.append(replace(finding(rule, failed), severity="note"))
+                continue
+            if hit is not None:
+                found.append(finding(rule, hit))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The rubric as plain data; `from_dict` inverts it."""
@@ -179,15 +205,6 @@ class Rubric:
 def default_rubric() -> Rubric:
     """Every rule at its default."""
     return Rubric(RECORD_RULES, DATASET_RULES)
-
-
-def _apply(rule: Rule, record: Record, signals: Signals, limits: Limits) -> Finding | None:
-    """A rule that fails on one odd record is reported there and does not end the pass."""
-    try:
-        return rule.apply(record, signals, limits)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        hit = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")
-        return replace(finding(rule, hit), severity="note")
 
 
 def _unknown(kind: str, name: str, known: Mapping[str, Any], where: str) -> RecipeError:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
 
-SIGNALS_VERSION: Final = f"1.{LEXICON_VERSION}"
+SIGNALS_VERSION: Final = f"3.{LEXICON_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class ImageSignals:
 
     Attributes:
         sha256: key of the stored bytes. problem: why it could not be decoded, else ''.
-        width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded RGB and its shape.
+        width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded
+            pixels and their shape, three equal channels taken as one.
         phash: 64-bit perceptual hash.
         mean, std: of the grey image. spread: 99.5th minus 0.5th percentile.
         mode_share: pixels within 2 of the commonest grey value.
@@ -35,6 +37,11 @@ class ImageSignals:
         noise: standard deviation of the noise (Immerkaer 1996).
         colour: share of pixels whose channels differ by 30 or more.
         axis_lines: 1 for a long thin horizontal and vertical line (a chart's axes), else 0.
+        least_sharpness: sharpness of the edges across the worst of four directions (motion blurs
+            one of them); 0 where no direction has enough edges.
+        flat: share of the pixels above 24 whose left neighbour has the same grey value.
+        blocking: step across the borders of 8x8 blocks over the step inside them; 1 without JPEG
+            blocks.
     """
 
     sha256: str
@@ -57,6 +64,9 @@ class ImageSignals:
     noise: float = 0.0
     colour: float = 0.0
     axis_lines: int = 0
+    least_sharpness: float = 0.0
+    blocking: float = 1.0
+    flat: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,13 @@ class TextSignals:
         question_sides, response_sides: '', 'L', 'R' or 'LR'.
         modalities: modality families the text claims the image to be.
         image_words: whether the text speaks of an image. max_image_number: largest "image N".
-        medical_terms: words of medical vocabulary.
+        medical_terms: words of medical vocabulary. everyday_words: words of everyday pictures.
+        misspelt: unknown words one small error away from a common one, and Chinese characters that
+            are hardly ever written.
+        loops: how often the end of the longest turn repeats the same words. foreign: 'fr', 'de',
+            'es', 'it', 'pt', 'ja' where the response is in that language, 'en' or 'zh' where it is
+            in the other one than the question, else ''.
+        claims: what the record states about its one image; see `statements`.
         question_key, answer_key, content_key: hashes of the normalised question, the answer, and
             of all turns with choices.
     """
@@ -104,9 +120,25 @@ class TextSignals:
     image_words: bool = False
     max_image_number: int = 0
     medical_terms: int = 0
+    everyday_words: int = 0
+    misspelt: int = 0
+    loops: int = 0
+    foreign: str = ""
+    claims: tuple[str, ...] = ()
     question_key: str = ""
     answer_key: str = ""
     content_key: str = ""
+
+
+_TEXT: Final = tuple(f.name for f in fields(TextSignals))
+_IMAGE: Final = tuple(f.name for f in fields(ImageSignals))
+_text_values, _image_values = attrgetter(*_TEXT), attrgetter(*_IMAGE)
+
+UNMEASURED: Final = TextSignals(text_chars=-1)
+"""The text signals of a record that could not be read or measured."""
+
+DAMAGED: Final = "damaged_record"
+"""Fact of the stand-in for a stored record that cannot be read; its value says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +151,10 @@ class Signals:
 
     def to_row(self, row: int, record: Record) -> dict[str, Any]:
         """A ledger row; `from_row` inverts it."""
-        values = {f"{f.name}": getattr(self.text, f.name) for f in fields(TextSignals)}
+        values = dict(zip(_TEXT, _text_values(self.text), strict=True))
         values["modalities"] = list(self.text.modalities)
-        images = [{f.name: getattr(i, f.name) for f in fields(ImageSignals)} for i in self.images]
+        values["claims"] = list(self.text.claims)
+        images = [dict(zip(_IMAGE, _image_values(i), strict=True)) for i in self.images]
         return {
             "row": row,
             "record_id": record.id,
@@ -135,8 +168,9 @@ class Signals:
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> Signals:
         """Inverse of `to_row`."""
-        text = {f.name: row[f.name] for f in fields(TextSignals)}
+        text = {name: row[name] for name in _TEXT}
         text["modalities"] = tuple(text["modalities"])
+        text["claims"] = tuple(text["claims"])
         images = tuple(ImageSignals(**image) for image in row["images"])
         return Signals(TextSignals(**text), images, row["modality"])
 

@@ -12,8 +12,9 @@ import re
 import unicodedata
 from typing import Final
 
-from infimed.curation import lexicon
+from infimed.curation import lexicon, vocabulary
 from infimed.curation.signals import TextSignals
+from infimed.curation.statements import statements
 from infimed.data.record import Record
 from infimed.matching.text import normalise, normalise_answer
 
@@ -82,6 +83,7 @@ CONNECTIVES: Final = frozenset(
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+(?:['’.-][^\W_\u4e00-\u9fff]+)*")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _LATIN = re.compile(r"[A-Za-z]")
+_JAPANESE = re.compile(r"[\u3040-\u30ff]")
 _DIGIT_INSIDE = re.compile(r"[a-z]{2,}[0-9][a-z]+|^[a-z][0-9]+[a-z]{2,}$", re.IGNORECASE)
 _SYMBOL_INSIDE = re.compile(r"[A-Za-z]+[|!@#$^~`\\{}¦§¬]+[A-Za-z]+")
 _VOWEL = re.compile(r"[aeiouyàáâäåãèéêëìíîïòóôöøõùúûüæœ]", re.IGNORECASE)
@@ -92,6 +94,17 @@ _IDENTITY = re.compile(
     r"\bis (?:this|it|the (?:image|scan|picture|film))(?: image| scan| picture| film)? an? ",
     re.IGNORECASE,
 )
+_ASKS_KIND = re.compile(
+    r"\bmodality\b|\b(?:what|which) (?:kind|type|sort) of (?:image|scan|imaging|study|picture)\b"
+    r"|\bimaging (?:technique|method)|什么(?:模态|成像|类型的(?:图|影))",
+    re.IGNORECASE,
+)
+_STATED = re.compile(
+    r"\s*(?:yes, |no, )?(?:this|it|the (?:image|scan|picture|film)) (?:is|shows|was) ",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(r"[.;\n。；]+")
+_YES_NO = re.compile(r"\b(?:so |thus |therefore )?(?:yes|no)\b", re.IGNORECASE)
 _PRESUPPOSED_MODALITY: Final = {
     family: re.compile(_PRESUPPOSED + "(?:" + pattern.pattern + ")", re.IGNORECASE)
     for family, pattern in lexicon.MODALITIES.items()
@@ -111,6 +124,7 @@ def measure_text(record: Record) -> TextSignals:
     turns = [turn.text for turn in record.messages]
     everything = "\n".join([*turns, *record.choices])
     tokens = words_of(everything)
+    modalities = _claimed_modalities(record, question, response)
     longest = max(turns, key=len, default="")
     plain = everything.isascii()
     return TextSignals(
@@ -131,13 +145,19 @@ def measure_text(record: Record) -> TextSignals:
         ending=_ending(response, record.task),
         stopped=response.rstrip().endswith(_STOPS),
         answer_polarity=lexicon.polarity(record.answer or ""),
-        response_polarity=lexicon.polarity(response),
+        response_polarity=lexicon.reply_polarity(response),
         question_sides=lexicon.sides(question),
         response_sides=lexicon.sides(response),
-        modalities=_claimed_modalities(record, question, response),
+        modalities=modalities,
         image_words=lexicon.IMAGE_WORDS.search(everything) is not None,
         max_image_number=_max_image_number(everything),
         medical_terms=sum(map(medical_word, tokens)) + len(lexicon.MEDICAL_ZH.findall(everything)),
+        everyday_words=vocabulary.everyday_words([token.casefold() for token in tokens]),
+        misspelt=sum(map(vocabulary.misspelt, set(everything.split())))
+        + (0 if plain else _odd_chinese(everything)),
+        loops=max(_loops(words_of(longest)), _loops(words_of(response))),
+        foreign=_foreign(question, response, record.task),
+        claims=statements(record, modalities),
         question_key=_key(
             record.task, normalise(question), *sorted(map(normalise_answer, record.choices))
         ),
@@ -154,7 +174,23 @@ def mojibake(text: str) -> int:
     """Sequences that only a wrong decoding produces, and replacement characters."""
     from ftfy.badness import badness
 
-    return int(badness(text)) + text.count("\ufffd")
+    return int(badness(text)) + text.count("\ufffd") + _gbk_mojibake(text)
+
+
+def _gbk_mojibake(text: str) -> int:
+    """Chinese lines whose GBK bytes are valid UTF-8 for Chinese: UTF-8 that was read as GBK."""
+    count = text.count("\u951f\u65a4\u62f7")
+    for line in text.split("\n"):
+        chinese = "".join(_CHINESE.findall(line))
+        if len(chinese) < 3:
+            continue
+        try:
+            meant = chinese[: len(chinese) // 3 * 3].encode("gbk").decode("utf-8", errors="ignore")
+        except UnicodeEncodeError:
+            continue
+        # By chance a random pair of GBK bytes almost never forms several three-byte sequences.
+        count += len(_CHINESE.findall(meant)) * 2 >= len(chinese)
+    return count
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -213,6 +249,48 @@ def _longest_run(tokens: list[str]) -> int:
     return best
 
 
+def _loops(tokens: list[str]) -> int:
+    """How many further times the last 1 to 12 words stand directly before themselves."""
+    folded = [token.casefold() for token in tokens]
+    best = 0
+    for size in range(1, min(12, len(folded) // 3) + 1):
+        tail = folded[-size:]
+        times = 0
+        while folded[len(folded) - (times + 2) * size : len(folded) - (times + 1) * size] == tail:
+            times += 1
+        if times >= 2:
+            best = max(best, times)
+    return best
+
+
+def _foreign(question: str, response: str, task: str) -> str:
+    """The response's language where it is not that of the question; see `TextSignals.foreign`."""
+    if _JAPANESE.search(response):
+        return "ja"
+    words = [word.casefold() for word in words_of(response)]
+    asked = _language(question, question.isascii())
+    chinese, latin = len(_CHINESE.findall(response)), len(_LATIN.findall(response))
+    # One English prompt for captions of any language is usual; an answer follows its question.
+    if asked == "en" and chinese >= 4 and chinese > latin and task in _SHORT_ANSWER_TASKS:
+        return "zh"
+    if asked == "zh" and latin >= 20 and not chinese:
+        return vocabulary.foreign_language(words) or "en"
+    return vocabulary.foreign_language(words)
+
+
+def _odd_chinese(text: str) -> int:
+    """Chinese characters outside the 6,763 of GB 2312, which print of today hardly ever uses."""
+    odd = 0
+    if len(_LATIN.findall(text)) > len(_CHINESE.findall(text)):
+        return 0
+    for character in _CHINESE.findall(text):
+        try:
+            character.encode("gb2312")
+        except UnicodeEncodeError:
+            odd += 1
+    return odd
+
+
 def _odd_words(text: str) -> float:
     tokens = text.split()
     return round(sum(map(odd_word, tokens)) / len(tokens), 4) if tokens else 0.0
@@ -241,14 +319,26 @@ def _claimed_modalities(record: Record, question: str, response: str) -> tuple[s
         for family, pattern in _PRESUPPOSED_MODALITY.items()
         if pattern.search(question) and not lexicon.HEDGES.search(question)
     }
-    if record.task == "closed":
+    if record.task == "dialogue":
+        for turn in record.messages:
+            if turn.role == "assistant":
+                for sentence in _SENTENCES.split(turn.text):
+                    if _STATED.match(sentence) and not lexicon.HEDGES.search(sentence):
+                        claimed.update(
+                            f for f, p in lexicon.MODALITIES.items() if p.search(sentence)
+                        )
+    elif record.task == "closed":
         match = _IDENTITY.search(question)
+        body = _YES_NO.sub("", response)
+        if match and body.strip(" .,") and not lexicon.HEDGES.search(body):
+            # "No, this is a CT." and "Abdominal CT, so no." say what it is.
+            claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(body))
         if match and lexicon.polarity(record.answer or response) == "yes":
             named = question[match.end() :]
             if not lexicon.HEDGES.search(named):
                 claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(named))
     elif record.task in ("caption", "report") or (
-        record.task in ("open", "choice") and "modality" in question.casefold()
+        record.task in ("open", "choice") and _ASKS_KIND.search(question)
     ):
         stated = response if record.task != "choice" else record.answer or ""
         if not lexicon.HEDGES.search(stated):

@@ -37,6 +37,12 @@ class RawImage:
             return np.ascontiguousarray(self.values, dtype=np.uint8)
         return render(self.values, self.facts)
 
+    def planes(self) -> NDArray[np.uint8]:
+        """`pixels` without repeating a single grey channel: uint8 [H, W] or [H, W, 3]."""
+        if self.values.ndim == 3:
+            return self.pixels()
+        return render_grey(self.values, self.facts)
+
 
 def stored_grey(
     values: NDArray[Any], slope: float = 1.0, intercept: float = 0.0
@@ -149,7 +155,12 @@ def in_units(values: NDArray[Any], facts: Facts) -> NDArray[Any]:
 
 
 def render(values: NDArray[Any], facts: Facts = NO_FACTS) -> NDArray[np.uint8]:
-    """Deep grey values [H, W] to uint8 RGB [H, W, 3] by their facts.
+    """Deep grey values [H, W] to uint8 RGB [H, W, 3] by their facts; see `render_grey`."""
+    return np.repeat(render_grey(values, facts)[:, :, None], 3, axis=2)
+
+
+def render_grey(values: NDArray[Any], facts: Facts = NO_FACTS) -> NDArray[np.uint8]:
+    """Deep grey values [H, W] to uint8 [H, W] by their facts.
 
     Facts used: rescale_slope, rescale_intercept (stored value to units), window_center and
     window_width (in units), voi_function, photometric_interpretation (MONOCHROME1 inverts).
@@ -164,8 +175,7 @@ def render(values: NDArray[Any], facts: Facts = NO_FACTS) -> NDArray[np.uint8]:
     if math.isnan(center) or math.isnan(width) or width <= 0:
         (center, width), function = percentile_window(units), "LINEAR_EXACT"
     invert = facts.get("photometric_interpretation") == "MONOCHROME1"
-    grey = windowed(units, center, width, invert, function)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return windowed(units, center, width, invert, function)
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -28,12 +28,23 @@ from infimed.data.measure import Measure, token_lengths
 from infimed.data.record import Facts, ImageRef, Record
 from infimed.data.tarstore import TarReader
 
-__all__ = ["Measure", "ShardSet", "open_shards", "token_lengths"]
+__all__ = ["DamagedRecord", "Measure", "ShardSet", "open_shards", "token_lengths"]
 
 CACHED_ROW_GROUPS: Final = 1024
 """Row groups kept as Arrow tables, about 0.1 MB each."""
 
 INDEX_COLUMNS: Final = tuple(name for name in schema.RECORDS.names if name not in schema.HEAVY)
+
+
+class DamagedRecord(DataError):
+    """One stored record that cannot be read back, though its shard can. `record_id` may be ''."""
+
+    def __init__(self, where: str, record_id: str, problem: str) -> None:
+        self.record_id = record_id
+        super().__init__(
+            f"a stored record is damaged ({problem})", where=where, seen=record_id or None,
+            fix="import the data again",
+        )  # fmt: skip
 
 
 def open_shards(path: Path | str, *, verify: bool = False) -> ShardSet:
@@ -64,6 +75,8 @@ class ShardSet:
             )
         names = sorted(name for name in self._files if name.startswith("records-"))
         self._tables = [_open_parquet(path / name) for name in names]
+        for name, table in zip(names, self._tables, strict=True):
+            _check_columns(path / name, table)
         starts, groups = 0, []
         for number, table in enumerate(self._tables):
             for group in range(table.num_row_groups):
@@ -97,6 +110,7 @@ class ShardSet:
 
         Raises:
             IndexError: there is no such record.
+            DamagedRecord: its stored form cannot be read.
         """
         if not 0 <= number < self._length:
             raise IndexError(f"record {number} of {self._length}")
@@ -112,7 +126,33 @@ class ShardSet:
                 while len(self._cache) > CACHED_ROW_GROUPS:
                     self._cache.popitem(last=False)
         at = number - self._group_starts[group]
-        return schema.from_row({name: rows[name][at].as_py() for name in rows.column_names})
+        return self._made({name: rows[name][at].as_py() for name in rows.column_names}, number)
+
+    def records(self, begin: int, end: int) -> list[Record]:
+        """Records `begin` to `end` - 1 in one sweep, about ten times faster than one by one.
+
+        Raises:
+            IndexError: a number outside the set.
+            DamagedRecord: a stored form cannot be read; `record` tells which.
+        """
+        if not 0 <= begin <= end <= self._length:
+            raise IndexError(f"records {begin} to {end} of {self._length}")
+        found: list[Record] = []
+        group = bisect_right(self._group_starts, begin) - 1
+        while begin < end:
+            start = self._group_starts[group]
+            rows = self._read_group(group).slice(begin - start, end - begin).to_pylist()
+            found.extend(self._made(row, begin + i) for i, row in enumerate(rows))
+            begin += len(rows)
+            group += 1
+        return found
+
+    def _made(self, row: dict[str, Any], number: int) -> Record:
+        try:
+            return schema.from_row(row)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            where, name = f"{self.path} record {number}", type(error).__name__
+            raise DamagedRecord(where, str(row.get("id") or ""), name) from None
 
     def select(self, numbers: Iterable[int]) -> Iterator[Record]:
         """The records with these numbers, in the order given."""
@@ -160,12 +200,16 @@ class ShardSet:
 
     def pixels(self, ref: ImageRef) -> NDArray[np.uint8]:
         """The image as uint8 [H, W, 3] RGB, rendered with its stored facts and those of `ref`."""
+        return imaging.rgb_of(self.planes(ref))
+
+    def planes(self, ref: ImageRef) -> NDArray[np.uint8]:
+        """`pixels` without repeating a single grey channel: uint8 [H, W] or [H, W, 3]."""
         sha256 = ref.sha256 or ref.locator.removeprefix(schema.LOCATOR_PREFIX)
         facts = (
             ref.facts if "window_center" in ref.facts else {**self.image_facts(sha256), **ref.facts}
         )
         try:
-            return imaging.decode(self.image_bytes(sha256), facts)
+            return imaging.decode_planes(self.image_bytes(sha256), facts)
         except imaging.ImageError as error:
             raise imaging.ImageError(error.code, where=f"{self.path} image {sha256}") from None
 
@@ -241,6 +285,17 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
         raise DataError(
             "a shard cannot be read", where=str(file), fix="import the data again"
         ) from error
+
+
+def _check_columns(file: Path, table: pq.ParquetFile) -> None:
+    missing = sorted(set(schema.RECORDS.names) - set(table.schema_arrow.names))
+    if missing:
+        raise DataError(
+            "a shard lacks a column",
+            where=str(file),
+            seen=", ".join(missing),
+            fix="import the data again",
+        )
 
 
 def _keys(images: pa.Table) -> NDArray[np.bytes_]:

@@ -27,9 +27,11 @@ from infimed.data.record import Record
 from infimed.matching.text import normalise
 
 _IMPOSSIBLE = re.compile(
-    r"\b(?:T[12][- ]?weighted|FLAIR|diffusion[- ]weighted) (?:axial |coronal |sagittal |chest |abdominal |brain )?"
-    r"(?:CT|computed tomography|x-?rays?|radiographs?|ultrasound|sonogram|mammogram)\b"
-    r"|\b(?:H ?& ?E|hematoxylin(?: and eosin)?)[- ](?:stained )?(?:CT|MRI|x-?ray|radiograph|ultrasound)\b"
+    r"\b(?:T[12](?:[- ]?weighted)?|FLAIR|diffusion[- ]weighted) (?:axial |coronal |sagittal |chest |abdominal |brain )?"
+    r"(?:CT|computed tomography|x-?rays?|radiographs?|ultrasound|sonogram|mammogram|fundus photo\w*|histology slide)\b"
+    r"|\b(?:H ?& ?E|hematoxylin(?: and eosin)?)[- ](?:stained )?(?:CT|computed tomography|MRI|magnetic resonance\w*"
+    r"|x-?ray|radiograph|ultrasound|sonogram|fundus photo\w*)\b"
+    r"|\b(?:PA|AP) chest (?:MRI|magnetic resonance|ultrasound|sonogram|fundus|histology)\b"
     r"|\b(?:CT|computed tomography) (?:FLAIR|T[12][- ]weighted)\b"
     r"|\bHounsfield units? (?:on|in|of) (?:the |this )?(?:MRI|ultrasound|x-?ray|radiograph)\b"
     r"|\bmammogra(?:m|phy) of the (?:brain|knee|abdomen|head)\b|\bPA (?:view |projection )?(?:of the )?MRI\b",
@@ -51,6 +53,11 @@ _RANGES: Final = (
     ("stenosis in %", re.compile(r"(?P<v>\d{1,4})\s?% (?:\w+ )?(?:stenosis|occlusion|narrowing)\b", re.I), 0, 100),
 )  # fmt: skip
 _DIGIT = re.compile(r"\d")
+_CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
+_IDENTITY = re.compile(
+    r"is (?:this|it|the (?:image|scan|picture|film))(?: image| scan| picture| film)? an? (?P<what>[\w &-]+?) ?\?",
+    re.IGNORECASE,
+)
 _PRESSURE = re.compile(
     r"\b(?:BP|blood pressure)\D{0,12}(?P<s>\d{2,3})\s?/\s?(?P<d>\d{2,3})\b", re.IGNORECASE
 )
@@ -106,10 +113,28 @@ def _region_word(record: Record, signals: Signals, limits: Limits) -> Hit | None
     return Hit("response", evidence, start=match.start(), end=match.end())
 
 
+def _identity_answer(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    fact = record.facts.get("modality")
+    if record.task != "closed" or not isinstance(fact, str) or signals.text.answer_polarity != "no":
+        return None
+    match = _IDENTITY.fullmatch(record.question.strip())
+    if match is None or normalise(match["what"]) != normalise(fact):
+        return None
+    return Hit(
+        "response", f"asked whether it is {match['what']!r}, answered 'no'; the facts say so"
+    )
+
+
 def _side_word(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     fact = str(record.facts.get("side") or "").casefold()
     expected = {"left": "L", "l": "L", "right": "R", "r": "R"}.get(fact)
     said = signals.text.response_sides
+    if expected and record.task == "closed" and said in ("L", "R") and said != expected:
+        body = _CONCLUDED.sub("", record.response)
+        if not lexicon.NEGATION.search(body) and not _PLURAL_CUES.search(body):
+            return Hit(
+                "response", f"the reply says {record.response[:60]!r}, the facts say {fact!r}"
+            )
     if expected and record.task == "closed" and record.facts.get("question_type") == "laterality":
         asked, answer = signals.text.question_sides, signals.text.answer_polarity
         if asked not in ("L", "R") or not answer or (asked == expected) == (answer == "yes"):
@@ -192,6 +217,8 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
 
 
 def _impossible_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if not record.images:
+        return None
     fields_mm = [
         math.hypot(float(s[0]) * i.height, float(s[1]) * i.width)
         for i in record.images
@@ -246,7 +273,9 @@ def _sex_organ(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
         for match in organs.finditer(text):
             before = text[max(0, match.start() - 30) : match.start()]
-            if where == "question" and signals.text.answer_polarity == "no":
+            # What is asked may be absent; a statement before the question is meant.
+            asked = re.search(r"[.。]\s", text[match.start() :]) is None
+            if where == "question" and asked and signals.text.answer_polarity == "no":
                 continue
             if not lexicon.NEGATION.search(before) and not re.search(
                 r"\b(?:mother|maternal|transgender)", text, re.I
@@ -289,6 +318,13 @@ RULES: Final = (
         _region_word,
         Example(caption(_CT_CAPTION, facts=_CT)),
         Example(caption("Axial CT of the brain showing an infarct.", facts=_CT)),
+    ),
+    Rule(
+        "accuracy.identity_answer", 1, "accuracy", "drop",
+        "Asked whether the image is what the facts say it is, the answer is no.",
+        _identity_answer,
+        Example(sample("Is this an MRI?", "no", facts={"modality": "CT"})),
+        Example(sample("Is this a brain MRI?", "no", facts={"modality": "brain MRI"})),
     ),
     Rule(
         "accuracy.side_word", 1, "accuracy", "drop",

@@ -125,14 +125,30 @@ def span(where: str, match: re.Match[str], **numbers: float) -> Hit:
     return Hit(where, match.group(0), start=match.start(), end=match.end(), **numbers)
 
 
-def turns(record: Record) -> list[tuple[str, str]]:
-    """(where, text) of every turn; the first question and last answer by their names."""
+def turns(record: Record) -> tuple[tuple[str, str], ...]:
+    """(where, text) of every turn; the first question and last answer by their names.
+
+    A dozen rules ask for the turns of one record in a row, so the last answer is kept.
+    """
+    global _last_turns
+    known, made = _last_turns
+    if known is not record:
+        made = _turns(record)
+        _last_turns = (record, made)  # one assignment: threads see a whole pair
+    return made
+
+
+_last_turns: tuple[Record | None, tuple[tuple[str, str], ...]] = (None, ())
+
+
+def _turns(record: Record) -> tuple[tuple[str, str], ...]:
     first = next((i for i, turn in enumerate(record.messages) if turn.role == "user"), -1)
     last = max(
         (i for i, turn in enumerate(record.messages) if turn.role == "assistant"), default=-1
     )
     names = {last: "response", first: "question"}
-    return [(names.get(i, f"message {i}"), turn.text) for i, turn in enumerate(record.messages)]
+    pairs = enumerate(record.messages)
+    return tuple((names.get(i, f"message {i}"), turn.text) for i, turn in pairs)
 
 
 def search(record: Record, pattern: re.Pattern[str]) -> tuple[str, re.Match[str]] | None:

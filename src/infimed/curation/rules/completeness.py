@@ -121,6 +121,15 @@ def _few_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None
     return Hit("choices", " | ".join(record.choices) or "none", distinct, limits["min_choices"])
 
 
+def _gold_choice(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if record.task != "choice" or not record.choices:
+        return None
+    answer = record.answer or record.response
+    if choice_key(answer) in map(choice_key, record.choices):
+        return None
+    return Hit("choices", f"{answer!r} is not among {' | '.join(record.choices)}")
+
+
 def _empty_choice(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     blank = [i for i, choice in enumerate(record.choices) if not choice.strip()]
     return Hit(f"choice {blank[0]}", "empty choice", float(len(blank)), 0.0) if blank else None
@@ -223,6 +232,13 @@ RULES: Final = (
         Example(sample("Which organ is shown?", "liver", "choice", choices=("liver", "spleen"))),
         Example(sample("Which organ is shown?", "liver", "choice", choices=("liver", "Liver "))),
         {"min_choices": Threshold(2, "different choices")},
+    ),
+    Rule(
+        "completeness.gold_choice", 1, "completeness", "drop",
+        "The gold answer is none of the choices: the right option is missing.",
+        _gold_choice,
+        Example(sample("Which organ is shown?", "liver", "choice", choices=("liver", "spleen", "kidney"))),
+        Example(sample("Which organ is shown?", "heart", "choice", choices=("liver", "spleen", "kidney"))),
     ),
     Rule(
         "completeness.empty_choice", 1, "completeness", "drop",

@@ -45,6 +45,13 @@ _AFFIRMED = re.compile(
     r"\b(?:there (?:is|are) (?:an?|evidence|definite|clear|marked)|(?:is|are) (?:clearly )?(?:present|visible|seen))\b|可见",
     re.IGNORECASE,
 )
+_OF_PICTURE = re.compile(
+    r"\b(?:of|in|on) (?:the|this) (?:image|picture|figure|photo|film)\b|图|画面", re.IGNORECASE
+)
+_CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
+_PLACED = re.compile(
+    r"\b(?:on|in|at|is|are|to) (?:the )?(?:patient's )?(?:left|right)\b", re.IGNORECASE
+)
 _NEGATIVE_QUESTION = re.compile(
     r"\b(?:no|not|n't|free of|absent|absence|normal|without|clear|exclude\w*|lack\w*|unremarkable)\b|n't\b|正常|没有",
     re.IGNORECASE,
@@ -56,15 +63,6 @@ _DOUBT = re.compile(
     r"|residual|other|additional|further|new|change|larger|definite|significant)\b",
     re.IGNORECASE,
 )
-
-
-def _answer_not_in_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
-    if record.task != "choice" or not record.choices:
-        return None
-    answer = record.answer or record.response
-    if choice_key(answer) in map(choice_key, record.choices):
-        return None
-    return Hit("choices", f"{answer!r} is not among {' | '.join(record.choices)}")
 
 
 def _duplicate_choices(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -144,6 +142,9 @@ def _side_contradiction(record: Record, signals: Signals, limits: Limits) -> Hit
     asked, said = signals.text.question_sides, signals.text.response_sides
     if record.task not in ("open", "choice", "closed") or {asked, said} != {"L", "R"}:
         return None
+    # The left of the picture is the right of the patient; signs and their lesions lie across.
+    if not record.images or _OF_PICTURE.search(record.question):
+        return None
     if lexicon.NEGATION.search(record.response) or signals.text.answer_polarity == "no":
         return None
     if _MOVED.search(record.question) or _MOVED.search(record.response):
@@ -154,6 +155,21 @@ def _side_contradiction(record: Record, signals: Signals, limits: Limits) -> Hit
     return Hit(
         "response", evidence, start=match.start() if match else -1, end=match.end() if match else -1
     )
+
+
+def _side_answer(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    asked, said = signals.text.question_sides, signals.text.response_sides
+    if record.task != "closed" or asked not in ("L", "R") or said != asked:
+        return None
+    if signals.text.answer_polarity != "no" or _MOVED.search(record.question):
+        return None
+    body = _CONCLUDED.sub("", record.response)
+    if lexicon.NEGATION.search(body) or lexicon.NEGATION.search(record.question):
+        return None
+    if len(record.response.split()) < 3 or not _PLACED.search(body):
+        return None
+    name = {"L": "left", "R": "right"}[asked]
+    return Hit("response", f"asked about the {name}, says {record.response[:60]!r} and answers no")
 
 
 def _role_order(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -218,14 +234,13 @@ def _answered(response: str) -> Record:
     return replace(record, messages=(record.messages[0], Message("assistant", (response,))))
 
 
+def _replied(question: str, answer: str, reply: str) -> Record:
+    """A closed record whose turn says more than its gold answer."""
+    record = sample(question, answer)
+    return replace(record, messages=(record.messages[0], Message("assistant", (reply,))))
+
+
 RULES: Final = (
-    Rule(
-        "consistency.answer_not_in_choices", 1, "consistency", "drop",
-        "The gold answer is none of the choices.",
-        _answer_not_in_choices,
-        Example(sample("Which organ is shown?", "liver", "choice", choices=_CHOICES)),
-        Example(sample("Which organ is shown?", "heart", "choice", choices=_CHOICES)),
-    ),
     Rule(
         "consistency.duplicate_choices", 1, "consistency", "drop",
         "Two choices are the same, so that two letters are right or wrong together.",
@@ -253,6 +268,13 @@ RULES: Final = (
         _side_contradiction,
         Example(sample("What is seen in the left lung?", "A left lower lobe mass", "open")),
         Example(sample("What is seen in the left lung?", "A right lower lobe mass", "open")),
+    ),
+    Rule(
+        "consistency.side_answer", 1, "consistency", "drop",
+        "Asked whether it is on one side, the reply places it there and still answers no.",
+        _side_answer,
+        Example(_replied("Is the cyst on the left side?", "no", "On the right, so no.")),
+        Example(_replied("Is the cyst on the left side?", "no", "On the left, so no.")),
     ),
     Rule(
         "consistency.role_order", 1, "consistency", "drop",

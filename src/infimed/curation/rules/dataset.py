@@ -4,7 +4,8 @@ They run after the record rules, over the records that survived those, so that a
 does not take its sharp copy with it. The first record in order is kept. Two different questions
 about one image are never duplicates of each other.
 
-Memory: about 300 bytes a record; images are opened only where a perceptual hash proposes a pair.
+Memory: a rule that names a `group` is shown only the records that share its key, some at a time
+(`curation.judging`); images are opened only where a perceptual hash proposes a pair.
 """
 
 from __future__ import annotations
@@ -18,7 +19,20 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.curation.columns import (
+    CAPTION_LIKE,
+    Flags,
+    Keys,
+    SetColumns,
+    answered_key,
+    asked_key,
+    described_key,
+    exact_key,
+    pictured_key,
+)
 from infimed.curation.findings import Dimension, Finding, Hit, Severity
+from infimed.curation.lexicon import modality_family
+from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
 from infimed.matching.image import near_image_groups
 from infimed.matching.text import critical_words, near_text_groups, normalise_answer
@@ -42,6 +56,7 @@ class Line:
     source: str = ""
     stopped: bool = False
     response_words: int = 0
+    claims: tuple[str, ...] = ()
 
 
 class Lookup(Protocol):
@@ -63,7 +78,14 @@ DataSetCheck = Callable[[list[Line], Lookup, Limits], Found]
 
 @dataclass(frozen=True, slots=True)
 class DataSetRule:
-    """A rule over all records: its check returns (row, Hit) pairs. Other fields as in `Rule`."""
+    """A rule over all records: its check returns (row, Hit) pairs. Other fields as in `Rule`.
+
+    Attributes:
+        group: key of every record; the rule finds things only among records with equal keys, and
+            its check is given whole groups, several at a time. None: all records at once.
+        sees_pairs: whether the check must also see every record that shows two of these images.
+        check_columns: takes the place of `check` for a rule that needs no record, only columns.
+    """
 
     id: str
     version: int
@@ -72,6 +94,9 @@ class DataSetRule:
     catches: str
     check: DataSetCheck
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    group: Callable[[SetColumns], Keys] | None = None
+    sees_pairs: bool = False
+    check_columns: Callable[[SetColumns, Flags, Limits], Found] | None = None
 
     def limits(self, modality: str = "", task: str = "") -> dict[str, float]:
         """The thresholds; data-set rules do not vary by modality or task."""
@@ -82,7 +107,7 @@ class DataSetRule:
         return [(row, finding(self, hit)) for row, hit in self.check(lines, lookup, limits)]
 
 
-_CAPTION_LIKE: Final = frozenset({"caption", "report", "dialogue", "text"})
+_CAPTION_LIKE: Final = CAPTION_LIKE
 
 
 def _exact_key(line: Line) -> tuple[object, ...]:
@@ -104,15 +129,23 @@ def _exact(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return found
 
 
-def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[str, str]:
-    """sha256 of every image -> sha256 of the first image that shows the same picture."""
+def side_by_side(lines: list[Line]) -> set[frozenset[str]]:
+    """Pairs of images (sha256) that one record shows together: two studies, however alike."""
+    return {
+        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
+    }
+
+
+def image_clusters(
+    lines: list[Line], lookup: Lookup, limits: Limits, together: set[frozenset[str]]
+) -> dict[str, str]:
+    """sha256 of every image -> sha256 of the first image that shows the same picture.
+
+    `together`: pairs that are never one picture, see `side_by_side`.
+    """
     by_pixels: dict[str, str] = {}
     cluster: dict[str, str] = {}
     places: list[tuple[Line, int]] = []
-    # What one record shows side by side (prior and current) is two studies, however alike.
-    together = {
-        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
-    }
     for line in lines:
         for number, (sha256, pixels, _) in enumerate(line.images):
             if sha256 in cluster:
@@ -134,27 +167,29 @@ def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[st
 
 
 def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
-    cluster = image_clusters(lines, lookup, limits)
-    first: dict[tuple[object, ...], Line] = {}
+    together = side_by_side(lines)
+    groups: dict[tuple[object, ...], list[Line]] = {}
     taken: set[tuple[object, ...]] = set()
-    found: Found = []
     for line in lines:
-        if not line.images:
+        if line.images and _exact_key(line) not in taken:
+            taken.add(_exact_key(line))  # an exact duplicate is reported once, by the rule for it
+            key = (line.task, line.question_key, line.answer_key, len(line.images))
+            groups.setdefault(key, []).append(line)
+    found: Found = []
+    # Only pictures about which the same is asked and answered are compared with each other.
+    for group in groups.values():
+        if len({tuple(i[1] or i[0] for i in line.images) for line in group}) < 2:
             continue
-        exact = _exact_key(line)
-        if exact in taken:
-            continue  # an exact duplicate is reported once, by the rule for it
-        taken.add(exact)
-        shown = tuple(cluster[image[0]] for image in line.images)
-        original = first.setdefault((line.task, line.question_key, line.answer_key, shown), line)
-        if original is not line and tuple(i[1] for i in original.images) != tuple(
-            i[1] for i in line.images
-        ):
-            evidence = (
-                f"same question and answer about the same picture as record {original.record_id}"
-            )
-            found.append((line.row, Hit("data set", evidence)))
-    return found
+        cluster = image_clusters(group, lookup, limits, together)
+        first: dict[tuple[str, ...], Line] = {}
+        for line in group:
+            original = first.setdefault(tuple(cluster[i[0]] for i in line.images), line)
+            if original is not line and [i[1] for i in original.images] != [
+                i[1] for i in line.images
+            ]:
+                evidence = f"same question and answer about the same picture as record {original.record_id}"
+                found.append((line.row, Hit("data set", evidence)))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _near_text(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
@@ -228,6 +263,26 @@ def _missing_stop(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return found
 
 
+def _missing_stop_columns(columns: SetColumns, alive: Flags, limits: Limits) -> Found:
+    """`_missing_stop` on columns: the same findings without an object a record."""
+    captions = np.array([task in ("caption", "report") for task in columns.tasks], bool)
+    long = alive & captions[columns.task] & (columns.response_words >= limits["min_words"])
+    habitat = columns.source.astype(np.int64) * len(columns.tasks) + columns.task
+    total = np.bincount(habitat[long], minlength=1)
+    stopped = np.bincount(habitat[long & columns.stopped], minlength=len(total))
+    habit = stopped / np.maximum(total, 1)
+    usual = (total >= limits["min_records"]) & (habit >= limits["min_habit"])
+    found: Found = []
+    for row in np.flatnonzero(long & ~columns.stopped).tolist():
+        if usual[habitat[row]]:
+            task = columns.tasks[columns.task[row]]
+            evidence = (
+                f"no full stop, which {habit[habitat[row]]:.0%} of the {task}s of this source have"
+            )
+            found.append((row, Hit("response", evidence, 0.0, limits["min_habit"])))
+    return found
+
+
 def _contradict(task: str, a: str, b: str) -> bool:
     """Whether two answers to one question exclude each other; open answers may be paraphrases."""
     if a == b or set(a.split()) == set(b.split()):
@@ -235,8 +290,13 @@ def _contradict(task: str, a: str, b: str) -> bool:
     if task in ("closed", "choice"):
         return True
     shared = set(a.split()) & set(b.split())
+    if not shared:
+        # Two short answers without a word in common are two answers, unless one names the other.
+        short = max(len(a.split()), len(b.split())) <= 4
+        families = {modality_family(a), modality_family(b)}
+        return short and not (len(families) == 1 and families != {""}) and a not in b and b not in a
     return (
-        bool(shared) and critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
+        critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
     )
 
 
@@ -250,16 +310,19 @@ RULES: Final = (
             "min_records": Threshold(50, "texts needed to speak of a habit"),
             "min_words": Threshold(4, "words below which a text may be a label"),
         },
+        check_columns=_missing_stop_columns,
     ),
     DataSetRule(
         "consistency.conflicting_answers", 1, "consistency", "drop",
         "The same question about the same image has answers that exclude each other.",
         _conflict,
+        group=asked_key,
     ),
     DataSetRule(
         "duplication.exact", 1, "duplication", "drop",
         "Same text, same choices, same decoded pixels as an earlier record.",
         _exact,
+        group=exact_key,
     ),
     DataSetRule(
         "duplication.near_image", 1, "duplication", "drop",
@@ -270,6 +333,8 @@ RULES: Final = (
             "min_correlation": Threshold(0.9, "correlation of the thumbnails that confirms it"),
             "max_local_difference": Threshold(0.15, "largest local difference, share of the grey range"),
         },
+        group=answered_key,
+        sees_pairs=True,
     ),
     DataSetRule(
         "duplication.near_text", 1, "duplication", "drop",
@@ -279,5 +344,33 @@ RULES: Final = (
             "min_jaccard": Threshold(0.8, "similarity of character 5-grams"),
             "min_chars": Threshold(40, "characters below which similarity proves nothing"),
         },
+        group=described_key,
+    ),
+    DataSetRule(
+        "consistency.contradicted", 1, "consistency", "drop",
+        "A statement about an image that at least two other records about it contradict.",
+        gathering.contradicted,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "consistency.tied", 1, "consistency", "note",
+        "Two records about one image contradict each other, and no third one decides.",
+        gathering.tied,
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "accuracy.size_outlier", 1, "accuracy", "drop",
+        "A length that is several times that of the same finding in other records of the image.",
+        gathering.size_outlier,
+        {"max_ratio": Threshold(3.0, "larger over smaller length")},
+        group=pictured_key,
+    ),
+    DataSetRule(
+        "relevance.image_elsewhere", 1, "relevance", "drop",
+        "The image belongs to records of another modality, region or patient.",
+        gathering.image_elsewhere,
+        {"min_votes": Threshold(2, "records that say otherwise, and more than agree")},
+        group=pictured_key,
     ),
 )  # fmt: skip

@@ -1,0 +1,64 @@
+"""A curation process: ``python -m infimed.curation.worker``, started by `infimed.curation.workers`.
+
+Reads one JSON line that names shards, folder of the parts and rubric, then one chunk a line;
+answers every chunk with one JSON line once its part is on disk. It ends when its input ends, so a
+parent that dies takes its workers along. Nothing but numbers and names passes between the two: no
+pickle, no pixels, no text of a record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+
+def main() -> int:
+    """Serve chunks until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes us
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not break the protocol
+    with answers:
+        try:
+            return _serve(json.loads(sys.stdin.readline()), answers)
+        except BrokenPipeError:
+            return 1  # the parent is gone
+
+
+def _serve(job: dict[str, Any], answers: IO[str]) -> int:
+    import cv2
+    import pyarrow as pa
+
+    from infimed.core.errors import InfiMedError
+    from infimed.curation import ledger
+    from infimed.curation.engine import chunk_maker
+    from infimed.curation.rubric import Rubric
+    from infimed.data.shards import open_shards
+
+    cv2.setNumThreads(1)
+    pa.set_cpu_count(1)
+    shards = open_shards(job["shards"])
+    out, size = Path(job["out"]), int(job["chunk_rows"])
+    parts = ledger.Parts(out, job["key"])
+    maker = chunk_maker(
+        shards, Rubric.from_dict(job["rubric"]), out, parts, size,
+        reuse=job["reuse"], old_rubric=job["old_rubric"],
+    )  # fmt: skip
+    for line in sys.stdin:
+        chunk = int(line)
+        begin, end = chunk * size, min((chunk + 1) * size, len(shards))
+        answer: dict[str, Any] = {"chunk": chunk, "records": end - begin}
+        try:
+            parts.write(chunk, maker.chunk(begin, end))
+        except InfiMedError as error:
+            answer["error"] = {"what": error.what, "where": error.where, "fix": error.fix}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
