@@ -68,9 +68,7 @@ def mirage(folder: Path) -> Iterator[Record]:
                 yield _choice(f"{file.stem}-{row}", cells[0], choices, answer, "mmlu")
 
 
-def _choice(
-    id: str, question: str, choices: tuple[str, ...], answer: str, source: str
-) -> Record:
+def _choice(id: str, question: str, choices: tuple[str, ...], answer: str, source: str) -> Record:
     return question_record(
         id=id, question=question, answer=answer, images=(), task="choice", choices=choices,
         source=source, license="MIT", group=id,

@@ -612,7 +612,9 @@ ENGLISH: Final = frozenset(
         "where",
     ]
 )
-_AMBIGUOUS: Final = frozenset(["no", "a", "in", "on", "as", "is", "do", "me", "an", "am", "so", "die", "de"])
+_AMBIGUOUS: Final = frozenset(
+    ["no", "a", "in", "on", "as", "is", "do", "me", "an", "am", "so", "die", "de"]
+)
 """Function words of two languages, English being one."""
 
 _LOOKS_LIKE: Final = {
