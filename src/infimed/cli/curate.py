@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli import curate_benchmark
 from infimed.core.errors import UsageError
 
 app = typer.Typer(
@@ -26,6 +27,9 @@ app = typer.Typer(
       infimed curate explain curated RECORD_ID
     """,
 )
+
+
+curate_benchmark.register(app)
 
 
 @app.command("run")

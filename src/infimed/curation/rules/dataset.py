@@ -295,9 +295,7 @@ def _contradict(task: str, a: str, b: str) -> bool:
         short = max(len(a.split()), len(b.split())) <= 4
         families = {modality_family(a), modality_family(b)}
         return short and not (len(families) == 1 and families != {""}) and a not in b and b not in a
-    return (
-        critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
-    )
+    return critical_words(a) != critical_words(b) and len(a.split()) == len(b.split())
 
 
 RULES: Final = (
