@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli.curate_judge import judge
 from infimed.core.errors import UsageError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
       infimed curate explain curated RECORD_ID
     """,
 )
+app.command("judge")(judge)
 
 
 @app.command("run")

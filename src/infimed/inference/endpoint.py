@@ -282,7 +282,7 @@ class EndpointModel:
             if isinstance(result, Response):
                 with run.lock:
                     run.failures = 0
-                return replace(result, seconds=spent, attempts=attempt)
+                return replace(result, seconds=round(spent, 3), attempts=attempt)
             wait_seconds = self._wait_seconds(request.id, attempt, result.wait)
             last = attempt == self.endpoint.attempts or wait_seconds is None
             if not result.again or last or run.stop.is_set():
@@ -299,7 +299,7 @@ class EndpointModel:
             "",
             "timeout" if result.timeout else "error",
             error=self._safe(result.reason),
-            seconds=spent,
+            seconds=round(spent, 3),
             attempts=attempt,
         )
 
