@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli.curate_grounding import grounding
 from infimed.cli.curate_judge import judge
 from infimed.core.errors import UsageError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     """,
 )
 app.command("judge")(judge)
+app.command("grounding")(grounding)
 
 
 @app.command("run")
