@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from infimed.cli.curate import app
 from infimed.core.errors import DataError
 from infimed.curation import curate
 from infimed.curation import grounding as grounding_module
-from infimed.curation.grounding import GROUNDING_FILE, measure_grounding, read_grounding
+from infimed.curation.grounding import measure_grounding
 from infimed.curation.grounding_pass import unillustrated
 from infimed.curation.grounding_sets import ImageSet, arranged, foreign_keys, image_key, image_sets
+from infimed.curation.grounding_table import GROUNDING_FILE, read_grounding
 from infimed.data.record import Message, Record
 from infimed.inference.answer_loss import Continuation, LossRow, answer_losses
 from infimed.inference.local import LocalModel
@@ -25,12 +27,15 @@ from tests.curation.clinic import Memory, picture
 
 
 @pytest.fixture
-def local(make_model: Any, processor: Any) -> LocalModel:
+def local(make_model: Any, processor: Any) -> Iterator[LocalModel]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small passes: threads would only wait for one another
     model = make_model()
     with torch.no_grad():  # far enough from a flat distribution for images to matter
         for parameter in model.parameters():
             parameter.mul_(3.0)
-    return LocalModel(model, processor, "tiny")
+    yield LocalModel(model, processor, "tiny")
+    torch.set_num_threads(threads)
 
 
 def ward(patients: int = 5) -> Memory:

@@ -94,9 +94,12 @@ def explain_record(
     """
     from infimed.core import console
     from infimed.curation import explain
+    from infimed.curation.judge_evidence import evidence_lines
     from infimed.curation.tables import explanation_lines
 
     for line in explanation_lines(explain(folder, record_id), all_signals):
+        console.out.print(line, markup=False, soft_wrap=True)
+    for line in evidence_lines(folder, record_id):
         console.out.print(line, markup=False, soft_wrap=True)
 
 

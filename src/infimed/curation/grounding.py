@@ -25,29 +25,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infimed.core.errors import DataError
 from infimed.core.files import atomic_open, read_json, write_json
 from infimed.core.seeds import stream
 from infimed.curation.engine import RecordSource
 from infimed.curation.grounding_pass import Measured, measure_sets
 from infimed.curation.grounding_sets import arranged, foreign_keys, image_sets
+from infimed.curation.grounding_table import GROUNDING_FILE, SCHEMA
 from infimed.curation.judge import check_same_data
 from infimed.inference.local import LocalModel
 
-GROUNDING_FILE: Final = "grounding.parquet"
 SUMMARY_FILE: Final = "grounding.json"
 PARTS: Final = "grounding.parts"
 SETS_PER_CHUNK: Final = 64
 """Distinct image sets a chunk; what is lost at most when killed."""
-
-SCHEMA: Final = pa.schema(
-    [
-        ("row", pa.int64()), ("record_id", pa.string()), ("status", pa.string()),
-        ("target_tokens", pa.int32()), ("loss", pa.float64()), ("loss_without", pa.float64()),
-        ("loss_swapped", pa.float64()), ("swaps", pa.int32()), ("gap_without", pa.float64()),
-        ("gap_swapped", pa.float64()),
-    ]
-)  # fmt: skip
 
 OnProgress = Callable[[int], None]
 
@@ -177,22 +167,3 @@ def summarise(table: pa.Table) -> GroundingSummary:
         mean_gap_swapped=float(np.mean(swapped)) if swapped else None,
         own_wins=float(np.mean(wins)) if wins else None,
     )
-
-
-def read_grounding(folder: Path) -> pa.Table:
-    """The grounding table of a ledger.
-
-    Raises:
-        DataError: none was measured, or it is damaged.
-    """
-    path = Path(folder) / GROUNDING_FILE
-    if not path.is_file():
-        raise DataError(
-            "no grounding gap was measured here",
-            where=str(path),
-            fix="run: infimed curate grounding LEDGER --shards DIR --model RUN",
-        )
-    try:
-        return pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError("the grounding table cannot be read", where=str(path)) from error
