@@ -493,3 +493,25 @@ def test_requests_of_the_judge_carry_system_and_user_turns() -> None:
     )
     assert [turn.role for turn in request.messages] == ["system", "user"]
     assert isinstance(request.messages[0], Message)
+
+
+def test_a_run_in_which_every_call_failed_says_why_and_exits_with_the_code_for_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = clinic(2)
+    curate(memory, tmp_path)
+    monkeypatch.setattr("infimed.data.shards.open_shards", lambda path: memory)
+    with serving(lambda call, _: failed(401, "bad key")) as stub:
+        arguments = [
+            "judge",
+            str(tmp_path),
+            "--shards",
+            "s",
+            "--endpoint",
+            stub.url,
+            "--band",
+            "0,1",
+        ]
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 4
+    assert "bad key" in done.output

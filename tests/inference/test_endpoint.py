@@ -437,3 +437,20 @@ def test_a_malformed_price_table_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_data_urls_hold_png() -> None:
     assert data_url(np.zeros((2, 2, 3), np.uint8)).startswith("data:image/png;base64,iVBOR")
+
+
+def test_questions_about_one_image_encode_it_once() -> None:
+    loaded: list[int] = []
+
+    def load() -> np.ndarray:
+        loaded.append(1)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    items = [
+        Request(f"q{i}", (Message("user", (0, f"{i}?")),), (Picture("same", load),))
+        for i in range(5)
+    ]
+    with serving(lambda call, _: said("x")) as stub:
+        respond(model(stub.url), items)
+        urls = {call["messages"][0]["content"][0]["image_url"]["url"] for call, _ in stub.calls}
+    assert len(loaded) == len(urls) == 1

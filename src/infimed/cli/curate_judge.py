@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from infimed.core.errors import UsageError
+from infimed.core.errors import EXIT_DATA, UsageError
 
 if TYPE_CHECKING:
     from infimed.curation.judge import JudgeSummary
@@ -102,6 +102,9 @@ def judge(
             return
         summary = run_judge(ledger, data, judging, planned, asked, price=price)
     _print(summary)
+    failed = summary.statuses["error"] + summary.statuses["timeout"]
+    if summary.selected and failed == summary.selected:
+        raise typer.Exit(EXIT_DATA)
 
 
 def _remote(
@@ -158,6 +161,8 @@ def _print(summary: JudgeSummary) -> None:
     console.out.print(console.table("Levels per dimension", ["dimension", *levels], rows))
     counted = ", ".join(f"{count} {name}" for name, count in summary.statuses.items() if count)
     console.out.print(f"{summary.selected} records judged: {counted or 'none'}", markup=False)
+    for text, count in summary.failures.items():
+        console.out.print(f"  {count} x {text}", markup=False)
     cost = f", {summary.price:.2f} {summary.currency}" if summary.currency else ""
     console.out.print(
         f"{summary.attempts} calls, {summary.prompt_tokens} prompt and {summary.completion_tokens} "

@@ -48,6 +48,7 @@ from infimed.inference.responses import ask
 SCORES_FILE: Final = "scores.parquet"
 RESPONSES_FILE: Final = "judge.responses.jsonl"
 JUDGE_FILE: Final = "judge.json"
+FAILURES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class JudgeSummary:
         levels: dimension -> level -> count, over the judgements that are ok.
         attempts, seconds, prompt_tokens, completion_tokens, price: of the distinct requests behind
             them, including those answered in earlier runs. currency: '' without a price.
-        judge, rubric: who judged by what.
+        judge, rubric: who judged by what. failures: what the commonest failures said -> records.
     """
 
     selected: int
@@ -102,6 +103,7 @@ class JudgeSummary:
     currency: str
     judge: str
     rubric: str
+    failures: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -261,6 +263,7 @@ def _summary(
     rubric: str,
 ) -> JudgeSummary:
     statuses = Counter(judgement.status for judgement in judgements)
+    failures = Counter(f"{j.status}: {j.detail}" for j in judgements if j.status != "ok")
     counted = {name: Counter(j.levels[name] for j in judgements if j.levels) for name in QUALITY}
     return JudgeSummary(
         selected=len(judgements),
@@ -276,4 +279,5 @@ def _summary(
         currency=price.currency if price else "",
         judge=judge,
         rubric=rubric,
+        failures=dict(failures.most_common(FAILURES_SHOWN)),
     )

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -31,9 +31,9 @@ from infimed.core.errors import DataError, UsageError, missing_extra
 from infimed.core.files import sha256_json
 from infimed.core.seeds import stream
 from infimed.data.record import Message, Record
-from infimed.inference.requests import Request, Response
+from infimed.inference.requests import Picture, Request, Response
 from infimed.inference.stubs import plain_conversation
-from infimed.inference.wire import body, error_of, read_answer, retry_after_seconds
+from infimed.inference.wire import body, data_url, error_of, read_answer, retry_after_seconds
 
 KEY_VARIABLE: Final = "INFIMED_API_KEY"
 CONNECT_SECONDS: Final = 10.0
@@ -191,6 +191,8 @@ class EndpointModel:
         self.endpoint = endpoint
         self.usage = Usage()
         self._sleep, self._clock, self._now = sleep, clock, now
+        self._urls: OrderedDict[str, str] = OrderedDict()
+        self._urls_lock = threading.Lock()
         self._httpx = _httpx()
         self._client = self._httpx.Client(
             headers={"Content-Type": "application/json", **_bearer(endpoint)},
@@ -269,7 +271,9 @@ class EndpointModel:
             return Response(request.id, "", "error", error=f"not asked: {run.given_up}")
         try:
             # ASCII: a lone surrogate in a record's text must not break the request.
-            content = json.dumps(body(request, self.endpoint.model, self.endpoint.extra)).encode()
+            content = json.dumps(
+                body(request, self.endpoint.model, self.endpoint.extra, self._data_url)
+            ).encode()
         except (DataError, OSError) as error:
             return Response(request.id, "", "error", error=self._safe(str(error).splitlines()[0]))
         spent, attempt = 0.0, 0
@@ -302,6 +306,18 @@ class EndpointModel:
             seconds=round(spent, 3),
             attempts=attempt,
         )
+
+    def _data_url(self, picture: Picture) -> str:
+        """Questions about one image mostly follow one another: encode it once for them."""
+        with self._urls_lock:
+            known = self._urls.get(picture.sha256)
+        if known is None:
+            known = data_url(picture.load())
+            with self._urls_lock:
+                self._urls[picture.sha256] = known
+                while len(self._urls) > self.endpoint.concurrency:
+                    self._urls.popitem(last=False)
+        return known
 
     def _note_failure(self, run: _Run, failed: _Failed) -> None:
         with run.lock:
