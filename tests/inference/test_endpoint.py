@@ -24,6 +24,7 @@ from infimed.inference.endpoint import (
     Endpoint,
     EndpointModel,
     checked_url,
+    is_loopback,
     read_key,
     served_models,
 )
@@ -37,10 +38,8 @@ KEY = "secret-key-123"
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+def _a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not be used on the loopback
 
 
 class Clock:
@@ -454,3 +453,15 @@ def test_questions_about_one_image_encode_it_once() -> None:
         respond(model(stub.url), items)
         urls = {call["messages"][0]["content"][0]["image_url"]["url"] for call, _ in stub.calls}
     assert len(loaded) == len(urls) == 1
+
+
+def test_the_loopback_is_known_by_name_and_number() -> None:
+    ours = ["http://localhost:1/v1", "http://127.0.0.1/v1", "http://127.9.9.9", "http://[::1]:8/v1"]
+    assert all(is_loopback(url) for url in ours)
+    others = [
+        "http://localhost.example.org",
+        "http://127.example.org",
+        "http://10.0.0.1",
+        "http://example.org/127.0.0.1",
+    ]
+    assert not any(is_loopback(url) for url in others)

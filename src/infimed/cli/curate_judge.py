@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from infimed.inference.endpoint import EndpointModel
     from infimed.inference.prices import Price
     from infimed.inference.requests import Model
-
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def judge(
@@ -145,11 +142,11 @@ def _price(path: Path | None, name: str) -> Price | None:
 
 def _say_where(url: str, records: int) -> None:
     from infimed.core import console
+    from infimed.inference.endpoint import is_loopback
 
-    host = urlsplit(url).hostname or ""
-    if host not in _LOCAL:
+    if not is_loopback(url):
         console.err.print(
-            f"text and images of {records} records go to {host}: make sure they may", markup=False
+            f"text and images of {records} records go to {url}: make sure they may", markup=False
         )
 
 

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infimed.core.errors import DataError, UsageError
-from infimed.core.files import read_json, write_json
+from infimed.core.files import canonical_json, read_json, write_json
 from infimed.core.seeds import stream
 from infimed.curation import ledger
 from infimed.curation.engine import RecordSource
 from infimed.curation.judge_parsing import JUDGEMENT_STATUSES, LEVELS, Judgement, judgement_of
-from infimed.curation.judge_rubric import QUALITY, JudgeRubric, judge_request
+from infimed.curation.judge_rubric import QUALITY, JudgeRubric, judge_request, shown_facts
 from infimed.curation.judge_tables import (
     COST_SCHEMA,
     JUDGE_COST_FILE,
@@ -152,8 +152,9 @@ def select_rows(
 
 
 def record_text(record: Record) -> str:
-    """All text of a record that a judge sees."""
-    return "\n".join([*(turn.text for turn in record.messages), *record.choices])
+    """All text of a record that a judge sees, in which its evidence is looked up."""
+    facts = canonical_json(shown_facts(record))
+    return "\n".join([*(turn.text for turn in record.messages), *record.choices, facts])
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class JudgeRubric:
         return JudgeRubric.from_dict(value, str(path))
 
 
-def _facts(record: Record) -> dict[str, Any]:
+def shown_facts(record: Record) -> dict[str, Any]:
     """Facts a judge may compare the text with: the record's, else those of its images."""
     found: dict[str, Any] = {}
     for name in SHOWN_FACTS:
@@ -135,7 +135,7 @@ def _unmarked(text: str) -> str:
 def _shown(record: Record, most: int) -> list[str | int]:
     """The record as content parts: its turns in order, pictures where they stand."""
     parts: list[str | int] = [f"task: {record.task}\n"]
-    facts = _facts(record)
+    facts = shown_facts(record)
     if facts:
         parts.append(_unmarked(f"facts from the header: {canonical_json(facts)}\n"))
     left = most

@@ -13,6 +13,7 @@ the remaining requests are answered "error" without being sent: ask again when i
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import threading
@@ -101,6 +102,14 @@ def checked_url(url: str) -> str:
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the endpoint is on this machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def read_key(file: Path | None = None) -> str:
@@ -199,6 +208,7 @@ class EndpointModel:
             timeout=self._httpx.Timeout(endpoint.timeout_seconds, connect=CONNECT_SECONDS),
             limits=self._httpx.Limits(max_connections=endpoint.concurrency),
             follow_redirects=False,  # a redirect would carry the key to another host
+            trust_env=not is_loopback(endpoint.base_url),  # no proxy on the way to this machine
         )
 
     @property
@@ -386,7 +396,10 @@ def served_models(endpoint: Endpoint) -> list[str]:
     httpx = _httpx()
     try:
         answer = httpx.get(
-            f"{endpoint.base_url}/models", headers=_bearer(endpoint), timeout=CONNECT_SECONDS
+            f"{endpoint.base_url}/models",
+            headers=_bearer(endpoint),
+            timeout=CONNECT_SECONDS,
+            trust_env=not is_loopback(endpoint.base_url),
         )
         names = [str(entry["id"]) for entry in answer.json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
