@@ -25,6 +25,7 @@ from infimed.inference.endpoint import (
     EndpointModel,
     checked_url,
     is_loopback,
+    parse_extra,
     read_key,
     served_models,
 )
@@ -465,3 +466,13 @@ def test_the_loopback_is_known_by_name_and_number() -> None:
         "http://example.org/127.0.0.1",
     ]
     assert not any(is_loopback(url) for url in others)
+
+
+def test_extra_settings_are_a_json_object_and_never_ours() -> None:
+    assert parse_extra('{"seed": 3}') == {"seed": 3}
+    for text in ("", "[]", "3", "{", "[" * 100_000):
+        with pytest.raises(UsageError, match="JSON object"):
+            parse_extra(text)
+    for name in ("model", "messages", "stream", "n"):
+        with pytest.raises(UsageError, match="set by the client"):
+            Endpoint("http://h", "m", extra={name: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from infimed.core.errors import EXIT_DATA, UsageError
 
 if TYPE_CHECKING:
     from infimed.curation.judge import JudgeSummary
-    from infimed.inference.endpoint import EndpointModel
+    from infimed.inference.endpoint import Endpoint
     from infimed.inference.prices import Price
     from infimed.inference.requests import Model
 
@@ -43,6 +44,9 @@ def judge(
     image_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens per image, for the estimate.")
     ] = 1000,
+    extra: Annotated[
+        str, typer.Option(metavar="JSON", help="More settings of a call, such as response_format.")
+    ] = "{}",
     concurrency: Annotated[int, typer.Option(min=1, help="Calls open at once.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a call may take.")] = 120.0,
     seed: Annotated[int, typer.Option(help="Order of criteria, and the part --limit takes.")] = 0,
@@ -78,9 +82,17 @@ def judge(
     )
     with ExitStack() as stack:
         if endpoint is not None:
-            remote = stack.enter_context(
-                _remote(endpoint, judge_model, key_file, concurrency, timeout, dry_run=dry_run)
+            from infimed.inference.endpoint import Endpoint, EndpointModel, parse_extra, read_key
+
+            settings = Endpoint(
+                endpoint,
+                judge_model or "",
+                read_key(key_file),
+                concurrency=concurrency,
+                timeout_seconds=timeout,
+                extra=parse_extra(extra),
             )
+            remote = stack.enter_context(EndpointModel(_named(settings, dry_run)))
             price = _price(prices, remote.endpoint.model)
             _say_where(remote.endpoint.base_url, len(planned.rows))
             judging: Model = remote
@@ -104,34 +116,20 @@ def judge(
         raise typer.Exit(EXIT_DATA)
 
 
-def _remote(
-    url: str,
-    name: str | None,
-    key_file: Path | None,
-    concurrency: int,
-    timeout: float,
-    *,
-    dry_run: bool,
-) -> EndpointModel:
-    from infimed.inference.endpoint import Endpoint, EndpointModel, read_key, served_models
+def _named(settings: Endpoint, dry_run: bool) -> Endpoint:
+    """With the name of the only model that is served, where none was given."""
+    from infimed.inference.endpoint import served_models
 
-    settings = Endpoint(
-        url, name or "", read_key(key_file), concurrency=concurrency, timeout_seconds=timeout
-    )
-    if name is None:
-        if dry_run:
-            raise UsageError("a dry run asks nothing, not even for names", fix="add --judge-model")
-        names = served_models(settings)
-        if len(names) != 1:
-            raise UsageError(
-                "the endpoint serves several models",
-                accepted=names,
-                fix="choose with --judge-model",
-            )
-        settings = Endpoint(
-            url, names[0], settings.api_key, concurrency=concurrency, timeout_seconds=timeout
+    if settings.model:
+        return settings
+    if dry_run:
+        raise UsageError("a dry run asks nothing, not even for names", fix="add --judge-model")
+    names = served_models(settings)
+    if len(names) != 1:
+        raise UsageError(
+            "the endpoint serves several models", accepted=names, fix="choose with --judge-model"
         )
-    return EndpointModel(settings)
+    return replace(settings, model=names[0])
 
 
 def _price(path: Path | None, name: str) -> Price | None:

@@ -41,6 +41,7 @@ CONNECT_SECONDS: Final = 10.0
 MOST_BYTES: Final = 4 * 2**20
 """Longest answer read; what is longer is garbage."""
 _TRY_AGAIN: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OURS: Final = frozenset({"model", "messages", "stream", "n"})
 _HOPELESS: Final = frozenset({401, 404})
 """Wrong key, wrong path or model: every further request would fail alike."""
 
@@ -78,6 +79,8 @@ class Endpoint:
         object.__setattr__(self, "base_url", checked_url(self.base_url))
         if self.concurrency < 1 or self.attempts < 1 or self.give_up_after < 1:
             raise UsageError("concurrency, attempts and give_up_after are at least 1")
+        for name in _OURS & set(self.extra):
+            raise UsageError("this part of a request is set by the client", seen=name)
 
 
 def checked_url(url: str) -> str:
@@ -102,6 +105,22 @@ def checked_url(url: str) -> str:
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def parse_extra(text: str) -> dict[str, Any]:
+    """``Endpoint.extra`` from a JSON object.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        accepted = '{"response_format": {"type": "json_object"}}'
+        raise UsageError("extra settings are a JSON object", seen=text[:80], accepted=accepted)
+    return value
 
 
 def is_loopback(url: str) -> bool:
