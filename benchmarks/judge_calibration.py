@@ -138,7 +138,8 @@ def over_the_wire(records: int) -> None:
     from infimed.curation import curate
     from infimed.curation.judge import Band, plan, run_judge
     from infimed.curation.judge_rubric import JudgeRubric
-    from infimed.inference.endpoint import Endpoint, EndpointModel
+    from infimed.inference.endpoint import EndpointModel
+    from infimed.inference.endpoint_settings import Endpoint
 
     err.quiet = True
     random = np.random.default_rng(0)

@@ -45,7 +45,8 @@ from infimed.curation.judge_tables import (
 from infimed.data.importing import import_data
 from infimed.data.record import Message
 from infimed.data.shards import open_shards
-from infimed.inference.endpoint import Endpoint, EndpointModel
+from infimed.inference.endpoint import EndpointModel
+from infimed.inference.endpoint_settings import Endpoint
 from infimed.inference.prices import Price
 from infimed.inference.requests import Request, Response
 from infimed.inference.stubs import Scripted

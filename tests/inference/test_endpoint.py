@@ -20,9 +20,9 @@ pytest.importorskip("httpx")
 
 from infimed.core.errors import DataError, UsageError
 from infimed.data.record import Message
-from infimed.inference.endpoint import (
+from infimed.inference.endpoint import EndpointModel
+from infimed.inference.endpoint_settings import (
     Endpoint,
-    EndpointModel,
     checked_url,
     is_loopback,
     parse_extra,
@@ -258,6 +258,21 @@ def test_a_broken_image_is_an_error_of_its_request_and_no_call() -> None:
         answers = respond(model(stub.url), [broken, *requests(1)])
         assert len(stub.calls) == 1
     assert (answers["bad"].status, answers["q0"].status) == ("error", "ok")
+
+
+def test_whatever_a_decoder_raises_is_an_error_of_its_request() -> None:
+    odd = Picture("odd", lambda: np.zeros((2, 2, 7), np.float32))  # type: ignore[arg-type,return-value]
+    items = [Request("odd", (Message("user", (0, "what?")),), (odd,)), *requests(1)]
+    with serving(lambda call, _: said("yes")) as stub:
+        answers = respond(model(stub.url), items)
+    assert (answers["odd"].status, answers["q0"].status) == ("error", "ok")
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "line\n"])
+def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Endpoint("http://h", "m", api_key=key)
+    assert key not in str(raised.value)
 
 
 def test_text_that_is_not_unicode_can_be_asked_and_kept(tmp_path: Path) -> None:

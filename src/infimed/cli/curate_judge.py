@@ -13,7 +13,7 @@ from infimed.core.errors import EXIT_DATA, UsageError
 
 if TYPE_CHECKING:
     from infimed.curation.judge import JudgeSummary
-    from infimed.inference.endpoint import Endpoint
+    from infimed.inference.endpoint_settings import Endpoint
     from infimed.inference.prices import Price
     from infimed.inference.requests import Model
 
@@ -82,7 +82,8 @@ def judge(
     )
     with ExitStack() as stack:
         if endpoint is not None:
-            from infimed.inference.endpoint import Endpoint, EndpointModel, parse_extra, read_key
+            from infimed.inference.endpoint import EndpointModel
+            from infimed.inference.endpoint_settings import Endpoint, parse_extra, read_key
 
             settings = Endpoint(
                 endpoint,
@@ -118,7 +119,7 @@ def judge(
 
 def _named(settings: Endpoint, dry_run: bool) -> Endpoint:
     """With the name of the only model that is served, where none was given."""
-    from infimed.inference.endpoint import served_models
+    from infimed.inference.endpoint_settings import served_models
 
     if settings.model:
         return settings
@@ -140,7 +141,7 @@ def _price(path: Path | None, name: str) -> Price | None:
 
 def _say_where(url: str, records: int) -> None:
     from infimed.core import console
-    from infimed.inference.endpoint import is_loopback
+    from infimed.inference.endpoint_settings import is_loopback
 
     if not is_loopback(url):
         console.err.print(

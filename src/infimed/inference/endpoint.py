@@ -13,151 +13,36 @@ the remaining requests are answered "error" without being sent: ask again when i
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
-import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Final
-from urllib.parse import urlsplit
+from types import TracebackType
+from typing import Final
 
-from infimed.core.errors import DataError, UsageError, missing_extra
 from infimed.core.files import sha256_json
 from infimed.core.seeds import stream
 from infimed.data.record import Message, Record
+from infimed.inference.endpoint_settings import (
+    CONNECT_SECONDS,
+    Endpoint,
+    bearer,
+    httpx_module,
+    is_loopback,
+)
 from infimed.inference.requests import Picture, Request, Response
 from infimed.inference.stubs import plain_conversation
 from infimed.inference.wire import body, data_url, error_of, read_answer, retry_after_seconds
 
-KEY_VARIABLE: Final = "INFIMED_API_KEY"
-CONNECT_SECONDS: Final = 10.0
 MOST_BYTES: Final = 4 * 2**20
 """Longest answer read; what is longer is garbage."""
 _TRY_AGAIN: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_OURS: Final = frozenset({"model", "messages", "stream", "n"})
 _HOPELESS: Final = frozenset({401, 404})
 """Wrong key, wrong path or model: every further request would fail alike."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to ask, and how patiently.
-
-    Attributes:
-        base_url: up to and including the version, such as ``http://host:8000/v1``.
-        model: the name the server knows it by.
-        api_key: sent as a bearer token where not empty; never shown.
-        concurrency: most calls open at once.
-        attempts: most calls for one request.
-        timeout_seconds: longest one call may take.
-        first_wait_seconds: before the second attempt; doubles each time, up to
-            `longest_wait_seconds`. A longer ``Retry-After`` ends the request instead.
-        give_up_after: so many requests in a row without an answer end the run.
-        extra: merged into every body, for example ``{"response_format": {"type": "json_object"}}``;
-            part of the fingerprint.
-    """
-
-    base_url: str
-    model: str
-    api_key: str = field(default="", repr=False)
-    concurrency: int = 8
-    attempts: int = 5
-    timeout_seconds: float = 120.0
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 60.0
-    give_up_after: int = 16
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base_url", checked_url(self.base_url))
-        if self.concurrency < 1 or self.attempts < 1 or self.give_up_after < 1:
-            raise UsageError("concurrency, attempts and give_up_after are at least 1")
-        for name in _OURS & set(self.extra):
-            raise UsageError("this part of a request is set by the client", seen=name)
-
-
-def checked_url(url: str) -> str:
-    """A base URL without trailing slash; ``/v1`` is added where it has no path.
-
-    Raises:
-        UsageError: it is no http(s) URL, or it carries a user name or password.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise UsageError("not an endpoint", seen=url, accepted="http://host:8000/v1")
-    if parts.username or parts.password:
-        raise UsageError(
-            "an endpoint's URL may not carry a password",
-            where=host,
-            fix=f"put the key into the variable {KEY_VARIABLE} or a file",
-        )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
-
-
-def parse_extra(text: str) -> dict[str, Any]:
-    """``Endpoint.extra`` from a JSON object.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        accepted = '{"response_format": {"type": "json_object"}}'
-        raise UsageError("extra settings are a JSON object", seen=text[:80], accepted=accepted)
-    return value
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the endpoint is on this machine."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def read_key(file: Path | None = None) -> str:
-    """The key from `file`, else from the environment variable INFIMED_API_KEY, else ''.
-
-    Raises:
-        UsageError: the file cannot be read or holds no single word.
-    """
-    if file is None:
-        return os.environ.get(KEY_VARIABLE, "").strip()
-    try:
-        key = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("the key file cannot be read", where=str(file)) from error
-    if not key or len(key.split()) != 1:
-        raise UsageError("a key file holds the key and nothing else", where=str(file))
-    return key
-
-
-def _bearer(endpoint: Endpoint) -> dict[str, str]:
-    return {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
-
-
-def _httpx() -> ModuleType:
-    try:
-        import httpx
-    except ImportError as error:
-        raise missing_extra("judge", "httpx") from error
-    return httpx
 
 
 @dataclass
@@ -221,9 +106,9 @@ class EndpointModel:
         self._sleep, self._clock, self._now = sleep, clock, now
         self._urls: OrderedDict[str, str] = OrderedDict()
         self._urls_lock = threading.Lock()
-        self._httpx = _httpx()
+        self._httpx = httpx_module()
         self._client = self._httpx.Client(
-            headers={"Content-Type": "application/json", **_bearer(endpoint)},
+            headers={"Content-Type": "application/json", **bearer(endpoint)},
             timeout=self._httpx.Timeout(endpoint.timeout_seconds, connect=CONNECT_SECONDS),
             limits=self._httpx.Limits(max_connections=endpoint.concurrency),
             follow_redirects=False,  # a redirect would carry the key to another host
@@ -303,8 +188,9 @@ class EndpointModel:
             content = json.dumps(
                 body(request, self.endpoint.model, self.endpoint.extra, self._data_url)
             ).encode()
-        except (DataError, OSError) as error:
-            return Response(request.id, "", "error", error=self._safe(str(error).splitlines()[0]))
+        except Exception as error:  # whatever a decoder raises concerns this one request
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            return Response(request.id, "", "error", error=self._safe(said))
         spent, attempt = 0.0, 0
         while True:
             attempt += 1
@@ -404,30 +290,3 @@ class EndpointModel:
     def _safe(self, text: str) -> str:
         key = self.endpoint.api_key
         return text.replace(key, "***") if key else text
-
-
-def served_models(endpoint: Endpoint) -> list[str]:
-    """Names of the models that the endpoint serves.
-
-    Raises:
-        DataError: it cannot be reached, or its answer is no list of models.
-    """
-    httpx = _httpx()
-    try:
-        answer = httpx.get(
-            f"{endpoint.base_url}/models",
-            headers=_bearer(endpoint),
-            timeout=CONNECT_SECONDS,
-            trust_env=not is_loopback(endpoint.base_url),
-        )
-        names = [str(entry["id"]) for entry in answer.json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            "the endpoint does not say which models it serves",
-            where=endpoint.base_url,
-            seen=type(error).__name__,
-            fix="start it, check the URL and the key, or name the model with --judge-model",
-        ) from error
-    if not names:
-        raise DataError("the endpoint serves no model", where=endpoint.base_url)
-    return names
