@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from infimed.cli import curate_benchmark
+from infimed.cli.curate_grounding import grounding
+from infimed.cli.curate_judge import judge
 from infimed.core.errors import UsageError
 
 app = typer.Typer(
@@ -27,6 +29,8 @@ app = typer.Typer(
       infimed curate explain curated RECORD_ID
     """,
 )
+app.command("judge")(judge)
+app.command("grounding")(grounding)
 
 
 curate_benchmark.register(app)
@@ -106,9 +110,12 @@ def explain_record(
     """
     from infimed.core import console
     from infimed.curation import explain
+    from infimed.curation.judge_evidence import evidence_lines
     from infimed.curation.tables import explanation_lines
 
     for line in explanation_lines(explain(folder, record_id), all_signals):
+        console.out.print(line, markup=False, soft_wrap=True)
+    for line in evidence_lines(folder, record_id):
         console.out.print(line, markup=False, soft_wrap=True)
 
 

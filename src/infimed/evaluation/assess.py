@@ -79,7 +79,7 @@ def _measure(metric: str, parsed: str | None, sample: Sample) -> Weighted:
 
 def assess(sample: Sample, spec: TaskSpec, response: Response | None) -> Assessment:
     """Score a response; a failed or missing one is wrong in every metric, not left out."""
-    failed = response is None or response.status == "error"
+    failed = response is None or response.outcome == "error"
     text = "" if response is None else response.text
     found = extract.NOTHING if failed else read_answer(sample, spec, text)
     metrics: dict[str, Weighted] = {
@@ -89,7 +89,7 @@ def assess(sample: Sample, spec: TaskSpec, response: Response | None) -> Assessm
         text=text,
         parsed=found.value,
         rule=found.rule,
-        status="missing" if response is None else response.status,
+        status="missing" if response is None else response.outcome,
         metrics=metrics,
         score=metrics[spec.metrics_of(sample.kind)[0]],
     )

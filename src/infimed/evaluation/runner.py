@@ -121,7 +121,7 @@ def _evaluate_one(
         write_json(path, manifest)
     store = responses_path(out, spec.name, label)
     answers = ask(model, requests, store, title=f"{spec.name} ({label})")
-    statuses = Counter(answers[key].status for key in keys)
+    statuses = Counter(answers[key].outcome for key in keys)
     return TaskResult(
         spec.name, label, len(samples), statuses["error"], statuses["truncated"], store
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,11 @@ from infimed.core.files import sha256_json
 from infimed.data.record import Message, Record
 
 Pixels = NDArray[np.uint8]
-Status = Literal["ok", "truncated", "error"]
+Outcome = Literal["ok", "truncated", "error"]
+Status = Literal["ok", "truncated", "refused", "garbage", "timeout", "error"]
+STATUSES: tuple[str, ...] = get_args(Status)
+ASK_AGAIN: frozenset[str] = frozenset({"garbage", "timeout", "error"})
+"""Statuses that are no answer: a later run asks again."""
 
 BLANK_SHA256 = "blank-mid-grey"
 BLANK_LEVEL = 128
@@ -81,9 +85,12 @@ class Response:
     Attributes:
         id: of the request it answers.
         text: what the model wrote; empty where it failed.
-        status: "ok", "truncated" (stopped by max_new_tokens) or "error".
+        status: "ok"; "truncated" (stopped by max_new_tokens); "refused" (the endpoint or the model
+            declined); "garbage" (what came back is no answer); "timeout"; "error". A local model
+            gives "ok", "truncated" or "error" only.
         new_tokens: tokens written, the closing one not counted.
-        error: what went wrong, for status "error".
+        error: what went wrong, for a status that is no answer.
+        prompt_tokens, seconds, attempts: what an endpoint's answer cost; 0 for a local model.
     """
 
     id: str
@@ -91,6 +98,16 @@ class Response:
     status: Status = "ok"
     new_tokens: int = 0
     error: str = ""
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """Status for a scorer: a refusal is something that was said, garbage and timeouts are not."""
+        if self.status in ASK_AGAIN:
+            return "error"
+        return "truncated" if self.status == "truncated" else "ok"
 
 
 @runtime_checkable

@@ -2,8 +2,10 @@
 
 Invariants: a key that is present is never asked again; a line torn by a kill is cut off on opening;
 answers that failed are kept but asked again. Batches are fixed by the full list of requests and
-answered whole, so a killed and resumed run ends with the bytes of an uninterrupted one. Timings
-belong elsewhere. Cost: one flush per batch.
+answered whole, so a killed and resumed run ends with the bytes of an uninterrupted one. A model
+whose answers do not depend on what else is asked (an endpoint: `independent` is true) is asked only
+what is missing, and each answer is written, with what it cost, the moment it arrives. Cost: one
+flush per batch, or per answer of an endpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import IO, Any
 
 from infimed.core.console import err, progress
 from infimed.core.errors import DataError
-from infimed.inference.requests import Model, Request, Response
+from infimed.inference.requests import ASK_AGAIN, STATUSES, Model, Request, Response
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,6 +37,10 @@ def _line(key: str, response: Response) -> bytes:
     }
     if response.error:
         value["error"] = response.error
+    if response.attempts:
+        value["prompt_tokens"] = response.prompt_tokens
+        value["seconds"] = round(response.seconds, 3)
+        value["attempts"] = response.attempts
     return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -42,7 +48,7 @@ def _parse(line: bytes) -> tuple[str, Response] | None:
     """(key, response) of a stored line, or None when it is not one."""
     try:
         value = json.loads(line)
-        if value["status"] not in ("ok", "truncated", "error"):
+        if value["status"] not in STATUSES:
             return None
         return str(value["key"]), Response(
             id=str(value["id"]),
@@ -50,6 +56,9 @@ def _parse(line: bytes) -> tuple[str, Response] | None:
             status=value["status"],
             new_tokens=int(value["new_tokens"]),
             error=str(value.get("error", "")),
+            prompt_tokens=int(value.get("prompt_tokens", 0)),
+            seconds=float(value.get("seconds", 0.0)),
+            attempts=int(value.get("attempts", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -118,7 +127,7 @@ class ResponseStore:
         self._handle.close()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._responses and self._responses[key].status != "error"
+        return key in self._responses and self._responses[key].status not in ASK_AGAIN
 
     def __getitem__(self, key: str) -> Response:
         return self._responses[key]
@@ -177,6 +186,31 @@ def _answers(model: Model, batch: Sequence[Request]) -> dict[str, Response]:
     return got
 
 
+def _ask_missing(
+    model: Model, asked: Sequence[tuple[str, Request]], store: ResponseStore, title: str
+) -> None:
+    """Ask an independent model for what is not stored, keeping each answer as it arrives."""
+    missing = {request.id: key for key, request in asked if key not in store}
+    wanted = [request for _, request in asked if request.id in missing]
+    with progress(title, len(asked), len(asked) - len(wanted), "answers") as advance:
+        try:
+            for response in model.respond(wanted) if wanted else ():
+                if response.id not in missing:
+                    raise DataError(
+                        "the model answered a request that was not asked", where=response.id
+                    )
+                store.add([(missing.pop(response.id), response)])
+                advance(1)
+            store.add(
+                [
+                    (key, Response(name, "", "error", error="the model returned no answer"))
+                    for name, key in missing.items()
+                ]
+            )
+        finally:
+            store.sync()
+
+
 def ask(
     model: Model, requests: Sequence[Request], path: Path, *, title: str = "answers"
 ) -> dict[str, Response]:
@@ -200,6 +234,9 @@ def ask(
     unique = sorted(first_of.values())
     asked = [requests[index] for index in unique]
     with ResponseStore(path) as store:
+        if getattr(model, "independent", False):
+            _ask_missing(model, [(keys[i], requests[i]) for i in unique], store, title)
+            return {key: store[key] for key in first_of}
         batches = model.batches(asked)
         if sorted(index for batch in batches for index in batch) != list(range(len(asked))):
             raise ValueError("batches must cover every request exactly once")
