@@ -4,7 +4,7 @@ They run after the record rules, over the records that survived those, so that a
 does not take its sharp copy with it. The first record in order is kept. Two different questions
 about one image are never duplicates of each other.
 
-Memory: about 300 bytes a record; images are opened only where a perceptual hash proposes a pair.
+Memory: about 300 bytes a record; images are opened only where fingerprints propose a pair.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Line:
     """What data-set rules know of one surviving record.
 
     Attributes:
-        row: index in the shards. images: (sha256, pixel hash, perceptual hash) each.
+        row: index in the shards. images: (sha256, pixel hash, fingerprint) each.
     """
 
     row: int
@@ -38,7 +38,7 @@ class Line:
     question_key: str
     answer_key: str
     content_key: str
-    images: tuple[tuple[str, str, int], ...]
+    images: tuple[tuple[str, str, bytes], ...]
     source: str = ""
     stopped: bool = False
     response_words: int = 0
@@ -124,7 +124,6 @@ def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[st
     groups = near_image_groups(
         [line.images[number][2] for line, number in places],
         lambda i: lookup.thumbnail(places[i][0].row, places[i][1]),
-        radius=int(limits["radius"]),
         min_correlation=limits["min_correlation"],
         max_local_difference=limits["max_local_difference"],
         apart=lambda i, j: frozenset((shas[i], shas[j])) in together,
@@ -262,13 +261,12 @@ RULES: Final = (
         _exact,
     ),
     DataSetRule(
-        "duplication.near_image", 1, "duplication", "drop",
-        "Same question and answer about a re-encoded, resized or rewindowed copy of an earlier image.",
+        "duplication.near_image", 2, "duplication", "drop",
+        "Same question and answer about a re-encoded, resized, rewindowed, mirrored, inverted or cropped copy of an earlier image.",
         _near_image,
         {
-            "radius": Threshold(7, "bits of the 64-bit perceptual hash that propose a pair"),
             "min_correlation": Threshold(0.9, "correlation of the thumbnails that confirms it"),
-            "max_local_difference": Threshold(0.15, "largest local difference, share of the grey range"),
+            "max_local_difference": Threshold(0.065, "largest local difference, share of the grey range"),
         },
     ),
     DataSetRule(
