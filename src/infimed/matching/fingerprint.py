@@ -152,7 +152,9 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
     return np.asarray(vectors / np.maximum(norm, 1e-6), np.float32)
 
 
-_MIRROR: Final = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
+_MIRROR: Final = np.array(
+    [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32
+)
 
 
 def mirrored_dots(a: Floats, b: Floats) -> Floats:
