@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli import curate_leakage
 from infimed.core.errors import UsageError
 
 app = typer.Typer(
@@ -42,6 +43,10 @@ def run(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Benchmark whose images and questions must not be trained on."),
+    ] = None,
 ) -> None:
     """Judge every record of SHARDS.
 
@@ -59,6 +64,10 @@ def run(
     chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
         _settings(settings or [])
     )
+    if against is not None:
+        from infimed.curation.leakage import with_leaks
+
+        chosen = with_leaks(chosen, curate_leakage.compare(shards, against, out, workers))
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
         summary = curate(opened, out, rubric=chosen, workers=workers, on_progress=advance)
@@ -94,6 +103,9 @@ def explain_record(
 
     for line in explanation_lines(explain(folder, record_id), all_signals):
         console.out.print(line, markup=False, soft_wrap=True)
+
+
+app.command("leakage")(curate_leakage.leakage)
 
 
 @app.command("rules")

@@ -304,6 +304,8 @@ def compare(
     correlation, local = difference(_blurred(cut, _BLUR_ALIGNED), _blurred(b, _BLUR_ALIGNED))
     # Where nothing was cropped the plain comparison stands: resampling would only soften lesions.
     if local < best.local_difference and _uncovered(refined) > _CROPPED:
-        rounded = tuple(round(v, 3) for v in refined)
-        best = replace(best, correlation=correlation, local_difference=local, window=rounded)
+        top, bottom, left, right = (round(v, 3) for v in refined)
+        best = replace(
+            best, correlation=correlation, local_difference=local, window=(top, bottom, left, right)
+        )
     return best

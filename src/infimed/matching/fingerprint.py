@@ -145,9 +145,11 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
         flat = low[:, :COMPARED, :COMPARED].reshape(count, 1, -1)
     else:
         matrices, parts = _crop_matrices(crops), len(crops.intervals)
-        both = (matrices @ low @ matrices.T).reshape(count, parts, COMPARED, parts, COMPARED)
+        both: Floats = (matrices @ low @ matrices.T).reshape(
+            count, parts, COMPARED, parts, COMPARED
+        )
         flat = both.transpose(0, 1, 3, 2, 4).reshape(count, parts * parts, -1)
-    vectors = flat[:, :, order] * weight
+    vectors: Floats = flat[:, :, order] * weight
     norm = np.linalg.norm(vectors, axis=2, keepdims=True)
     return np.asarray(vectors / np.maximum(norm, 1e-6), np.float32)
 

@@ -122,8 +122,10 @@ class ProposalIndex:
     def equal_keys(self) -> Iterator[tuple[int, list[int]]]:
         """(first, later ones) of images with one whole key in common, table by table."""
         for order, keys in zip(self._orders, self._sorted, strict=True):
-            starts = np.flatnonzero(np.r_[True, np.diff(keys) != 0]) if len(keys) else []
-            for start, end in itertools.pairwise([*np.asarray(starts).tolist(), len(keys)]):
+            if not len(keys):
+                continue
+            starts = np.flatnonzero(np.r_[True, np.diff(keys) != 0]).tolist()
+            for start, end in itertools.pairwise([*starts, len(keys)]):
                 if end - start > 1:
                     first, *rest = order[start:end].tolist()
                     yield first, rest
