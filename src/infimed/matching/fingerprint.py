@@ -149,7 +149,7 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
             count, parts, COMPARED, parts, COMPARED
         )
         flat = both.transpose(0, 1, 3, 2, 4).reshape(count, parts * parts, -1)
-    vectors: Floats = flat[:, :, order] * weight
+    vectors = np.asarray(flat[:, :, order] * weight, np.float32)
     norm = np.linalg.norm(vectors, axis=2, keepdims=True)
     return np.asarray(vectors / np.maximum(norm, 1e-6), np.float32)
 
@@ -186,5 +186,5 @@ def turn(vectors: Floats, orientation: NDArray[np.integer]) -> Floats:
     invert = 1 - (orientation & 4) // 2
     signs = np.stack([np.ones_like(across), across, down, across * down], axis=1)
     signs = signs * invert[:, None]
-    turned = vectors.reshape(len(vectors), CLASSES, -1) * signs[:, :, None].astype(np.float32)
-    return np.asarray(turned.reshape(len(vectors), -1), np.float32)
+    turned = vectors.reshape(len(vectors), CLASSES, 16) * signs[:, :, None].astype(np.float32)
+    return np.asarray(turned.reshape(vectors.shape), np.float32)

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from infimed.matching.alignment import Agreement, compare
+from infimed.matching.alignment import WHOLE, Agreement, compare
 from infimed.matching.proposing import PER_IMAGE, ProposalIndex, hints
 
 Grey = NDArray[np.uint8]
@@ -29,6 +29,10 @@ THUMBNAIL: Final = 192
 
 MIN_CORRELATION: Final = 0.9
 MAX_LOCAL_DIFFERENCE: Final = 0.065
+
+CROPPED_ALLOWANCE: Final = 1.5
+"""Factor on the limit where a crop was resampled to compare: sharp edges never fit exactly, and a
+second study is hardly ever a crop of the first."""
 
 _ALIKE: Final = 0.99
 """Similarity that is worth a comparison before all others: re-encoded copies reach 0.999."""
@@ -62,8 +66,8 @@ def same_picture(
             one, other,
             orientation=hint.orientation, window=hint.window, good_enough=max_local_difference,
         )  # fmt: skip
-        alike = match.correlation >= min_correlation
-        if alike and match.local_difference <= max_local_difference:
+        limit = max_local_difference * (CROPPED_ALLOWANCE if match.window != WHOLE else 1.0)
+        if match.correlation >= min_correlation and match.local_difference <= limit:
             return match.seen_from_second() if hint.reversed else match
     return None
 

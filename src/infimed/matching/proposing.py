@@ -1,10 +1,10 @@
 """Which pairs of images are worth comparing, without comparing all pairs.
 
 Products of two coefficients of one parity class do not change when a picture is mirrored or
-inverted. Random sums of such products, cut at their median over the collection, give each image
-eight keys of 32 bits. Images whose keys agree in their leading bits and that stand close in the
-order of a key are proposed, as are images that stand close to one of the 24 foreseen crops of
-another. The cosine of the fingerprints in the best orientation then ranks the proposals.
+inverted. Random sums of such products, cut at their median over the collection or at zero, give
+each image eight keys of 32 bits. Images whose keys agree in their leading bits and that stand close
+in the order of a key are proposed, as are images that stand close to one of the 24 foreseen crops
+of another. The cosine of the fingerprints in the best orientation then ranks the proposals.
 
 Method: locality-sensitive hashing by random projections (Charikar 2002) of the degree-two
 invariants, with the bounded look-up of sorted neighbourhoods (Hernandez & Stolfo 1995).
@@ -50,6 +50,8 @@ _RANKED: Final = 96
 _WHOLE_WINDOW: Final = 96
 _CROP_WINDOW: Final = 24
 _BLOCK: Final = 256
+_COMPARE_ALL: Final = 256
+"""Images up to which everything is compared with everything."""
 _SAMPLE: Final = 1 << 16
 _PAIRS_AT_ONCE: Final = 100_000
 
@@ -80,10 +82,10 @@ def _forms() -> tuple[Floats, tuple[NDArray[np.intp], NDArray[np.intp]]]:
 def _values(vectors: Floats) -> Floats:
     """The invariants that key bits are cut from; [n, 64] -> [n, TABLES * KEY_BITS]."""
     forms, (left, right) = _forms()
-    split = vectors.reshape(len(vectors), CLASSES, -1)
+    split = vectors.reshape(len(vectors), CLASSES, 16)
     products = split[:, :, left] * split[:, :, right]
     # Rounded, so that equal pictures never straddle a cut for the order of a sum.
-    return np.asarray(np.round(products.reshape(len(vectors), -1) @ forms, 4), np.float32)
+    return np.asarray(np.round(products.reshape(len(vectors), len(forms)) @ forms, 4), np.float32)
 
 
 def _whole(fingerprints: Codes) -> Floats:
@@ -103,13 +105,16 @@ class ProposalIndex:
         ]
         width = TABLES * KEY_BITS
         self.cuts = np.median(np.concatenate(sample), axis=0) if sample else np.zeros(width)
+        # Where most images are copies of one, a median lies amid them and tells nothing.
+        self.cuts.reshape(TABLES, KEY_BITS)[1::2] = 0.0
         keys = np.zeros((self.size, TABLES), np.uint32)
         for start in range(0, self.size, _BLOCK):
             part = slice(start, start + _BLOCK)
             vectors = _whole(fingerprints[part])
             self._whole[part] = vectors
             keys[part] = self._keys(vectors)
-        # Leading bits that must agree: few for few images, so that a small set misses nothing.
+        # Leading bits that must agree: few for few images, none where all can be compared.
+        self._everything = self.size <= _COMPARE_ALL
         self._leading = int(np.clip(np.ceil(np.log2(max(2, self.size))) + 7, 12, 28))
         usable = np.flatnonzero(self._whole.any(axis=1))
         self._orders: list[NDArray[np.uint32]] = []
@@ -173,6 +178,10 @@ class ProposalIndex:
             high = np.searchsorted(stored, key | np.uint32((1 << shift) - 1), "right")
             centre = np.searchsorted(stored, key)
             low, high = np.maximum(low, centre - window), np.minimum(high, centre + window)
+            if self._everything:
+                if table:
+                    break
+                low, high = np.zeros_like(low), np.full_like(high, len(stored))
             count = np.maximum(0, high - low)
             total = int(count.sum())
             if not total:

@@ -24,6 +24,9 @@ PARAPHRASED: Final = 0.65
 
 MOST_CANDIDATES: Final = 50
 
+_WORTH_SPELLING: Final = 0.3
+"""Overlap of content words that makes a comparison of the characters worth its time."""
+
 _RARE_WORDS: Final = 6
 _POSTINGS: Final = 200
 
@@ -55,6 +58,8 @@ _DECIDING: Final = re.compile(
     r"(?<![a-z])(?:left|right|bilateral|both|no|not|without|except|never|absent|least|false|cannot)(?![a-z])"
     r"|n't(?![a-z])|\d+(?:\.\d+)?|[左右双不无没非未]"
 )
+_WHETHER: Final = re.compile(r"有没有|是否存在|是否有|是否|有无|是不是|能不能|能否|可否")
+"""Chinese for "whether": it holds a negation, but denies nothing."""
 _IDEOGRAPHS: Final = re.compile(r"[\u3400-\u9fff]+")
 
 
@@ -91,7 +96,7 @@ def _stem(word: str) -> str:
 @lru_cache(maxsize=1 << 15)
 def content_words(text: str) -> frozenset[str]:
     """Stems of the words that carry the question; ideographs as pairs of neighbours."""
-    spelled = normalise(text)
+    spelled = normalise(_WHETHER.sub("有", text))
     for pattern, replacement in _SPELLINGS:
         spelled = pattern.sub(replacement, spelled)
     found: set[str] = set()
@@ -104,7 +109,11 @@ def content_words(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 15)
 def _deciding(text: str) -> frozenset[str]:
-    return frozenset(_DECIDING.findall(text.casefold().replace("cannot", "not")))
+    stated = _WHETHER.sub("有", text.casefold().replace("cannot", "not"))
+    return frozenset(_DECIDING.findall(stated))
+
+
+_shingles = lru_cache(maxsize=1 << 13)(shingles)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -126,7 +135,7 @@ def question_match(
     Args:
         weight: of content words, rare ones more; 1 each when None.
         least: score that counts as a paraphrase. The score is the weighted overlap of content words
-            or the similarity of the characters, whichever is larger, and where both have options
+            or, where that is considerable, the similarity of the characters if it is larger, and where both have options
             two fifths of it are the overlap of the option sets.
     """
     one, two = _options(a.choices), _options(b.choices)
@@ -136,7 +145,9 @@ def question_match(
     if _deciding(a.text) != _deciding(b.text):
         return None
     words = _overlap(content_words(a.text), content_words(b.text), weight or {})
-    score = max(words, jaccard(shingles(a.text), shingles(b.text)))
+    score = words
+    if words >= _WORTH_SPELLING and words < 1:
+        score = max(words, jaccard(_shingles(a.text), _shingles(b.text)))
     if one and two:
         score = 0.6 * score + 0.4 * len(one & two) / len(one | two)
     return QuestionMatch("paraphrased", round(score, 4)) if score >= least else None

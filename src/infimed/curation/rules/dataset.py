@@ -104,14 +104,22 @@ def _exact(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     return found
 
 
-def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[str, str]:
-    """sha256 of every image -> sha256 of the first image that shows the same picture."""
+def image_clusters(
+    lines: list[Line], lookup: Lookup, limits: Limits, beside: list[Line] | None = None
+) -> dict[str, tuple[str, str]]:
+    """sha256 of every image -> (sha256 of the first image that shows the same picture, how).
+
+    `beside`: records whose images are two studies where one shows both (prior and current), however
+    alike they are; `lines` when None. How is "same picture", "mirrored", "inverted", "cropped" or several; "" for the first itself and
+    for the same pixels.
+    """
     by_pixels: dict[str, str] = {}
     cluster: dict[str, str] = {}
     places: list[tuple[Line, int]] = []
-    # What one record shows side by side (prior and current) is two studies, however alike.
     together = {
-        frozenset((a[0], b[0])) for line in lines for a, b in itertools.combinations(line.images, 2)
+        frozenset((a[0], b[0]))
+        for line in beside or lines
+        for a, b in itertools.combinations(line.images, 2)
     }
     for line in lines:
         for number, (sha256, pixels, _) in enumerate(line.images):
@@ -128,32 +136,43 @@ def image_clusters(lines: list[Line], lookup: Lookup, limits: Limits) -> dict[st
         max_local_difference=limits["max_local_difference"],
         apart=lambda i, j: frozenset((shas[i], shas[j])) in together,
     )
-    same = {shas[i]: shas[first] for i, (first, _) in enumerate(groups) if first != i}
-    return {sha256: same.get(root, root) for sha256, root in cluster.items()}
+    same = {shas[i]: (shas[first], match.kind) for i, (first, match) in enumerate(groups) if match}
+    return {sha256: same.get(root, (root, "")) for sha256, root in cluster.items()}
 
 
 def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
-    cluster = image_clusters(lines, lookup, limits)
+    cluster = image_clusters(_comparable(lines), lookup, limits, lines)
     first: dict[tuple[object, ...], Line] = {}
     taken: set[tuple[object, ...]] = set()
     found: Found = []
     for line in lines:
-        if not line.images:
+        if not line.images or line.images[0][0] not in cluster:
             continue
         exact = _exact_key(line)
         if exact in taken:
             continue  # an exact duplicate is reported once, by the rule for it
         taken.add(exact)
-        shown = tuple(cluster[image[0]] for image in line.images)
+        shown = tuple(cluster[image[0]][0] for image in line.images)
         original = first.setdefault((line.task, line.question_key, line.answer_key, shown), line)
         if original is not line and tuple(i[1] for i in original.images) != tuple(
             i[1] for i in line.images
         ):
-            evidence = (
-                f"same question and answer about the same picture as record {original.record_id}"
+            kinds = {cluster[image[0]][1] for image in (*line.images, *original.images)} - {""}
+            how = (
+                f" ({', '.join(sorted(kinds - {'same picture'}))})"
+                if kinds - {"same picture"}
+                else ""
             )
+            evidence = f"same question and answer about the same picture{how} as record {original.record_id}"
             found.append((line.row, Hit("data set", evidence)))
     return found
+
+
+def _comparable(lines: list[Line]) -> list[Line]:
+    """Lines whose question and answer another one shares: only their images need comparing."""
+    keys = [(line.task, line.question_key, line.answer_key, len(line.images)) for line in lines]
+    count = Counter(keys)
+    return [line for line, key in zip(lines, keys, strict=True) if count[key] > 1 and line.images]
 
 
 def _near_text(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
