@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,11 +141,12 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
     """
     order, weight = _order()
     count = len(low)
+    flat: NDArray[Any]
     if crops is WHOLE_ONLY:
         flat = low[:, :COMPARED, :COMPARED].reshape(count, 1, -1)
     else:
         matrices, parts = _crop_matrices(crops), len(crops.intervals)
-        both: Floats = (matrices @ low @ matrices.T).reshape(
+        both: NDArray[Any] = (matrices @ low @ matrices.T).reshape(
             count, parts, COMPARED, parts, COMPARED
         )
         flat = both.transpose(0, 1, 3, 2, 4).reshape(count, parts * parts, -1)
