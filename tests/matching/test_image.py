@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from infimed.matching import proposing
+from infimed.matching.alignment import WHOLE, compare, difference, turned
+from infimed.matching.fingerprint import WHOLE_ONLY, coefficients, fingerprint, resemblance, views
 from infimed.matching.image import (
-    HashIndex,
-    agreement,
-    hamming,
+    MAX_LOCAL_DIFFERENCE,
+    cross_matches,
     near_image_groups,
-    perceptual_hash,
+    same_picture,
     thumbnail,
 )
+from infimed.matching.proposing import ProposalIndex, hints
 from tests.curation.clinic import picture
 
 
@@ -25,79 +28,171 @@ def grey(seed: int, side: int = 256) -> NDArray[np.uint8]:
 
 
 def grouped(images: list[NDArray[np.uint8]]) -> list[int]:
-    hashes = [perceptual_hash(image) for image in images]
-    return [first for first, _ in near_image_groups(hashes, lambda i: thumbnail(images[i]))]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30),
-    st.lists(st.integers(0, 63), max_size=9, unique=True),
-    st.integers(0, 7),
-)
-def test_the_index_finds_exactly_what_a_full_comparison_finds(
-    values: list[int], flips: list[int], radius: int
-) -> None:
-    index = HashIndex(radius)
-    for value in values:
-        index.add(value)
-    query = values[0]
-    for bit in flips:
-        query ^= 1 << bit
-    slow = [i for i, value in enumerate(values) if hamming(value, query) <= radius]
-    assert index.near(query) == slow
+    codes = [fingerprint(image) for image in images]
+    return [first for first, _ in near_image_groups(codes, lambda i: thumbnail(images[i]))]
 
 
 def _copies(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+    side = image.shape[0]
+    trim = side // 20
     return {
-        "jpeg 50": cv2.imdecode(cv2.imencode(".jpg", image, [1, 50])[1], 0),
+        "jpeg 30": cv2.imdecode(cv2.imencode(".jpg", image, [1, 30])[1], 0),
         "resized": cv2.resize(image, (171, 171), interpolation=cv2.INTER_AREA),
         "brighter": np.clip(image.astype(int) + 12, 0, 255).astype(np.uint8),
-        "contrast": np.clip(image * 0.85 + 5, 0, 255).astype(np.uint8),
+        "windowed": np.clip((image.astype(float) - 15) * 1.2, 0, 255).astype(np.uint8),
+        "mirrored": np.ascontiguousarray(image[:, ::-1]),
+        "upside down": np.ascontiguousarray(image[::-1]),
+        "inverted": 255 - image,
+        "cropped": np.ascontiguousarray(image[trim:-trim, trim:-trim]),
+        "cropped at a corner": np.ascontiguousarray(image[trim:, : side - trim // 2]),
     }
 
 
-@pytest.mark.parametrize("kind", ["jpeg 50", "resized", "brighter", "contrast"])
+@pytest.mark.parametrize("kind", list(_copies(np.zeros((40, 40), np.uint8))))
 def test_copies_are_found(kind: str) -> None:
-    for seed in range(8):
-        image = grey(seed)
-        assert grouped([image, _copies(image)[kind]]) == [0, 0]
+    images = [grey(seed) for seed in range(8)]
+    assert grouped([*images, *(_copies(image)[kind] for image in images)]) == [*range(8), *range(8)]
+
+
+def test_a_crop_is_found_whichever_of_the_two_comes_first() -> None:
+    whole = grey(1)
+    crop = _copies(whole)["cropped"]
+    assert grouped([crop, whole]) == [0, 0]
+    match = same_picture(
+        (fingerprint(crop), thumbnail(crop)), (fingerprint(whole), thumbnail(whole))
+    )
+    assert match is not None and match.reversed and match.kind == "cropped"
+    assert match.window == pytest.approx((12 / 256, 244 / 256) * 2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("mirrored", "mirrored"), ("inverted", "inverted"), ("jpeg 30", "same picture")],
+)
+def test_the_kind_of_copy_is_named(kind: str, said: str) -> None:
+    image = grey(2)
+    copy = _copies(image)[kind]
+    match = same_picture(
+        (fingerprint(image), thumbnail(image)), (fingerprint(copy), thumbnail(copy))
+    )
+    assert match is not None and match.kind == said
 
 
 def test_different_pictures_are_kept_apart() -> None:
-    assert grouped([grey(seed) for seed in range(30)]) == list(range(30))
+    assert grouped([grey(seed) for seed in range(40)]) == list(range(40))
 
 
 def test_a_new_small_lesion_makes_another_picture() -> None:
     for seed in range(8):
         image = grey(seed, 512)
         lesion = image.copy()
-        at = (300, 200)
-        shade = 255 if int(image[at[1], at[0]]) < 128 else 0
-        cv2.circle(lesion, at, 6, shade, -1)
-        assert hamming(perceptual_hash(image), perceptual_hash(lesion)) <= 7
+        shade = 255 if int(image[200, 300]) < 128 else 0
+        cv2.circle(lesion, (300, 200), 6, shade, -1)
+        (hint, *_) = hints(fingerprint(image), fingerprint(lesion))
+        assert hint.similarity > proposing.MIN_SIMILARITY
         assert grouped([image, lesion]) == [0, 1]
 
 
-def test_agreement_is_symmetric_and_perfect_with_itself() -> None:
-    a, b = thumbnail(grey(1)), thumbnail(grey(2))
-    assert agreement(a, a).local_difference == pytest.approx(0, abs=1e-4)
-    assert agreement(a, b).correlation == pytest.approx(agreement(b, a).correlation)
+def test_many_copies_of_one_picture_cost_one_comparison_each() -> None:
+    loads: list[int] = []
+    noise = np.random.default_rng(0)
+    images = [
+        np.clip(grey(seed % 3) + noise.normal(0, 2, (256, 256)), 0, 255).astype(np.uint8)
+        for seed in range(60)
+    ]
+
+    def load(i: int) -> NDArray[np.uint8]:
+        loads.append(i)
+        return thumbnail(images[i])
+
+    groups = near_image_groups([fingerprint(image) for image in images], load)
+    assert [first for first, _ in groups] == [i % 3 for i in range(60)]
+    assert len(loads) <= 70
 
 
-def test_flat_images_are_alike_only_at_the_same_grey() -> None:
-    dark, light = np.zeros((128, 128), np.uint8), np.full((128, 128), 200, np.uint8)
-    assert agreement(dark, dark).local_difference == 0.0
-    assert agreement(dark, light).local_difference == 1.0
+def test_a_collection_that_is_mostly_one_picture_still_finds_all_its_copies() -> None:
+    noise = np.random.default_rng(1)
+    images = [grey(seed, 96) for seed in range(100)]
+    copies = [
+        np.clip(grey(200, 96) + noise.normal(0, 2, (96, 96)), 0, 255).astype(np.uint8)
+        for _ in range(160)
+    ]
+    assert grouped([*images, *copies]) == [*range(100), *[100] * 160]
 
 
 def test_images_known_to_be_apart_are_not_merged() -> None:
-    image = grey(3)
-    hashes = [perceptual_hash(image)] * 2
-    groups = near_image_groups(hashes, lambda i: thumbnail(image), apart=lambda first, second: True)
+    code, small = fingerprint(grey(3)), thumbnail(grey(3))
+    groups = near_image_groups([code, code], lambda i: small, apart=lambda first, second: True)
     assert [first for first, _ in groups] == [0, 1]
 
 
 def test_an_unreadable_candidate_is_no_duplicate() -> None:
-    value = perceptual_hash(grey(4))
-    assert [first for first, _ in near_image_groups([value, value], lambda i: None)] == [0, 1]
+    code = fingerprint(grey(4))
+    assert [first for first, _ in near_image_groups([code, code], lambda i: None)] == [0, 1]
+
+
+def test_flat_images_and_empty_collections_are_handled() -> None:
+    flat = np.zeros((64, 64), np.uint8)
+    assert grouped([flat, flat]) == [0, 1]  # exact copies are the business of the pixel hash
+    assert grouped([]) == []
+    assert cross_matches([], [fingerprint(grey(1))], lambda i: None, lambda i: None) == []
+
+
+def test_two_collections_are_matched_across_and_not_within() -> None:
+    first = [grey(seed) for seed in range(5)]
+    second = [_copies(grey(3))["mirrored"], grey(9), _copies(grey(0))["cropped"], grey(3)]
+    found = cross_matches(
+        [fingerprint(image) for image in first],
+        [fingerprint(image) for image in second],
+        lambda i: thumbnail(first[i]),
+        lambda i: thumbnail(second[i]),
+    )
+    assert [(a, b) for a, b, _ in found] == [(0, 2), (3, 0), (3, 3)]
+    assert [match.kind for _, _, match in found] == ["cropped", "mirrored", "same picture"]
+
+
+def test_the_index_proposes_what_a_full_comparison_finds_most_similar() -> None:
+    images = [grey(seed, 96) for seed in range(280)]
+    images += [_copies(image)["mirrored"] for image in images[:40]]
+    codes = [fingerprint(image) for image in images]
+    whole = views(coefficients(codes), WHOLE_ONLY)[:, 0]
+    slow = {
+        (a, b)
+        for a, b in itertools.permutations(range(len(codes)), 2)
+        if resemblance(whole[a : a + 1], whole[b : b + 1])[0][0] >= 0.97
+    }
+    found = ProposalIndex(codes).proposals(codes, myself=True)
+    assert slow <= set(zip(found.query.tolist(), found.found.tolist(), strict=True))
+    assert found.similarity.min() >= proposing.MIN_SIMILARITY
+    assert np.bincount(found.query).max() <= proposing.PER_IMAGE
+
+
+def test_proposals_do_not_depend_on_the_size_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [fingerprint(grey(seed % 20, 96)) for seed in range(50)]
+    one = ProposalIndex(codes).proposals(codes, myself=True)
+    monkeypatch.setattr(proposing, "_BLOCK", 7)
+    two = ProposalIndex(codes).proposals(codes, myself=True)
+    assert np.array_equal(one.query, two.query) and np.array_equal(one.found, two.found)
+
+
+def test_a_window_change_that_clips_is_explained_and_a_spot_is_not() -> None:
+    image = thumbnail(grey(6)).astype(np.float32)
+    narrow = np.clip((image - 40) * 1.5, 0, 255).astype(np.float32)
+    assert difference(image, narrow)[1] < 0.01
+    assert difference(narrow, image)[1] < 0.01
+    spot = image.copy()
+    spot[100:104, 90:94] = 255 - spot[100:104, 90:94]
+    assert difference(image, spot)[1] > MAX_LOCAL_DIFFERENCE
+
+
+def test_flat_thumbnails_are_alike_only_at_the_same_grey() -> None:
+    dark, light = np.zeros((64, 64), np.uint8), np.full((64, 64), 200, np.uint8)
+    assert compare(dark, dark).local_difference == 0.0
+    assert compare(dark, light).local_difference == 1.0
+
+
+def test_turning_twice_is_turning_back() -> None:
+    image = thumbnail(grey(7))
+    for orientation in range(8):
+        assert np.array_equal(turned(turned(image, orientation), orientation), image)
+    assert compare(image, turned(image, 5), orientation=5).window == WHOLE

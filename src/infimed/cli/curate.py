@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infimed.cli import curate_benchmark
+from infimed.cli import curate_benchmark, curate_leakage
 from infimed.cli.curate_grounding import grounding
 from infimed.cli.curate_judge import judge
 from infimed.core.errors import UsageError
@@ -54,6 +54,10 @@ def run(
         str,
         typer.Option(help="Who measures: auto, threads, processes, or ray (a Ray cluster)."),
     ] = "auto",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Benchmark whose images and questions must not be trained on."),
+    ] = None,
 ) -> None:
     """Judge every record of SHARDS.
 
@@ -72,6 +76,10 @@ def run(
     chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
         _settings(settings or [])
     )
+    if against is not None:
+        from infimed.curation.leakage import with_leaks
+
+        chosen = with_leaks(chosen, curate_leakage.compare(shards, against, out, workers))
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
         summary = curate(
@@ -117,6 +125,9 @@ def explain_record(
         console.out.print(line, markup=False, soft_wrap=True)
     for line in evidence_lines(folder, record_id):
         console.out.print(line, markup=False, soft_wrap=True)
+
+
+app.command("leakage")(curate_leakage.leakage)
 
 
 @app.command("rules")

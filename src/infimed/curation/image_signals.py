@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.curation.signals import ImageSignals
-from infimed.matching.image import perceptual_hash
+from infimed.matching.fingerprint import fingerprint
 
 WORK_SIDE: Final = 512
 EDGE_SIDE: Final = 256
@@ -67,7 +67,7 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
         width=width,
         height=height,
         pixel_hash=pixel_hash(pixels),
-        phash=perceptual_hash(full),
+        fingerprint=fingerprint(full),
         mean=round(mean, 3),
         std=round(std, 3),
         spread=float(high - low),

@@ -253,7 +253,7 @@ def _lines(store: SignalStore, rows: NDArray[np.int64]) -> list[Line]:
 
 
 def _line(value: dict[str, Any]) -> Line:
-    images = tuple((i["sha256"], i["pixel_hash"], int(i["phash"])) for i in value["images"])
+    images = tuple((i["sha256"], i["pixel_hash"], i["fingerprint"]) for i in value["images"])
     return Line(
         value["row"], value["record_id"], value["task"], value["question_key"],
         value["answer_key"], value["content_key"], images,

@@ -34,7 +34,7 @@ CHUNKS_PER_ROW_GROUP: Final = 32
 _IMAGE = pa.struct(
     [
         ("sha256", pa.string()), ("problem", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
-        ("pixel_hash", pa.string()), ("phash", pa.uint64()), ("mean", pa.float64()), ("std", pa.float64()),
+        ("pixel_hash", pa.string()), ("fingerprint", pa.binary()), ("mean", pa.float64()), ("std", pa.float64()),
         ("spread", pa.float64()), ("mode_share", pa.float64()), ("dark_share", pa.float64()),
         ("bright_share", pa.float64()), ("white_share", pa.float64()), ("two_tone", pa.float64()),
         ("edges", pa.float64()), ("entropy", pa.float64()), ("sharpness", pa.float64()),

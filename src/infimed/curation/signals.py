@@ -15,7 +15,7 @@ from typing import Any, Final
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
 
-SIGNALS_VERSION: Final = f"3.{LEXICON_VERSION}"
+SIGNALS_VERSION: Final = f"4.{LEXICON_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ImageSignals:
         sha256: key of the stored bytes. problem: why it could not be decoded, else ''.
         width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded
             pixels and their shape, three equal channels taken as one.
-        phash: 64-bit perceptual hash.
+        fingerprint: 256 bytes that near-duplicates are proposed from (`matching.fingerprint`).
         mean, std: of the grey image. spread: 99.5th minus 0.5th percentile.
         mode_share: pixels within 2 of the commonest grey value.
         dark_share, bright_share: pixels at most 4, at least 251. white_share: at least 235.
@@ -49,7 +49,7 @@ class ImageSignals:
     width: int = 0
     height: int = 0
     pixel_hash: str = ""
-    phash: int = 0
+    fingerprint: bytes = b""
     mean: float = 0.0
     std: float = 0.0
     spread: float = 0.0

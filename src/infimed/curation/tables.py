@@ -82,4 +82,6 @@ def explanation_lines(explanation: Explanation, all_signals: bool = False) -> It
                 yield f"  {name:20} {value}"
         for number, image in enumerate(explanation.signals.get("images") or ()):
             for name, value in image.items():
+                if name == "fingerprint":
+                    continue
                 yield f"  image {number} {name:12} {value}"

@@ -27,7 +27,6 @@ CLEAN_IMAGE: Final = ImageSignals(
     width=512,
     height=512,
     pixel_hash="0" * 64,
-    phash=0x9F3C_51A2_77E0_4B1D,
     mean=90.0,
     std=55.0,
     spread=230.0,

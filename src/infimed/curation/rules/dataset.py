@@ -5,7 +5,7 @@ does not take its sharp copy with it. The first record in order is kept. Two dif
 about one image are never duplicates of each other.
 
 Memory: a rule that names a `group` is shown only the records that share its key, some at a time
-(`curation.judging`); images are opened only where a perceptual hash proposes a pair.
+(`curation.judging`); images are opened only where fingerprints propose a pair.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Line:
     """What data-set rules know of one surviving record.
 
     Attributes:
-        row: index in the shards. images: (sha256, pixel hash, perceptual hash) each.
+        row: index in the shards. images: (sha256, pixel hash, fingerprint) each.
     """
 
     row: int
@@ -52,7 +52,7 @@ class Line:
     question_key: str
     answer_key: str
     content_key: str
-    images: tuple[tuple[str, str, int], ...]
+    images: tuple[tuple[str, str, bytes], ...]
     source: str = ""
     stopped: bool = False
     response_words: int = 0
@@ -138,10 +138,11 @@ def side_by_side(lines: list[Line]) -> set[frozenset[str]]:
 
 def image_clusters(
     lines: list[Line], lookup: Lookup, limits: Limits, together: set[frozenset[str]]
-) -> dict[str, str]:
-    """sha256 of every image -> sha256 of the first image that shows the same picture.
+) -> dict[str, tuple[str, str]]:
+    """sha256 of every image -> (sha256 of the first image that shows the same picture, how).
 
-    `together`: pairs that are never one picture, see `side_by_side`.
+    `together`: pairs that are never one picture, see `side_by_side`. How is "same picture",
+    "mirrored", "inverted", "cropped" or several; "" for the first itself and for the same pixels.
     """
     by_pixels: dict[str, str] = {}
     cluster: dict[str, str] = {}
@@ -157,13 +158,12 @@ def image_clusters(
     groups = near_image_groups(
         [line.images[number][2] for line, number in places],
         lambda i: lookup.thumbnail(places[i][0].row, places[i][1]),
-        radius=int(limits["radius"]),
         min_correlation=limits["min_correlation"],
         max_local_difference=limits["max_local_difference"],
         apart=lambda i, j: frozenset((shas[i], shas[j])) in together,
     )
-    same = {shas[i]: shas[first] for i, (first, _) in enumerate(groups) if first != i}
-    return {sha256: same.get(root, root) for sha256, root in cluster.items()}
+    same = {shas[i]: (shas[first], match.kind) for i, (first, match) in enumerate(groups) if match}
+    return {sha256: same.get(root, (root, "")) for sha256, root in cluster.items()}
 
 
 def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
@@ -183,13 +183,23 @@ def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
         cluster = image_clusters(group, lookup, limits, together)
         first: dict[tuple[str, ...], Line] = {}
         for line in group:
-            original = first.setdefault(tuple(cluster[i[0]] for i in line.images), line)
+            original = first.setdefault(tuple(cluster[i[0]][0] for i in line.images), line)
             if original is not line and [i[1] for i in original.images] != [
                 i[1] for i in line.images
             ]:
-                evidence = f"same question and answer about the same picture as record {original.record_id}"
+                evidence = (
+                    f"same question and answer about the same picture{_how(cluster, line, original)}"
+                    f" as record {original.record_id}"
+                )
                 found.append((line.row, Hit("data set", evidence)))
     return sorted(found, key=lambda item: item[0])
+
+
+def _how(cluster: Mapping[str, tuple[str, str]], *lines: Line) -> str:
+    """In brackets how the pictures differ ("(mirrored, cropped)"); nothing for a plain copy."""
+    kinds = {cluster[image[0]][1] for line in lines for image in line.images}
+    kinds -= {"", "same picture"}
+    return f" ({', '.join(sorted(kinds))})" if kinds else ""
 
 
 def _near_text(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
@@ -323,13 +333,12 @@ RULES: Final = (
         group=exact_key,
     ),
     DataSetRule(
-        "duplication.near_image", 1, "duplication", "drop",
-        "Same question and answer about a re-encoded, resized or rewindowed copy of an earlier image.",
+        "duplication.near_image", 2, "duplication", "drop",
+        "Same question and answer about a re-encoded, resized, rewindowed, mirrored, inverted or cropped copy of an earlier image.",
         _near_image,
         {
-            "radius": Threshold(7, "bits of the 64-bit perceptual hash that propose a pair"),
             "min_correlation": Threshold(0.9, "correlation of the thumbnails that confirms it"),
-            "max_local_difference": Threshold(0.15, "largest local difference, share of the grey range"),
+            "max_local_difference": Threshold(0.065, "largest local difference, share of the grey range"),
         },
         group=answered_key,
         sees_pairs=True,

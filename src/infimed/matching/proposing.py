@@ -1,0 +1,286 @@
+"""Which pairs of images are worth comparing, without comparing all pairs.
+
+Products of two coefficients of one parity class do not change when a picture is mirrored or
+inverted. Random sums of such products, cut at their median over the collection or at zero, give
+each image eight keys of 32 bits. Images whose keys agree in their leading bits and that stand close
+in the order of a key are proposed, as are images that stand close to one of the 24 foreseen crops
+of another. The cosine of the fingerprints in the best orientation then ranks the proposals.
+
+Method: locality-sensitive hashing by random projections (Charikar 2002) of the degree-two
+invariants, with the bounded look-up of sorted neighbourhoods (Hernandez & Stolfo 1995).
+Invariant: the result depends on the fingerprints and their order alone. Cost: about 1 ms an image,
+whatever the size of the collection; memory about 700 bytes an image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infimed.matching.fingerprint import (
+    CLASSES,
+    FINE,
+    WHOLE_ONLY,
+    Floats,
+    coefficients,
+    mirrored_dots,
+    resemblance,
+    turn,
+    views,
+)
+
+Integers = NDArray[np.int64]
+Codes = list[bytes]
+
+TABLES: Final = 8
+KEY_BITS: Final = 32
+MIN_SIMILARITY: Final = 0.93
+"""Cosine of two fingerprints below which the pixels are not looked at. Copies reach 0.95."""
+
+PER_IMAGE: Final = 16
+"""Proposals kept for one image, the most similar ones."""
+
+_RANKED: Final = 96
+_WHOLE_WINDOW: Final = 96
+_CROP_WINDOW: Final = 24
+_BLOCK: Final = 256
+_COMPARE_ALL: Final = 256
+"""Images up to which everything is compared with everything."""
+_SAMPLE: Final = 1 << 16
+_PAIRS_AT_ONCE: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Pairs worth comparing, most similar first within each query.
+
+    Attributes:
+        query, found: numbers of the two images, int64 [n]. similarity: of fingerprints, [n].
+    """
+
+    query: Integers
+    found: Integers
+    similarity: Floats
+
+
+@lru_cache(maxsize=1)
+def _forms() -> tuple[Floats, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Random quadratic forms, one a key bit, and the index pairs of their products."""
+    width = 16
+    upper = np.triu_indices(width)
+    random = np.random.default_rng(20250922)  # fixed: keys must agree between runs
+    shape = (CLASSES * len(upper[0]), TABLES * KEY_BITS)
+    return random.standard_normal(shape).astype(np.float32), upper
+
+
+def _values(vectors: Floats) -> Floats:
+    """The invariants that key bits are cut from; [n, 64] -> [n, TABLES * KEY_BITS]."""
+    forms, (left, right) = _forms()
+    split = vectors.reshape(len(vectors), CLASSES, 16)
+    products = split[:, :, left] * split[:, :, right]
+    # Rounded, so that equal pictures never straddle a cut for the order of a sum.
+    return np.asarray(np.round(products.reshape(len(vectors), len(forms)) @ forms, 4), np.float32)
+
+
+def _whole(fingerprints: Codes) -> Floats:
+    return views(coefficients(fingerprints), WHOLE_ONLY)[:, 0]
+
+
+class ProposalIndex:
+    """Images that can be found by their fingerprints. See the module docstring."""
+
+    def __init__(self, fingerprints: Codes) -> None:
+        self.size = len(fingerprints)
+        self._whole = np.zeros((self.size, 64), np.float16)
+        step = -(-self.size // _SAMPLE) or 1
+        sample = [
+            _values(_whole(fingerprints[start : start + _BLOCK * step : step]))
+            for start in range(0, self.size, _BLOCK * step)
+        ]
+        width = TABLES * KEY_BITS
+        self.cuts = np.median(np.concatenate(sample), axis=0) if sample else np.zeros(width)
+        # Where most images are copies of one, a median lies amid them and tells nothing.
+        self.cuts.reshape(TABLES, KEY_BITS)[1::2] = 0.0
+        keys = np.zeros((self.size, TABLES), np.uint32)
+        for start in range(0, self.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            vectors = _whole(fingerprints[part])
+            self._whole[part] = vectors
+            keys[part] = self._keys(vectors)
+        # Leading bits that must agree: few for few images, none where all can be compared.
+        self._everything = self.size <= _COMPARE_ALL
+        self._leading = int(np.clip(np.ceil(np.log2(max(2, self.size))) + 7, 12, 28))
+        usable = np.flatnonzero(self._whole.any(axis=1))
+        self._orders: list[NDArray[np.uint32]] = []
+        self._sorted: list[NDArray[np.uint32]] = []
+        for table in range(TABLES):
+            order = usable[np.argsort(keys[usable, table], kind="stable")]
+            self._orders.append(order.astype(np.uint32))
+            self._sorted.append(keys[order, table])
+
+    def equal_keys(self) -> Iterator[tuple[int, list[int]]]:
+        """(first, later ones) of images with one whole key in common, table by table."""
+        for order, keys in zip(self._orders, self._sorted, strict=True):
+            if not len(keys):
+                continue
+            starts = np.flatnonzero(np.r_[True, np.diff(keys) != 0]).tolist()
+            for start, end in itertools.pairwise([*starts, len(keys)]):
+                if end - start > 1:
+                    first, *rest = order[start:end].tolist()
+                    yield first, rest
+
+    def similarity(self, first: int, others: list[int]) -> Floats:
+        """Cosine of one indexed image with others, each in its best orientation."""
+        whole = self._whole[others].astype(np.float32)
+        one = np.broadcast_to(self._whole[first].astype(np.float32), whole.shape)
+        return resemblance(one, whole)[0]
+
+    def _keys(self, vectors: Floats) -> NDArray[np.uint32]:
+        bits = (_values(vectors) > self.cuts).reshape(-1, TABLES, KEY_BITS)
+        packed = np.packbits(bits, axis=2).reshape(-1, TABLES, 4)
+        return np.ascontiguousarray(packed).view(">u4")[:, :, 0].astype(np.uint32)
+
+    def proposals(self, queries: Codes, *, myself: bool = False) -> Proposals:
+        """The most similar images for every query, in blocks of queries.
+
+        Args:
+            queries: fingerprints. myself: the queries are the indexed images, in the same order,
+                and none is proposed to itself.
+        """
+        parts = [
+            self._block(queries[start : start + _BLOCK], start, myself)
+            for start in range(0, len(queries), _BLOCK)
+        ]
+        if not parts:
+            empty = np.zeros(0, np.int64)
+            return Proposals(empty, empty, np.zeros(0, np.float32))
+        query, found, similarity = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Proposals(query, found, similarity)
+
+    def _block(self, queries: Codes, start: int, myself: bool) -> tuple[Integers, Integers, Floats]:
+        seen = views(coefficients(queries))
+        crops = seen.shape[1]
+        flat = seen.reshape(-1, seen.shape[2])
+        usable = np.flatnonzero(flat.any(axis=1))
+        keys = self._keys(flat[usable])
+        window = np.where(usable % crops == 0, _WHOLE_WINDOW, _CROP_WINDOW)
+        codes: list[Integers] = []
+        shift = KEY_BITS - self._leading
+        for table in range(TABLES):
+            key, stored = keys[:, table], self._sorted[table]
+            low = np.searchsorted(stored, key >> shift << shift)
+            high = np.searchsorted(stored, key | np.uint32((1 << shift) - 1), "right")
+            centre = np.searchsorted(stored, key)
+            low, high = np.maximum(low, centre - window), np.minimum(high, centre + window)
+            if self._everything:
+                if table:
+                    break
+                low, high = np.zeros_like(low), np.full_like(high, len(stored))
+            count = np.maximum(0, high - low)
+            total = int(count.sum())
+            if not total:
+                continue
+            inside = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+            places = np.repeat(low, count) + inside
+            codes.append(
+                np.repeat(usable, count) * self.size + self._orders[table][places].astype(np.int64)
+            )
+        if not codes:
+            empty = np.zeros(0, np.int64)
+            return empty, empty, np.zeros(0, np.float32)
+        view, found = np.divmod(np.unique(np.concatenate(codes)), self.size)
+        query = view // crops + start
+        if myself:
+            other = query != found
+            view, found, query = view[other], found[other], query[other]
+        similarity = np.zeros(len(view), np.float32)
+        orientation = np.zeros(len(view), np.int8)
+        for begin in range(0, len(view), _PAIRS_AT_ONCE):
+            part = slice(begin, begin + _PAIRS_AT_ONCE)
+            whole = self._whole[found[part]].astype(np.float32)
+            similarity[part], orientation[part] = resemblance(flat[view[part]], whole)
+        # Half precision is not worth a tie that depends on it.
+        similarity = np.round(similarity, 3)
+        good = similarity >= MIN_SIMILARITY
+        query, found, similarity = query[good], found[good], similarity[good]
+        chosen = _best(query, found, similarity, _RANKED)
+        query, found, similarity = query[chosen], found[chosen], similarity[chosen]
+        self._refine(queries, start, query, found, similarity, orientation[good][chosen])
+        chosen = _best(query, found, similarity, PER_IMAGE)
+        return query[chosen], found[chosen], similarity[chosen]
+
+    def _refine(
+        self,
+        queries: Codes,
+        start: int,
+        query: Integers,
+        found: Integers,
+        similarity: Floats,
+        orientation: NDArray[np.int8],
+    ) -> None:
+        """Replace similarities by finer ones where there are more candidates than places."""
+        numbers, first, count = np.unique(query, return_index=True, return_counts=True)
+        for number, begin, size in zip(numbers, first, count, strict=True):
+            if size <= PER_IMAGE:
+                continue
+            part = slice(begin, begin + size)
+            seen = views(coefficients([queries[number - start]]), FINE)[0]
+            whole = self._whole[found[part]].astype(np.float32)
+            turned = turn(whole, orientation[part])
+            similarity[part] = np.round((seen @ turned.T).max(axis=0), 3)
+
+
+def _best(query: Integers, found: Integers, similarity: Floats, most: int) -> Integers:
+    """Rows to keep: one a pair, the `most` most similar of each query, by query and rank."""
+    order = np.lexsort((-similarity, found, query))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(query[order]) != 0) | (np.diff(found[order]) != 0)
+    order = order[new]
+    order = order[np.lexsort((found[order], -similarity[order], query[order]))]
+    if not len(order):
+        return order
+    begins = np.r_[True, np.diff(query[order]) != 0]
+    rank = np.arange(len(order)) - np.flatnonzero(begins)[np.cumsum(begins) - 1]
+    return np.asarray(order[rank < most], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """How two fingerprints resemble each other best.
+
+    Attributes:
+        similarity: cosine. orientation: how the second lies, see `alignment.turned`.
+        window: (top, bottom, left, right) kept of the first. reversed: kept of the second instead.
+    """
+
+    similarity: float
+    orientation: int
+    window: tuple[float, float, float, float]
+    reversed: bool
+
+
+def hints(first: bytes, second: bytes, count: int = 2) -> list[Hint]:
+    """The best ways to lay the second picture on the first, one an orientation and direction.
+
+    Only ways that resemble nearly as well as the best are worth trying.
+    """
+    seen = views(coefficients([first, second]), FINE)
+    made: list[Hint] = []
+    for reversed_ in (False, True):
+        cropped, whole = (seen[1], seen[0, 0]) if reversed_ else (seen[0], seen[1, 0])
+        signed = np.round(mirrored_dots(cropped, whole), 3)
+        for orientation in range(8):
+            column = -signed[:, orientation - 4] if orientation & 4 else signed[:, orientation]
+            view = int(column.argmax())
+            if reversed_ and view == 0:
+                continue  # nothing is cropped, so both directions are one
+            rows, columns = FINE.place(view)
+            made.append(Hint(float(column[view]), orientation, (*rows, *columns), reversed_))
+    made.sort(key=lambda hint: (-hint.similarity, hint.reversed, hint.orientation))
+    return [hint for hint in made if hint.similarity >= made[0].similarity - 0.01][:count]
