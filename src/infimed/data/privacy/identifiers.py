@@ -137,7 +137,7 @@ _WITH_DIGITS: Final = (
     _make("accession", r"(?:\baccession|\bacc(?=\s?(?:#|no\b|number\b))|检查号|影像号|申请单号)" + _LABEL + _NUMBER, 1),
     _make("ssn", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", valid=_valid_ssn),
     _make("phone", r"(?<![\d.-])(?:\+?1[-. ])?(?:\([2-9]\d{2}\)\s?|[2-9]\d{2}[-.])\d{3}[-.]\d{4}(?![\d-]|\.\d)", valid=_personal_phone),
-    _make("phone", r"(?<![\d.+-])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\d.-])"),
+    _make("phone", r"(?<![\w.+-])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\w-]|\.\d)"),
     _make("phone", r"(?<![\d.+])\+\d{1,3}[- ]\(?\d{1,4}\)?(?:[- ]\d{2,4}){2,4}(?![\d-])"),
     _make("phone", r"(?:\b(?:phone|tel(?:ephone)?|mobile|cell|fax)\b\.?(?: (?:no|number)\.?)?|电话|手机)\s*[:：]\s*(\+?\(?\d[\d ()/.-]{6,18}\d)", 1, valid=_personal_phone),
     _make("date", r"(?<![\d./-])(?:19|20)\d{2}([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?![\d/-]|\.\d)", valid=_valid_date),

@@ -187,9 +187,12 @@ def _printed(mask: Grey, hat: Grey, offset: int) -> list[TextLine]:
         margin = max(3, round(MARGIN * height))
         found.append(
             TextLine(
-                left - margin, offset + top - margin, right + margin,
-                offset + top + height + margin, strokes,
-            )  # fmt: skip
+                left - margin,
+                offset + top - margin,
+                right + margin,
+                offset + top + height + margin,
+                strokes,
+            )
         )
     return found
 
@@ -235,7 +238,7 @@ def _components(mask: Grey) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
 def _extended(mask: Grey, left: int, top: int, right: int, bottom: int) -> tuple[int, int]:
     """The line's ends, moved outwards over further words on the same baseline."""
     reach = round(1.2 * (bottom - top))
-    inked = mask[top:bottom].any(axis=0)
+    inked = np.asarray(mask[top:bottom].max(axis=0))
     while True:
         before = np.flatnonzero(inked[max(0, left - reach) : left])
         after = np.flatnonzero(inked[right : right + reach])
