@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from infimed.core.errors import RecipeError, nearest_name
 from infimed.core.files import sha256_json
+from infimed.curation import privacy
 from infimed.curation.findings import DIMENSIONS, Finding, Hit
 from infimed.curation.rules import (
     accuracy,
@@ -41,6 +42,7 @@ RECORD_RULES: Final[tuple[Rule, ...]] = (
     *consistency.RULES,
     *relevance.RULES,
     *readability.RULES,
+    *privacy.RULES,
 )
 DATASET_RULES: Final[tuple[DataSetRule, ...]] = dataset.RULES
 
@@ -184,7 +186,8 @@ def default_rubric() -> Rubric:
 def _apply(rule: Rule, record: Record, signals: Signals, limits: Limits) -> Finding | None:
     """A rule that fails on one odd record is reported there and does not end the pass."""
     try:
-        return rule.apply(record, signals, limits)
+        found = rule.apply(record, signals, limits)
+        return None if found is None else privacy.without_quotes(record, found)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         hit = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")
         return replace(finding(rule, hit), severity="note")
