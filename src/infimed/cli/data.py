@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infimed.cli.data_forget import forget
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import UsageError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+app.command("forget")(forget)
 
 PathArgument = Annotated[Path, typer.Argument(help="Folder or file with the data.")]
 ReaderOption = Annotated[
