@@ -39,15 +39,17 @@ def forget(
     found = survey(group, shards or [], runs or [])
     for target in found.targets:
         rows = [
-            ("records", str(len(target.found.rows))),
-            ("images only they show", str(len(target.found.images))),
-            ("ledgers", _names(target.ledgers)),
-            ("plans", _names(target.plans)),
-            ("evaluation files looked through", str(len(target.answers))),
-            ("pages deleted, to be made again", _names(target.reports)),
-            ("checkpoints trained on them", _names(target.checkpoints)),
-        ]
-        out.print(table(str(target.shards), ("what", "value"), rows, numeric=2))
+            ("records", len(target.found.rows)),
+            ("images that only they show", len(target.found.images)),
+            ("ledgers, plans and evaluation files looked through", len(target.ledgers) + len(target.plans) + len(target.answers)),
+            ("pages deleted, to be made again", len(target.reports)),
+            ("checkpoints that were trained on them", len(target.checkpoints)),
+        ]  # fmt: skip
+        out.print(table(str(target.shards), ("what", "count"), rows))
+        for folder in target.checkpoints:
+            out.print(f"saw them: {folder}", markup=False, soft_wrap=True)
+        for page in target.reports:
+            out.print(f"deleted: {page}", markup=False, soft_wrap=True)
     for folder in found.already:
         out.print(f"{folder}: removed before", markup=False)
     if not found.targets:
@@ -57,7 +59,3 @@ def forget(
         return
     carry_out(found)
     err.print("done; checkpoints listed above keep what they learned")
-
-
-def _names(paths: tuple[Path, ...]) -> str:
-    return "\n".join(map(str, paths)) or "none"

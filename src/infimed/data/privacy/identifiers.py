@@ -62,9 +62,10 @@ _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
     r"sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
-_NUMBER = r"((?=[A-Z0-9-]*\d{3})[A-Z0-9][A-Z0-9-]{3,19})(?![\w.])"
+_NUMBER = r"((?=[A-Z0-9-]*\d{3})[A-Z0-9][A-Z0-9-]{3,19})(?!\w|\.\d)"
 _LABEL = r"\s*(?:[:#：=]|\bis\b|no\.?|number)?\s*[:#：]?\s*"
 _CAPITAL = r"[A-Z][A-Za-zÀ-ÿ'’-]+"
+_PERSON = rf"((?:{_CAPITAL}|[A-Z]\.)(?:[,^]?[ ]?(?:{_CAPITAL}|[A-Z]\.?)){{0,3}})"
 
 
 def _valid_date(match: re.Match[str]) -> bool:
@@ -152,9 +153,8 @@ _WITH_DIGITS: Final = (
 )  # fmt: skip
 
 _WITH_LETTERS: Final = (
-    _make("name", rf"\b(?:patient(?:['’]s)?|pt|full|first|last|sur)\s?name\s*[:：]\s*((?:{_CAPITAL}|[A-Z]\.)(?:[,^]?\s?(?:{_CAPITAL}|[A-Z]\.?)){{0,3}})", 1, flags=0),
-    _make("name", rf"\b(?:Patient|Full|First|Last|Sur|patient|Pt)[ ]?(?:'s )?(?:Name|name)\s*[:：]\s*((?:{_CAPITAL}|[A-Z]\.)(?:[,^]?\s?(?:{_CAPITAL}|[A-Z]\.?)){{0,3}})", 1, flags=0),
-    _make("name", rf"(?:^|[\n;|])\s*(?:Name|NAME)\s*[:：]\s*((?:{_CAPITAL}|[A-Z]\.)(?:[,^]?\s?(?:{_CAPITAL}|[A-Z]\.?)){{0,3}})", 1, flags=0),
+    _make("name", rf"\b(?:[Pp]atient(?:['’]s)?|PATIENT|[Pp]t|[Ff]ull|[Ff]irst|[Ll]ast|[Ss]ur)[ ]?(?:[Nn]ame|NAME)\s*[:：]\s*{_PERSON}", 1, flags=0),
+    _make("name", rf"(?:^|[\n;|])\s*(?:Name|NAME)\s*[:：]\s*{_PERSON}", 1, flags=0),
     _make("name", r"\b(?:Mr|Mrs|Ms|Miss)\.? (?!Right\b|Perfect\b)([A-Z][A-Za-zÀ-ÿ'’-]+(?: [A-Z][a-zÀ-ÿ'’-]+)?)", 1, flags=0),
     _make("name", r"\b[A-Z][A-Za-z'-]+\^[A-Z][A-Za-z'-]*(?:\^[A-Z][A-Za-z'-]*)*", flags=0),
     _make("name", r"(?:姓名|患者姓名|病人姓名)\s*[:：]\s*([\u4e00-\u9fff]{2,4})(?![\u4e00-\u9fff])", 1),
