@@ -38,6 +38,9 @@ MIN_STROKES: Final = 1.0
 """Strokes begun per line height of width, on average over the rows."""
 MIN_TOTAL: Final = 4.2
 """Strokes begun a row along the whole line: about four characters."""
+HIGH: Final = 30
+"""Lines higher than this, pixels, need `MIN_TOTAL_HIGH` strokes: four shapes in a row are anatomy."""
+MIN_TOTAL_HIGH: Final = 6.0
 MIN_BUSY_ROWS: Final = 0.45
 """Share of rows that meet three strokes or more."""
 MAX_STROKE_SHARE: Final = 0.5
@@ -201,7 +204,10 @@ def _is_print(inside: Grey, hat: Grey) -> bool:
     height, width = inside.shape
     begun = np.count_nonzero(_begins(inside), axis=1) + inside[:, 0]
     total = float(begun.mean())
-    if total < MIN_TOTAL or total * height < MIN_STROKES * width:
+    if (
+        total < (MIN_TOTAL if height <= HIGH else MIN_TOTAL_HIGH)
+        or total * height < MIN_STROKES * width
+    ):
         return False
     if float((begun >= 3).mean()) < MIN_BUSY_ROWS:
         return False
