@@ -72,6 +72,9 @@ def inspect(
     ] = None,
     problems: Annotated[int, typer.Option("--problems", min=0, help="Problems to print.")] = 10,
     workers: WorkersOption = None,
+    mask_text: Annotated[
+        bool, typer.Option("--mask-text", help="Paint over burned-in text in the pictures shown.")
+    ] = False,
 ) -> None:
     """Show what is there: counts, image sizes, text lengths, and every unreadable file with its reason.
 
@@ -91,6 +94,7 @@ def inspect(
             limit=limit,
             workers=workers,
             progress=advance,
+            mask_text=mask_text,
         )
     require_records(found)
     _print_inspection(found, problems)

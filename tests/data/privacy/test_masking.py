@@ -68,7 +68,7 @@ def test_text_outside_the_window_of_a_deep_image_is_masked_in_the_stored_depth()
     pixels, box = burned(background("black"), "SMITH^JOHN", 16, FONTS[0])
     values = np.full((512, 512), 3000, np.uint16)
     values[:8, :8] = 0
-    values += pixels[..., 0].astype(np.uint16) // 255 * 800
+    values += pixels[..., 0].astype(np.uint16) // 255 * 2000
     facts = {"window_center": 1000.0, "window_width": 500.0, "voi_function": "LINEAR_EXACT"}
     stored = from_raw(RawImage(values, facts))
     assert len(np.unique(decode(stored.data, stored.facts)[box[1] : box[3], box[0] : box[2]])) == 1
@@ -143,3 +143,14 @@ def test_import_masks_when_told_and_the_fingerprint_knows(tmp_path: Path) -> Non
     shown = shards.pixels(ref)[box[1] : box[3], box[0] : box[2]]
     assert shown.min() == shown.max() == 128
     assert ref.facts["masked_regions"] and "SMITH" not in json.dumps(ref.facts)
+
+
+def test_inspecting_raw_files_masks_its_thumbnails_when_told(tmp_path: Path) -> None:
+    from infimed.data.inspecting import inspect_data
+
+    pixels, _ = burned(background("grey", 512), "SMITH^JOHN", 24, FONTS[0])
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,A grey picture.\n")
+    shown = inspect_data(tmp_path).thumbnails[0][1]
+    masked = inspect_data(tmp_path, mask_text=True).thumbnails[0][1]
+    assert shown.max() > 140 and masked.min() == masked.max() == 128
