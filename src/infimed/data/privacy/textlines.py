@@ -157,13 +157,20 @@ def _lines(grey: Grey) -> list[TextLine]:
             if not 0.0 < above[level] <= CROWDED:
                 continue
             mask = np.asarray(cv2.threshold(hat, level, 1, cv2.THRESH_BINARY)[1], np.uint8)
-            begun = cv2.reduce(_begins(mask), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
-            busy = np.flatnonzero(begun >= 3)
-            if len(busy) >= 6:
-                top = max(0, int(busy[0]) - TALLEST // 4)
-                rows = slice(top, int(busy[-1]) + TALLEST // 4)
-                found.extend(_printed(mask[rows], hat[rows], top))
+            rows = _rows_with_print(mask)
+            if rows is not None:
+                found.extend(_printed(mask[rows], hat[rows], rows.start))
     return found
+
+
+def _rows_with_print(mask: Grey) -> slice | None:
+    """The rows that can hold a line: no line has fewer than `MIN_TOTAL` strokes in every row."""
+    begun = cv2.reduce(_begins(mask), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    full = np.flatnonzero(begun >= int(MIN_TOTAL))
+    if len(full) == 0 or int(begun.sum()) < 6 * MIN_TOTAL:
+        return None
+    # The margin shows tall shapes at their height, so that they can be told from characters.
+    return slice(max(0, int(full[0]) - TALLEST), int(full[-1]) + TALLEST)
 
 
 def _begins(mask: Grey) -> Grey:
