@@ -45,6 +45,8 @@ MIN_BUSY_ROWS: Final = 0.45
 """Share of rows that meet three strokes or more."""
 MAX_STROKE_SHARE: Final = 0.5
 """Mean width of a stroke as a share of the line height."""
+EXTEND: Final = 10.0
+"""How far a line may reach beyond what was seen as print, line heights: words of a few characters."""
 MARGIN: Final = 0.3
 """Added on every side, as a share of the line height."""
 LARGEST_SIDE: Final = 2048
@@ -249,15 +251,17 @@ def _components(mask: Grey) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
 
 
 def _extended(mask: Grey, left: int, top: int, right: int, bottom: int) -> tuple[int, int]:
-    """The line's ends, moved outwards over further words on the same baseline."""
-    reach = round(1.2 * (bottom - top))
+    """The line's ends, moved outwards over short words on the same baseline, `EXTEND` heights at most."""
+    height = bottom - top
+    reach, most = round(1.2 * height), round(EXTEND * height)
     inked = np.asarray(mask[top:bottom].max(axis=0))
+    first, last = max(0, left - most), right + most
     while True:
-        before = np.flatnonzero(inked[max(0, left - reach) : left])
-        after = np.flatnonzero(inked[right : right + reach])
+        before = np.flatnonzero(inked[max(first, left - reach) : left])
+        after = np.flatnonzero(inked[right : min(last, right + reach)])
         if not len(before) and not len(after):
             return left, right
         if len(before):
-            left = max(0, left - reach) + int(before[0])
+            left = max(first, left - reach) + int(before[0])
         if len(after):
             right = right + int(after[-1]) + 1
