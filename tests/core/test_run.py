@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from infimed.core.errors import DataError, RecipeError
 from infimed.core.recipe import load_recipe
@@ -76,3 +77,17 @@ def test_environment_names_no_host_user_or_path(monkeypatch):
     text = json.dumps(environment())
     assert "canary-value" not in text
     assert "/" not in text.replace("n/a", "")
+
+
+def test_a_run_made_before_a_key_existed_goes_on_while_the_key_has_its_default(tmp_path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    recipe = load_recipe("nano")
+    run.adopt(recipe)
+    file = run / "recipe.yaml"
+    old = yaml.safe_load(file.read_text())
+    del old["data"]["redact"]
+    file.write_text(yaml.safe_dump(old))
+    assert run.adopt(recipe)
+    with pytest.raises(RecipeError, match="redact"):
+        run.adopt(load_recipe("nano", ["data.redact=true"]))

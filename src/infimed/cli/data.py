@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infimed.cli.data_forget import forget
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import UsageError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+app.command("forget")(forget)
 
 PathArgument = Annotated[Path, typer.Argument(help="Folder or file with the data.")]
 ReaderOption = Annotated[
@@ -70,6 +72,9 @@ def inspect(
     ] = None,
     problems: Annotated[int, typer.Option("--problems", min=0, help="Problems to print.")] = 10,
     workers: WorkersOption = None,
+    mask_text: Annotated[
+        bool, typer.Option("--mask-text", help="Paint over burned-in text in the pictures shown.")
+    ] = False,
 ) -> None:
     """Show what is there: counts, image sizes, text lengths, and every unreadable file with its reason.
 
@@ -89,6 +94,7 @@ def inspect(
             limit=limit,
             workers=workers,
             progress=advance,
+            mask_text=mask_text,
         )
     require_records(found)
     _print_inspection(found, problems)
@@ -116,6 +122,14 @@ def import_(
     restart: Annotated[
         bool, typer.Option("--restart", help="Do not take over an interrupted import.")
     ] = False,
+    mask_text: Annotated[
+        bool,
+        typer.Option("--mask-text", help="Paint over text burned into images (docs/privacy.md)."),
+    ] = False,
+    redact: Annotated[
+        bool,
+        typer.Option("--redact", help="Replace names, numbers and dates of persons in texts."),
+    ] = False,
     problems: Annotated[int, typer.Option("--problems", min=0, help="Problems to print.")] = 10,
 ) -> None:
     """Write immutable shards: every image once, every record checked, every refusal with its reason.
@@ -128,8 +142,11 @@ def import_(
     `infimed data import captions/ --out shards/`
 
     `infimed data import vqa_rad/ --out shards/ -o split_file=../vqa_rad_split.json`
+
+    `infimed data import hospital/ --out shards/ --mask-text --redact`
     """
     from infimed.data.importing import import_data
+    from infimed.data.privacy.options import Privacy
     from infimed.data.shards import open_shards
 
     with progress("import", None, unit="items") as advance:
@@ -143,6 +160,7 @@ def import_(
             records_per_shard=records_per_shard,
             resume=not restart,
             progress=lambda _, count: advance(1, problems=count),
+            privacy=Privacy(mask_text=mask_text, redact=redact),
         )
     _print_summary(summary)
     if summary.problems and problems:

@@ -63,6 +63,8 @@ class Data(Part):
         min_length=1,
         description="splits that are trained on; add dev once a recipe's choices are made",
     )
+    mask_text: bool = Field(False, description="paint over text burned into images at import")
+    redact: bool = Field(False, description="replace identifiers of persons in texts at import")
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -392,5 +394,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two resolved recipes mean the same."""
-    return canonical_json(old) == canonical_json(new)
+    """Whether two resolved recipes mean the same; a key that one of them lacks has its default."""
+    return canonical_json(_with_defaults(old)) == canonical_json(_with_defaults(new))
+
+
+def _with_defaults(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return Recipe.model_validate(dict(values)).model_dump(mode="json")
+    except ValidationError:
+        return values

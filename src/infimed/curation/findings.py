@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 Dimension = Literal[
-    "completeness", "accuracy", "consistency", "relevance", "readability", "duplication"
+    "completeness", "accuracy", "consistency", "relevance", "readability", "privacy", "duplication"
 ]
-"""The five quality dimensions, and duplication, which is a property of the set, not the record."""
+"""The five quality dimensions; privacy; and duplication, a property of the set, not the record."""
 
 Severity = Literal["drop", "note"]
 

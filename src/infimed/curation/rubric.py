@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from infimed.core.errors import RecipeError, nearest_name
 from infimed.core.files import sha256_json
+from infimed.curation import privacy
 from infimed.curation.findings import DIMENSIONS, Finding, Hit
 from infimed.curation.rules import (
     accuracy,
@@ -51,6 +52,7 @@ RECORD_RULES: Final[tuple[Rule, ...]] = (
     *measures.RULES,
     *wording.RULES,
     *appearance.RULES,
+    *privacy.RULES,
 )
 DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset.RULES)
 
@@ -105,7 +107,7 @@ class Rubric:
                 found.append(replace(finding(rule, failed), severity="note"))
                 continue
             if hit is not None:
-                found.append(finding(rule, hit))
+                found.append(privacy.without_quotes(record, finding(rule, hit)))
         return found
 
     def to_dict(self) -> dict[str, Any]:

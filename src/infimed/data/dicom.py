@@ -2,9 +2,9 @@
 
 Pixel path (PS3.3 C.11): modality LUT or rescale, VOI LUT or window, MONOCHROME1 as a fact that
 `imaging.render` inverts, PALETTE and YBR to RGB, compressed syntaxes through pylibjpeg, one frame
-at a time. Invariant: facts come from an allow-list of coded or numeric elements and are checked
-for form, so no name, date, number or free text of a patient passes; identifiers exist only as
-salted hashes (`group_key`). Cost: one parse of the file a frame.
+at a time. Invariant: facts come from the closed table of `privacy.headers`, so no name, date, number
+or free text of a patient passes; identifiers exist only as salted hashes (`group_key`), and as
+`KnownNames` in memory. Cost: one parse of the file a frame.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import io
 import logging
 import math
-import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -32,7 +31,14 @@ from infimed.data.imaging import (
     percentile_window,
     stored_grey,
 )
+from infimed.data.privacy import headers
+from infimed.data.privacy.headers import age_band, finite, kept_number, kept_term
 from infimed.data.record import Fact
+
+__all__ = [
+    "age_band", "chosen_frames", "frame_count", "group_key", "open_dataset", "read_frame",
+    "refuse_non_image", "safe_facts",
+]  # fmt: skip
 
 # pydicom quotes element values in warnings and log lines; those may identify a patient.
 warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
@@ -62,27 +68,6 @@ NOT_IMAGES: Final = frozenset(
         "STAIN",
     ]
 )
-CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9 _/]{0,31}")
-SIDES: Final = {"L": "left", "R": "right", "B": "both", "U": "unpaired"}
-
-_CODES: Final = {
-    "modality": "Modality",
-    "view": "ViewPosition",
-    "patient_position": "PatientPosition",
-    "patient_orientation": "PatientOrientation",
-    "photometric_interpretation": "PhotometricInterpretation",
-    "mr_acquisition_type": "MRAcquisitionType",
-    "conversion_type": "ConversionType",
-}
-_NUMBERS: Final = {
-    "slice_thickness_mm": "SliceThickness",
-    "slice_spacing_mm": "SpacingBetweenSlices",
-    "echo_time_ms": "EchoTime",
-    "repetition_time_ms": "RepetitionTime",
-    "inversion_time_ms": "InversionTime",
-    "magnetic_field_tesla": "MagneticFieldStrength",
-    "tube_voltage_kv": "KVP",
-}
 
 
 def open_dataset(data: bytes, *, limits: Limits = LIMITS, header_only: bool = False) -> Any:
@@ -124,7 +109,10 @@ def refuse_non_image(dataset: Any) -> None:
     Raises:
         ImageError: not-image, no-pixels.
     """
-    if _code(dataset, "Modality") in NOT_IMAGES or "DirectoryRecordSequence" in dataset:
+    if (
+        kept_term(dataset, "modality", "Modality") in NOT_IMAGES
+        or "DirectoryRecordSequence" in dataset
+    ):
         raise ImageError("not-image")
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError("no-pixels")
@@ -185,50 +173,8 @@ def read_frame(data: bytes, *, frame: int = 0, limits: Limits = LIMITS) -> RawIm
 
 
 def safe_facts(dataset: Any, frame: int = 0) -> dict[str, Fact]:
-    """The header facts on the allow-list: codes, sizes, physics, sex and a ten-year age band."""
-    facts: dict[str, Fact] = {}
-    for name, keyword in _CODES.items():
-        value = _code(dataset, keyword)
-        if value:
-            facts[name] = value
-    anatomy = _code(dataset, "BodyPartExamined")
-    if anatomy:
-        facts["anatomy"] = anatomy.lower()
-    side = SIDES.get(_code(dataset, "ImageLaterality") or _code(dataset, "Laterality") or "")
-    if side:
-        facts["side"] = side
-    for name, keyword in _NUMBERS.items():
-        number = _number(dataset.get(keyword))
-        if number is not None:
-            facts[name] = number
-    spacing = _pixel_spacing(dataset, frame)
-    if spacing:
-        facts["pixel_spacing_mm"] = spacing
-    sex = _code(dataset, "PatientSex")
-    if sex in ("M", "F", "O"):
-        facts["sex"] = sex
-    band = age_band(str(dataset.get("PatientAge") or ""))
-    if band:
-        facts["age_band"] = band
-    for name, keyword in (("bits_stored", "BitsStored"), ("rows", "Rows"), ("columns", "Columns")):
-        number = _number(dataset.get(keyword))
-        if number is not None:
-            facts[name] = int(number)
-    if dataset.get("ContrastBolusAgent"):
-        facts["contrast_agent"] = True
-    if _code(dataset, "BurnedInAnnotation") == "YES":
-        facts["burned_in_annotation"] = True
-    return facts
-
-
-def age_band(age: str) -> str | None:
-    """DICOM age string ("034Y", "018M") to a ten-year band ("30-39"); 90 and over share one."""
-    match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age)
-    if not match:
-        return None
-    count, unit = int(match[1]), match[2]
-    years = count if unit == "Y" else count // {"M": 12, "W": 52, "D": 365}[unit]
-    return "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+    """The header facts that `privacy.headers.KEPT` lets through, with the spacing of this frame."""
+    return headers.safe_facts(dataset, _pixel_spacing(dataset, frame))
 
 
 def group_key(dataset: Any, salt: str) -> str:
@@ -279,8 +225,8 @@ def _grey(
     from pydicom.pixels import apply_modality_lut, apply_voi
 
     padding = _padding_mask(dataset, values)
-    slope = _number(_functional(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"))
-    shift = _number(
+    slope = finite(_functional(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"))
+    shift = finite(
         _functional(dataset, frame, "PixelValueTransformationSequence", "RescaleIntercept")
     )
     linear = not dataset.get("ModalityLUTSequence")
@@ -300,12 +246,20 @@ def _grey(
         top = float(2 ** min(bits, 16) - 1)
         return stored, {**facts, **_window(top / 2, top, "LINEAR_EXACT", "VOI LUT")}
     stored, facts = stored_grey(values, slope, shift)
-    if _code(dataset, "Modality") == "CT" and linear and "RescaleIntercept" in dataset:
+    if (
+        kept_term(dataset, "modality", "Modality") == "CT"
+        and linear
+        and "RescaleIntercept" in dataset
+    ):
         facts["units"] = "HU"
-    center = _number(_functional(dataset, frame, "FrameVOILUTSequence", "WindowCenter"))
-    width = _number(_functional(dataset, frame, "FrameVOILUTSequence", "WindowWidth"))
+    center = kept_number(
+        _functional(dataset, frame, "FrameVOILUTSequence", "WindowCenter"), "window_center"
+    )
+    width = kept_number(
+        _functional(dataset, frame, "FrameVOILUTSequence", "WindowWidth"), "window_width"
+    )
     if center is not None and width is not None and width > 0:
-        function = _code(dataset, "VOILUTFunction") or "LINEAR"
+        function = kept_term(dataset, "voi_function", "VOILUTFunction") or "LINEAR"
         return stored, {**facts, **_window(center, width, function, "header")}
     bits = int(dataset.get("BitsStored") or 16)
     if bits <= 8 and linear and slope == 1.0 and dataset.get("PixelRepresentation", 0) == 0:
@@ -326,10 +280,10 @@ def _window(center: float, width: float, function: str, source: str) -> dict[str
 
 
 def _padding_mask(dataset: Any, values: NDArray[Any]) -> NDArray[np.bool_] | None:
-    low = _number(dataset.get("PixelPaddingValue"))
+    low = finite(dataset.get("PixelPaddingValue"))
     if low is None:
         return None
-    high = _number(dataset.get("PixelPaddingRangeLimit"))
+    high = finite(dataset.get("PixelPaddingRangeLimit"))
     limits = sorted((low, low if high is None else high))
     return np.asarray((values >= limits[0]) & (values <= limits[1]))
 
@@ -375,31 +329,4 @@ def _pixel_spacing(dataset: Any, frame: int) -> Fact:
         pair = [float(v) for v in value]
     except (TypeError, ValueError):
         return None
-    return pair if len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) else None
-
-
-def _code(dataset: Any, keyword: str) -> str | None:
-    """A coded string value in upper case, or None when it does not look like a code."""
-    try:
-        value = dataset.get(keyword)
-    except Exception:
-        return None
-    if value is None:
-        return None
-    parts = [value] if isinstance(value, str) else list(value) if hasattr(value, "__iter__") else []
-    text = "/".join(str(part).strip().upper() for part in parts)
-    return text if CODE.fullmatch(text) else None
-
-
-def _number(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
-        if len(value) == 0:
-            return None
-        value = value[0]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    return pair if len(pair) == 2 and all(math.isfinite(v) and 0 < v <= 100 for v in pair) else None

@@ -38,6 +38,8 @@ from infimed.data import readers, schema
 from infimed.data.imaging import LIMITS, Limits
 from infimed.data.locators import ImageFetcher, short
 from infimed.data.manifest import ImportSummary, data_hash, finished_import, summary_of
+from infimed.data.privacy.options import Privacy, open_privacy
+from infimed.data.privacy.redaction import Redactor
 from infimed.data.readers.base import Item, ReadProblem, problem_of, walk_files
 from infimed.data.record import ImageRef, Record
 from infimed.data.stored import StoredImage
@@ -77,6 +79,7 @@ def import_data(
     limits: Limits = LIMITS,
     resume: bool = True,
     progress: Progress | None = None,
+    privacy: Privacy | None = None,
 ) -> ImportSummary:
     """Import `source` into immutable shards at `out`.
 
@@ -84,6 +87,7 @@ def import_data(
         source: file or folder. image_root: folder that image paths are relative to (default: the
             source folder). workers: decoding threads (default: CPU count, at most 8).
         resume: take over the finished shards of a killed run with the same source and options.
+        privacy: whether burned-in text is masked and identifiers in texts are replaced; None: neither.
 
     Raises:
         DataError: no such source, nothing to import, or `out` holds other data.
@@ -102,8 +106,12 @@ def import_data(
             fix="choose a folder outside of it",
         )
     listing = _listing(source, image_root)
+    tools = open_privacy(
+        privacy or Privacy(), root, sha256_json([row[:2] for row in listing]), limits
+    )
     fingerprint = sha256_json(
         {
+            **({"privacy": tools.name} if tools.name else {}),
             "format": schema.FORMAT_VERSION,
             "reader": chosen.NAME,
             "options": chosen_options,
@@ -123,8 +131,13 @@ def import_data(
     state = WorkState.open(working, fingerprint + times, resume=resume)
     try:
         job = _Import(
-            working, state, ImageFetcher(root, limits), records_per_shard, bytes_per_shard
+            working,
+            state,
+            ImageFetcher(root, limits, tools.masker),
+            records_per_shard,
+            bytes_per_shard,
         )
+        job.redactor = tools.redactor
         job.run(items, workers or min(8, os.cpu_count() or 1), progress)
         summary = job.finish(out, chosen.NAME, fingerprint)
     finally:
@@ -154,6 +167,7 @@ class _Import:
         self.shard = _Shard()
         self.tar_handle: Any = None
         self.tar: TarWriter | None = None
+        self.redactor: Redactor | None = None
 
     def run(self, items: Iterator[Item], workers: int, progress: Progress | None) -> None:
         """Read, decode and store every item after those of the kept shards."""
@@ -210,7 +224,7 @@ class _Import:
         self.shard.items += 1
         problem = item if isinstance(item, ReadProblem) else self._store(item, futures)
         if problem is not None:
-            self.shard.problems.append(problem)
+            self.shard.problems.append(self._shown(problem))
             problems += 1
         if len(self.shard.rows) >= self.records_per_shard or (
             self.tar is not None and self.tar.size >= self.bytes_per_shard
@@ -222,18 +236,29 @@ class _Import:
             progress(counted + 1, problems)
         return counted + 1, problems
 
+    def _shown(self, problem: ReadProblem) -> ReadProblem:
+        """The problem as it may be written down."""
+        if self.redactor is None:
+            return problem
+        clean = self.redactor.text
+        return replace(problem, where=clean(problem.where), what=clean(problem.what))
+
     def _store(self, record: Record, futures: list[Future[StoredImage]]) -> ReadProblem | None:
         """Add one record and its images to the shard, or say why not."""
         try:
+            keys = [_image_key(ref) for ref in record.images]
+            if self.redactor is not None:
+                record = self.redactor.record(record)
             problem = _unusable(record) or self.state.duplicate_id(record.id, _place(record))
             if problem is not None:
                 return problem
             schema.to_row(record)  # refuses bad text and facts before an image is written for them
-            for ref, future in zip(record.images, futures, strict=True):
-                if self.state.known_image(_image_key(ref)) is None:
+            for key, future in zip(keys, futures, strict=True):
+                if self.state.known_image(key) is None:
                     future.result()
             refs = [
-                self._image(ref, future) for ref, future in zip(record.images, futures, strict=True)
+                self._image(ref, key, future)
+                for ref, key, future in zip(record.images, keys, futures, strict=True)
             ]
             row = schema.to_row(replace(record, images=tuple(refs)))
         except DataError as error:
@@ -242,9 +267,8 @@ class _Import:
         self.shard.rows.append(row)
         return None
 
-    def _image(self, ref: ImageRef, future: Future[StoredImage]) -> ImageRef:
+    def _image(self, ref: ImageRef, key: str, future: Future[StoredImage]) -> ImageRef:
         """The stored reference of one image; writes the image when it is new."""
-        key = _image_key(ref)
         known = self.state.known_image(key)
         if known is None:
             stored = future.result()

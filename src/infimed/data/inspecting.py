@@ -21,6 +21,7 @@ from infimed.core.errors import DataError
 from infimed.data import imaging, readers
 from infimed.data.imaging import ImageError
 from infimed.data.locators import ImageFetcher, short
+from infimed.data.privacy.masking import default_masker
 from infimed.data.readers.base import Item, Options, ReadProblem, problem_of
 from infimed.data.record import Facts, ImageRef, Record
 from infimed.data.shards import ShardSet, open_shards
@@ -95,8 +96,11 @@ def inspect_data(
     limit: int | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    mask_text: bool = False,
 ) -> Inspection:
     """Read every item of `path` (or the first `limit`) and decode every image once.
+
+    `mask_text` paints over burned-in text in the thumbnails, as an import with it would.
 
     Raises:
         DataError: no such path, or no reader knows it.
@@ -107,7 +111,10 @@ def inspect_data(
         return _inspect_shards(open_shards(path), limit, progress)
     chosen = readers.detect_reader(path) if reader == "auto" else readers.reader_named(reader)
     found = Inspection(path, chosen.NAME)
-    fetcher = ImageFetcher(image_root or (path if path.is_dir() else path.parent))
+    fetcher = ImageFetcher(
+        image_root or (path if path.is_dir() else path.parent),
+        mask=default_masker() if mask_text else None,
+    )
     seen_ids: set[int] = set()
     groups: set[int] = set()
     decoded: set[int] = set()

@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,18 @@ class ImageFetcher:
 
     Args:
         root: folder that locators are relative to. limits: caps checked before decoding.
+        mask: what is done to every prepared image (`privacy.masking.TextMasker`), None for nothing.
     """
 
-    def __init__(self, root: Path, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits = LIMITS,
+        mask: Callable[[StoredImage], StoredImage] | None = None,
+    ) -> None:
         self.root = root
         self.limits = limits
+        self.mask = mask
         self._lock = threading.Lock()
         self._volume: tuple[str, Any] | None = None
         self._row_group: tuple[tuple[str, int, str], list[Any]] | None = None
@@ -127,7 +135,8 @@ class ImageFetcher:
             ImageError: with `where` set to the locator.
         """
         try:
-            return self._stored(locator, facts)
+            made = self._stored(locator, facts)
+            return made if self.mask is None else self.mask(made)
         except ImageError as error:
             raise ImageError(
                 error.code, where=short(locator), seen=error.seen, accepted=error.accepted

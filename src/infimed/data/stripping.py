@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from infimed.data.limits import ImageError
 
 PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+JPEG_KEPT = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8})
+"""Frame headers, Huffman and arithmetic tables; scan, quantisation, line count and restart segments
+(ITU-T T.81, table B.1). Application data, comments and reserved segments are not on the list."""
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -52,9 +55,11 @@ def strip_png(data: bytes) -> bytes:
 
 
 def strip_jpeg(data: bytes) -> bytes:
-    """The JPEG without EXIF, XMP, comments, profiles and trailing data; pixels untouched.
+    """The JPEG without EXIF, XMP, comments, profiles, thumbnails and trailing data; pixels untouched.
 
-    JFIF (APP0) and Adobe (APP14) stay, because decoders choose the colour transform by them.
+    Only the segments that decode the picture stay (`JPEG_KEPT`), and of JFIF (APP0) and Adobe
+    (APP14), by which decoders choose the colour transform, only their fixed fields: a JFIF segment
+    may carry a thumbnail, which would show what was masked in the picture.
 
     Raises:
         ImageError: truncated, corrupt.
@@ -81,10 +86,11 @@ def strip_jpeg(data: bytes) -> bytes:
         if length < 2 or end > len(data):
             break
         body = data[at:end]
-        keep_app = (marker == 0xE0 and body[2:7] == b"JFIF\x00") or (
-            marker == 0xEE and body[2:7] == b"Adobe"
-        )
-        if keep_app or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+        if marker == 0xE0 and body[2:7] == b"JFIF\x00" and length >= 16:
+            pieces.append(b"\xff\xe0\x00\x10" + body[2:14] + b"\x00\x00")
+        elif marker == 0xEE and body[2:7] == b"Adobe" and length >= 14:
+            pieces.append(b"\xff\xee\x00\x0e" + body[2:14])
+        elif marker in JPEG_KEPT:
             pieces.append(b"\xff" + bytes((marker,)) + body)
         at = end
         if marker == 0xDA:

@@ -25,6 +25,7 @@ from infimed.core.run import MetricsLog, RunFolder
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
+from infimed.data.privacy.options import Privacy
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.report import Scoreboard
 from infimed.evaluation.runner import evaluate
@@ -94,6 +95,7 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
             reader="records" if recipe.data.phantom else recipe.data.reader,
             options=reader_options(recipe),
             progress=lambda _items, _problems: advance(1),
+            privacy=Privacy(mask_text=recipe.data.mask_text, redact=recipe.data.redact),
         )
     if summary.problems:
         err.print(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from infimed.curation.findings import Dimension, Finding, Hit, Severity, shorten
 from infimed.curation.signals import ImageSignals, Signals, record_modality
 from infimed.curation.text_signals import measure_text
+from infimed.data.privacy.identifiers import redact_text
 from infimed.data.record import ImageRef, Message, Record, Task, question_record
 
 Limits = Mapping[str, float]
@@ -111,7 +112,7 @@ def finding(rule: Any, hit: Hit) -> Finding:
         dimension=rule.dimension,
         severity=rule.severity,
         where=hit.where,
-        evidence=shorten(hit.evidence),
+        evidence=shorten(redact_text(hit.evidence)[0]),  # a ledger quotes no identifier
         value=None if hit.value is None else round(float(hit.value), 6),
         threshold=hit.threshold,
         start=hit.start,

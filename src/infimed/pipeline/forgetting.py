@@ -1,0 +1,295 @@
+"""`infimed data forget`: one patient out of shards, ledgers, plans and evaluation files.
+
+First everything is looked up and shown; with consent a journal is written beside the shards, the new
+shards are built, every file that names the patient is replaced, and the shards are swapped last. A
+run that was killed anywhere goes on from the journal when the same command is given again. The
+journal names the group and its records; it is deleted at the end.
+
+Checkpoints cannot be edited: those that were trained on a record of the group are listed, from the
+plans and the position that each of them states, and the list is kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from infimed.core.errors import DataError
+from infimed.core.files import atomic_open, read_json, write_json
+from infimed.curation.forgetting import forget_rows, ledger_data, renumber
+from infimed.data import forgetting
+from infimed.data.forgetting import GroupRows
+from infimed.data.shards import open_shards
+
+RECORD_FILE: Final = "forgotten.json"
+"""In a run folder: what was forgotten there and which checkpoints saw it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One set of shards and what hangs on it.
+
+    Attributes:
+        shards: its folder. found: the group's rows. ledgers: curation folders about these shards.
+        plans: plan files. answers: evaluation files. reports: pages that may show the patient.
+        runs: run folders. checkpoints: folders of checkpoints that were trained on the group.
+    """
+
+    shards: Path
+    found: GroupRows
+    ledgers: tuple[Path, ...] = ()
+    plans: tuple[Path, ...] = ()
+    answers: tuple[Path, ...] = ()
+    reports: tuple[Path, ...] = ()
+    runs: tuple[Path, ...] = ()
+    checkpoints: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `from_dict` inverts it."""
+        names = ("ledgers", "plans", "answers", "reports", "runs", "checkpoints")
+        lists = {name: [str(path) for path in getattr(self, name)] for name in names}
+        return {"shards": str(self.shards), "found": vars(self.found), **lists}
+
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> Target:
+        """Inverse of `to_dict`."""
+        kept = value["found"]
+        found = GroupRows(
+            tuple(kept["rows"]), tuple(kept["record_ids"]), tuple(kept["images"]),
+            kept["data_before"], kept["total"],
+        )  # fmt: skip
+        names = ("ledgers", "plans", "answers", "reports", "runs", "checkpoints")
+        lists = {name: tuple(Path(path) for path in value[name]) for name in names}
+        return Target(Path(value["shards"]), found, **lists)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `forget` would do, or did. `already`: shards whose tombstones name the group."""
+
+    group: str
+    targets: tuple[Target, ...]
+    already: tuple[Path, ...] = field(default_factory=tuple)
+
+
+def survey(group: str, shards: Sequence[Path], runs: Sequence[Path]) -> Survey:
+    """Look up everything that holds a group; changes nothing.
+
+    Args:
+        group: the records' group, as the shards state it. shards: folders of shards. runs: run
+            folders or curation folders; shards inside a run folder are looked at too.
+
+    Raises:
+        DataError: no shards were given or found, or none of them knows the group.
+    """
+    folders = list(
+        dict.fromkeys([*map(_plain, shards), *(r / "shards" for r in map(_plain, runs))])
+    )
+    folders = [f for f in folders if f in map(_plain, shards) or _begun(f) or f.is_dir()]
+    if not folders:
+        raise DataError("no shards to look at", fix="give --shards DIR, or --runs of finished runs")
+    targets, already = [], []
+    for folder in folders:
+        journal = _journal(folder)
+        if journal.is_file():
+            value = read_json(journal)
+            if value["group"] != group:
+                raise DataError(
+                    "another removal was begun here and not finished",
+                    where=str(folder),
+                    fix="give the command for that group again first",
+                )
+            targets.append(Target.from_dict(value["target"]))
+            continue
+        opened = open_shards(folder)
+        found = forgetting.find_group(opened, group)
+        opened.close()
+        if found.rows:
+            targets.append(_dependents(folder, found, [_plain(run) for run in runs]))
+        elif forgetting.was_forgotten(folder, group) is not None:
+            already.append(folder)
+    if not targets and not already:
+        raise DataError(
+            "no record is of this group",
+            where=", ".join(map(str, folders)),
+            seen=group,
+            fix="groups are hashes where the import made them; see the column 'group' of the shards",
+        )
+    return Survey(group, tuple(targets), tuple(already))
+
+
+def forget(found: Survey) -> None:
+    """Carry a survey out. Every step may be interrupted and done again."""
+    for target in found.targets:
+        journal = _journal(target.shards)
+        if not journal.is_file():
+            write_json(journal, {"group": found.group, "target": target.to_dict()})
+        if (
+            target.shards.exists()
+            and open_shards(target.shards).data_hash == target.found.data_before
+        ):
+            after = forgetting.build(target.shards, found.group, target.found)
+        else:  # killed between or after the renames
+            folder = forgetting.working_folder(target.shards)
+            folder = folder if (folder / "manifest.json").is_file() else target.shards
+            after = str(read_json(folder / "manifest.json")["data_sha256"])
+        row_map, ids = target.found.row_map(), target.found.record_ids
+        for folder in target.ledgers:
+            forget_rows(folder, row_map, ids, after)
+        for file in target.plans:
+            renumber(file, "record", row_map, after)
+        for file in target.answers:
+            _without_answers(file, set(ids))
+        for file in target.reports:
+            file.unlink(missing_ok=True)
+        for run in target.runs:
+            _note(run, target, after)
+        forgetting.swap(target.shards)
+        journal.unlink()
+
+
+def _plain(path: Path) -> Path:
+    return Path(path).resolve()
+
+
+def _journal(shards: Path) -> Path:
+    return shards.with_name(f".{shards.name}.forgetting.json")
+
+
+def _begun(shards: Path) -> bool:
+    return _journal(shards).is_file()
+
+
+def _dependents(shards: Path, found: GroupRows, runs: Sequence[Path]) -> Target:
+    """Files of these runs that are about these shards."""
+    ledgers: list[Path] = []
+    plans: list[Path] = []
+    answers: list[Path] = []
+    reports: list[Path] = []
+    mine: list[Path] = []
+    seen: list[Path] = []
+    for run in runs:
+        for folder in (run, run / "ledger.parquet"):
+            if ledger_data(folder) == found.data_before:
+                ledgers.append(folder)
+                reports.extend(sorted(folder.glob("*.html")))
+        file = run / "data.json"
+        if not file.is_file() or read_json(file).get("shards") != found.data_before:
+            continue
+        mine.append(run)
+        for part in (run, run / "blind"):
+            own = _plans(part)
+            plans.extend(own)
+            seen.extend(_checkpoints(part, run, set(found.rows)))
+        answers.extend(sorted((run / "evaluation").glob("*.json*")))
+        reports.extend(sorted(run.glob("*.html")))
+    unique = tuple(dict.fromkeys(reports))
+    return Target(
+        shards,
+        found,
+        tuple(ledgers),
+        tuple(plans),
+        tuple(answers),
+        unique,
+        tuple(mine),
+        tuple(seen),
+    )
+
+
+def _plans(part: Path) -> list[Path]:
+    """Stage plans; token lengths are a cache of the old data and go with the plan."""
+    files = sorted((part / "plan").glob("*.parquet"))
+    return [file for file in files if "record" in pq.read_schema(file).names]
+
+
+def _checkpoints(part: Path, run: Path, rows: set[int]) -> Iterator[Path]:
+    """Checkpoints trained on one of these records, by plan and position."""
+    first: list[int | None] = []
+    for name in _stages(run):
+        file = part / "plan" / f"{name}.parquet"
+        first.append(_first_row(file, rows) if file.is_file() else None)
+    for folder in sorted((part / "checkpoints").glob("step-*")):
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            continue
+        at = read_json(manifest).get("position") or {}
+        stage, row = int(at.get("stage", len(first))), int(at.get("row", 0))
+        if any(
+            begun is not None and (number < stage or (number == stage and begun < row))
+            for number, begun in enumerate(first)
+        ):
+            yield folder
+
+
+def _stages(run: Path) -> list[str]:
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        return [str(stage["name"]) for stage in recipe["stages"]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise DataError("the run's recipe cannot be read", where=str(run / "recipe.yaml")) from None
+
+
+def _first_row(file: Path, rows: set[int]) -> int | None:
+    """First row of a plan that holds one of the records."""
+    table = pq.read_table(file, columns=["row", "record"])
+    hit = np.isin(table["record"].to_numpy(), sorted(rows))
+    return int(table["row"].to_numpy()[hit].min()) if hit.any() else None
+
+
+def _without_answers(file: Path, ids: set[str]) -> None:
+    """Lines (JSONL) or requests (run.json) of removed records out of an evaluation file."""
+
+    def gone(item: Any) -> bool:
+        name = str(item.get("id", "")) if isinstance(item, dict) else ""
+        return name in ids or name.rpartition("#")[0] in ids
+
+    if file.suffix == ".json":
+        value = read_json(file)
+        requests = value.get("requests") if isinstance(value, dict) else None
+        if isinstance(requests, list) and any(map(gone, requests)):
+            write_json(file, {**value, "requests": [one for one in requests if not gone(one)]})
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        try:
+            if gone(json.loads(line)):
+                continue
+        except ValueError:
+            pass  # a torn last line stays as it is
+        kept.append(line)
+    if len(kept) != len(lines):
+        with atomic_open(file, "w") as handle:
+            handle.writelines(kept)
+
+
+def _note(run: Path, target: Target, after: str) -> None:
+    """Write down in the run folder which checkpoints saw what is gone; drop the length caches."""
+    file = run / RECORD_FILE
+    notes = read_json(file) if file.is_file() else []
+    if not any(note["data_after"] == after for note in notes):
+        mine = [p for p in target.checkpoints if p.is_relative_to(run)]
+        notes.append(
+            {
+                "data_before": target.found.data_before,
+                "data_after": after,
+                "records": len(target.found.rows),
+                "checkpoints": [path.relative_to(run).as_posix() for path in mine],
+            }
+        )
+        write_json(file, notes)
+    for part in (run, run / "blind"):
+        for lengths in (part / "plan").glob("lengths-*.parquet"):
+            try:
+                if pq.read_table(lengths, columns=["id"]).num_rows == target.found.total:
+                    lengths.unlink()
+            except (pa.ArrowException, KeyError, OSError):
+                continue
