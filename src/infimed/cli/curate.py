@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli.curate_report import report
 from infimed.core.errors import UsageError
 
 app = typer.Typer(
@@ -24,8 +25,11 @@ app = typer.Typer(
       infimed curate run shards --out curated
 
       infimed curate explain curated RECORD_ID
+
+      infimed curate report curated
     """,
 )
+app.command("report")(report)
 
 
 @app.command("run")

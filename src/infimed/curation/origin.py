@@ -1,0 +1,89 @@
+"""Where a ledger comes from: the rubric it was decided with, and the shards it speaks of.
+
+Two small files beside the tables, `rubric.json` and `shards.json`, make a ledger complete: a report
+can draw the thresholds in, and a limit can be changed from what held before. The place of the shards
+is relative to the ledger, so both can be moved together.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from infimed.core.errors import DataError
+from infimed.core.files import read_json, write_json
+from infimed.curation.rubric import Rubric, default_rubric
+from infimed.curation.summary import CurationSummary
+from infimed.data.shards import ShardSet, open_shards
+
+RUBRIC_FILE: Final = "rubric.json"
+SHARDS_FILE: Final = "shards.json"
+
+
+def write_origin(out: Path, rubric: Rubric, shards: object) -> None:
+    """Note rubric and shards of a ledger; shards without a folder (in memory) are not noted."""
+    write_json(out / RUBRIC_FILE, rubric.to_dict())
+    place, data_hash = getattr(shards, "path", None), getattr(shards, "data_hash", None)
+    if isinstance(place, Path):
+        relative = Path(os.path.relpath(place.resolve(), out.resolve())).as_posix()
+        write_json(out / SHARDS_FILE, {"path": relative, "data_sha256": data_hash})
+
+
+def read_rubric(out: Path, summary: CurationSummary) -> Rubric:
+    """The rubric of a finished ledger.
+
+    Raises:
+        DataError: it is not stored and not the default one, or does not have the ledger's hash.
+        RecipeError: it names a rule that this version no longer has in that form.
+    """
+    file = Path(out) / RUBRIC_FILE
+    rubric = Rubric.from_dict(read_json(file), str(file)) if file.is_file() else default_rubric()
+    if rubric.identity != summary.rubric:
+        raise DataError(
+            "the rubric of this ledger is not known in this version",
+            where=str(file if file.is_file() else out),
+            seen=rubric.identity,
+            accepted=summary.rubric,
+            fix="judge again: infimed curate run SHARDS --out FOLDER",
+        )
+    return rubric
+
+
+def open_curated(out: Path, shards: Path | None, summary: CurationSummary) -> ShardSet:
+    """The shards of a ledger: those given, else those noted when it was written.
+
+    Raises:
+        DataError: no shards there, or they are of another data set than the ledger.
+    """
+    out = Path(out)
+    place = shards
+    if place is None:
+        noted = read_json(out / SHARDS_FILE) if (out / SHARDS_FILE).is_file() else {}
+        if not isinstance(noted, dict) or not isinstance(noted.get("path"), str):
+            raise DataError(
+                "the ledger does not say where its shards are",
+                where=str(out),
+                fix="give them: --shards FOLDER",
+            )
+        place = Path(os.path.normpath(out / noted["path"]))
+    try:
+        opened = open_shards(place)
+    except DataError as error:
+        if shards is not None:
+            raise
+        raise DataError(
+            f"the shards of this ledger are no longer there ({error.what})",
+            where=str(place),
+            fix="say where they are now: --shards FOLDER",
+        ) from error
+    if opened.data_hash != summary.data_hash:
+        opened.close()
+        raise DataError(
+            "these shards are not the ones this ledger was made from",
+            where=str(place),
+            seen=opened.data_hash[:16],
+            accepted=summary.data_hash[:16],
+            fix="give the right folder with --shards, or judge again: infimed curate run",
+        )
+    return opened

@@ -1,0 +1,408 @@
+"""What the curation report says in numbers: counts read from a ledger, column by column.
+
+Nothing is rendered here and no image is opened. Memory stays bounded for any number of records:
+counts, a sample of values for every rule, and seeded draws of row numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infimed.core.statistics import wilson_interval
+from infimed.curation import ledger
+from infimed.curation.columns import Decisions, Lot, batches, column_names, files_of
+from infimed.curation.findings import DIMENSIONS
+from infimed.curation.rubric import AnyRule, Rubric
+from infimed.curation.summary import CurationSummary
+
+VALUES_PER_RULE: Final = 20_000
+EXAMPLES_PER_RULE: Final = 40
+MOST_STRATA: Final = 40
+LEAKAGE, SCORES = "leakage", "scores"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit of a rule: its value, its meaning, and the exceptions by modality and task."""
+
+    name: str
+    value: float
+    meaning: str
+    exceptions: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class RuleReport:
+    """One rule that spoke.
+
+    Attributes:
+        records, alone: as in `RuleCount`. values: (least, median, greatest) measured value of its
+            findings, None for rules that compare words. rows: records drawn as examples.
+    """
+
+    id: str
+    dimension: str
+    severity: str
+    catches: str
+    records: int
+    alone: int
+    values: tuple[float, float, float] | None
+    limits: tuple[Limit, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A part of the data: its records, those kept, and the interval of the kept share.
+
+    Attributes:
+        low, high: Wilson's 95 % interval. apart: "less" or "more" where the interval leaves out the
+            kept share of all other records; "" otherwise.
+    """
+
+    group: str
+    name: str
+    records: int
+    kept: int
+    low: float
+    high: float
+    apart: str
+
+    @property
+    def share(self) -> float:
+        """Kept share."""
+        return self.kept / self.records
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One step's mean cost: `per_thousand` in seconds of one core (or units) a thousand records."""
+
+    name: str
+    per_thousand: float
+    share: float
+    timed: bool
+
+
+@dataclass(frozen=True)
+class Generic:
+    """The first rows of a table whose columns are not known here; cells as text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """P(ok) of one dimension: counts in 20 equal bins, and the threshold where one is stored."""
+
+    dimension: str
+    counts: tuple[int, ...]
+    n: int
+    unknown: int
+    threshold: float | None
+
+
+@dataclass
+class _Spoken:
+    values: list[float] = field(default_factory=list)
+    lot: Lot | None = None
+
+
+def read_rules(
+    out: Path, summary: CurationSummary, rubric: Rubric, seed: int
+) -> tuple[RuleReport, ...]:
+    """Every rule that spoke, those that drop first, the commonest first."""
+    spoken: dict[str, _Spoken] = defaultdict(_Spoken)
+    for batch in batches(out, ledger.FINDINGS, ["row", "rule", "value"]):
+        encoded = pc.dictionary_encode(batch["rule"])
+        codes = encoded.indices.to_numpy()
+        rows = batch["row"].to_numpy()
+        values = batch["value"].to_numpy(zero_copy_only=False).astype(np.float64)
+        for code, name in enumerate(encoded.dictionary.to_pylist()):
+            ours = codes == code
+            held = spoken[name]
+            held.lot = held.lot or Lot(EXAMPLES_PER_RULE, seed, "report", "rule", name)
+            held.lot.offer(rows[ours])
+            finite = values[ours][np.isfinite(values[ours])]
+            held.values.extend(finite[: VALUES_PER_RULE - len(held.values)].tolist())
+    known = {rule.id: rule for rule in rubric.all_rules}
+    made = [
+        _rule_report(count, known.get(count.rule), spoken[count.rule]) for count in summary.rules
+    ]
+    return tuple(sorted(made, key=lambda r: (r.severity != "drop", -r.records, r.id)))
+
+
+def _rule_report(count: Any, rule: AnyRule | None, held: _Spoken) -> RuleReport:
+    values = None
+    if held.values:
+        values = (min(held.values), float(np.median(held.values)), max(held.values))
+    return RuleReport(
+        id=count.rule,
+        dimension=count.dimension,
+        severity=count.severity,
+        catches=rule.catches if rule else "a rule that this version does not know",
+        records=count.records,
+        alone=count.alone,
+        values=values,
+        limits=limits_of(rule) if rule else (),
+        rows=tuple(held.lot.rows) if held.lot else (),
+    )
+
+
+def limits_of(rule: AnyRule) -> tuple[Limit, ...]:
+    """A rule's limits with their exceptions."""
+    return tuple(
+        Limit(
+            name,
+            float(limit.value),
+            limit.meaning,
+            tuple(
+                (key, float(value))
+                for table in (limit.by_modality, limit.by_task)
+                for key, value in sorted(table.items())
+            ),
+        )
+        for name, limit in rule.thresholds.items()
+    )
+
+
+def draw_rows(out: Path, decisions: Decisions, count: int, seed: int) -> tuple[list[int], list[int]]:
+    """(kept, dropped) rows drawn by seed."""
+    rows = np.arange(len(decisions.keep))
+    drawn = []
+    for name, belongs in (("kept", decisions.keep), ("dropped", ~decisions.keep & decisions.exists)):
+        lot = Lot(count, seed, "report", name)
+        lot.offer(rows[belongs])
+        drawn.append(lot.rows)
+    return drawn[0], drawn[1]
+
+
+STRATA: Final = (
+    ("source × modality × task", ("source", "modality", "task")),
+    ("source", ("source",)),
+    ("modality", ("modality",)),
+    ("task", ("task",)),
+    ("language", ("language",)),
+)
+
+
+def read_strata(out: Path, decisions: Decisions) -> tuple[Stratum, ...]:
+    """Kept shares by source, modality, task and language, alone and crossed.
+
+    A grouping that puts all records into one part, or the same parts as a finer one, is left out.
+    Crossed, the largest `MOST_STRATA` parts are shown and those that lose more than the rest.
+    """
+    columns = ["source", "modality", "task", "language"]
+    counts: Counter[tuple[str, ...]] = Counter()
+    kept: Counter[tuple[str, ...]] = Counter()
+    for batch in batches(out, ledger.SIGNALS, ["row", *columns]):
+        keep = decisions.keep[batch["row"].to_numpy()]
+        grouped = (
+            pa.table({**{c: pc.fill_null(batch[c], "") for c in columns}, "keep": keep})
+            .group_by(columns)
+            .aggregate([("keep", "count"), ("keep", "sum")])
+        )
+        for line in grouped.to_pylist():
+            key = tuple(line[c] for c in columns)
+            counts[key] += line["keep_count"]
+            kept[key] += line["keep_sum"] or 0
+    made: list[Stratum] = []
+    for title, chosen in STRATA:
+        at = [columns.index(name) for name in chosen]
+        total: Counter[tuple[str, ...]] = Counter()
+        stays: Counter[tuple[str, ...]] = Counter()
+        for key, n in counts.items():
+            part = tuple(key[i] for i in at)
+            total[part] += n
+            stays[part] += kept[key]
+        if len(total) < 2 and title != STRATA[0][0]:
+            continue
+        made += _strata(title, total, stays)
+    return tuple(made)
+
+
+def _strata(title: str, total: Counter[Any], kept: Counter[Any]) -> list[Stratum]:
+    everything, everything_kept = sum(total.values()), sum(kept.values())
+    made = []
+    for part, n in sorted(total.items(), key=lambda item: (-item[1], item[0])):
+        low, high = wilson_interval(kept[part], n)
+        rest = everything - n
+        others = (everything_kept - kept[part]) / rest if rest else None
+        apart = ""
+        if others is not None and not low <= others <= high:
+            apart = "less" if others > high else "more"
+        name = " · ".join(value or "not stated" for value in part)
+        made.append(Stratum(title, name, n, kept[part], low, high, apart))
+    first = made[:MOST_STRATA]
+    return first + [s for s in made[MOST_STRATA:] if s.apart == "less"][:MOST_STRATA]
+
+
+def read_costs(out: Path) -> tuple[tuple[Cost, ...], float]:
+    """(cost of each step, seconds of one core for a thousand records in all).
+
+    Columns that end in ``_ms`` are times; any other number (tokens, calls) is shown by itself.
+    """
+    names = sorted(column_names(out, ledger.COST) - {"row", "record_id"})
+    sums: Counter[str] = Counter()
+    records = 0
+    for batch in batches(out, ledger.COST, names):
+        records += batch.num_rows
+        for name in names:
+            if pa.types.is_floating(batch[name].type) or pa.types.is_integer(batch[name].type):
+                sums[name] += float(pc.sum(pc.cast(batch[name], pa.float64())).as_py() or 0.0)
+    times = {n: sums[n] / max(1, records) for n in names if n.endswith("_ms")}
+    whole = sum(times.values())
+    made = [
+        Cost(n.removesuffix("_ms"), seconds, seconds / whole if whole else 0.0, True)
+        for n, seconds in times.items()
+    ]
+    made.sort(key=lambda cost: -cost.per_thousand)
+    others = [n for n in names if n in sums and n not in times and sums[n]]
+    made += [Cost(n, 1000 * sums[n] / max(1, records), 0.0, False) for n in others]
+    return tuple(made), whole
+
+
+def read_generic(file: Path, most: int = 50) -> Generic:
+    """The first rows of any Parquet table, every cell as text."""
+    with pq.ParquetFile(file) as opened:
+        total = opened.metadata.num_rows
+        names = tuple(opened.schema_arrow.names)
+        first = next(opened.iter_batches(most), None)
+    rows = first.to_pylist()[:most] if first is not None else []
+    return Generic(names, tuple(tuple(_cell(row[n]) for n in names) for row in rows), total)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+PROBABILITY: Final = ("p_ok", "probability", "p", "score")
+
+
+def read_scores(out: Path) -> tuple[Scores, ...]:
+    """Distribution of P(ok) by dimension from ``scores.parquet``.
+
+    Two layouts are read: a row a record and dimension (`dimension` and one of `PROBABILITY`, with
+    `threshold` where there is one), or a column a dimension.
+    """
+    names = column_names(out, SCORES)
+    probability = next((name for name in PROBABILITY if name in names), None)
+    held: dict[str, Any] = defaultdict(lambda: [np.zeros(20, np.int64), 0, None])
+
+    def add(dimension: str, values: np.ndarray[Any, Any]) -> None:
+        finite = values[np.isfinite(values)]
+        bins = np.clip((finite * 20).astype(np.int64), 0, 19)
+        held[dimension][0] += np.bincount(bins, minlength=20)
+        held[dimension][1] += len(values) - len(finite)
+
+    if "dimension" in names and probability is not None:
+        wanted = ["dimension", probability, *(["threshold"] if "threshold" in names else [])]
+        for batch in batches(out, SCORES, wanted):
+            encoded = pc.dictionary_encode(batch["dimension"])
+            values = _numbers(batch[probability])
+            limits = _numbers(batch["threshold"]) if len(wanted) == 3 else None
+            for code, name in enumerate(encoded.dictionary.to_pylist()):
+                ours = encoded.indices.to_numpy() == code
+                add(name, values[ours])
+                if limits is not None and np.isfinite(limits[ours]).any():
+                    held[name][2] = float(limits[ours][np.isfinite(limits[ours])][0])
+    else:
+        columns = [n for n in names if n.removeprefix("p_ok_").removeprefix("p_") in DIMENSIONS]
+        for batch in batches(out, SCORES, columns):
+            for name in columns:
+                add(name.removeprefix("p_ok_").removeprefix("p_"), _numbers(batch[name]))
+    order = {name: i for i, name in enumerate(DIMENSIONS)}
+    return tuple(
+        Scores(name, tuple(int(c) for c in counts), int(counts.sum()), unknown, limit)
+        for name, (counts, unknown, limit) in sorted(
+            held.items(), key=lambda item: (order.get(item[0], 99), item[0])
+        )
+    )
+
+
+def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
+    values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float64)
+
+
+def optional_table(out: Path, name: str) -> Path | None:
+    """The file of a table that other commands may have written beside the ledger."""
+    path = ledger.path_of(out, name)
+    return files_of(out, name)[0] if path.exists() else None
+
+
+def headline(summary: CurationSummary, rules: Sequence[RuleReport]) -> list[str]:
+    """The result in sentences made of numbers and the rules' own descriptions."""
+    n, dropped = summary.records, summary.dropped
+    said = [
+        f"Of {n:,} records {summary.kept:,} were kept and {dropped:,} dropped ({_percent(dropped, n)})."
+    ]
+    dropping = [rule for rule in rules if rule.severity == "drop" and rule.records]
+    if not dropped:
+        said.append("No rule found a reason to drop anything.")
+    else:
+        dimensions: Mapping[str, int] = summary.dimensions
+        ranked = sorted((-count, name) for name, count in dimensions.items() if count)
+        parts = ", ".join(f"{name} {-count:,}" for count, name in ranked)
+        said.append(f"Records dropped by dimension: {parts}.")
+        for rule in dropping[:3]:
+            alone = (
+                "no other rule drops them"
+                if rule.alone == rule.records
+                else f"{rule.alone:,} of them by no other rule"
+            )
+            said.append(f"{rule.records:,} × {rule.catches.rstrip('.')} ({rule.id}; {alone}).")
+    if summary.noted:
+        said.append(
+            f"{summary.noted:,} kept records carry a note: something to know, no reason to drop them."
+        )
+    return said
+
+
+def warnings(
+    summary: CurationSummary, rules: Sequence[RuleReport], strata: Sequence[Stratum]
+) -> list[str]:
+    """What a reader should look at before signing."""
+    said = []
+    n = max(1, summary.records)
+    if summary.dropped > 0.3 * n:
+        said.append(
+            f"{_percent(summary.dropped, n)} of the records are dropped. Look at the examples of the "
+            "largest rules before you train on the rest."
+        )
+    for rule in rules:
+        if rule.severity == "drop" and rule.alone > 0.1 * n:
+            said.append(
+                f"{rule.id} alone drops {_percent(rule.alone, n)} of the records: if it is wrong here, "
+                "it costs much. Look at its examples and at its limit."
+            )
+    less = [s for s in strata if s.apart == "less" and s.records >= 20]
+    for part in sorted(less, key=lambda s: (s.share, s.name))[:3]:
+        said.append(
+            f"{part.group.capitalize()} “{part.name}” keeps {_percent(part.kept, part.records)} of its "
+            f"{part.records:,} records, fewer than the rest: curation changes the mixture."
+        )
+    if summary.records < 100:
+        said.append(f"There are {summary.records:,} records only: shares are uncertain.")
+    return said
+
+
+def _percent(part: int, whole: int) -> str:
+    share = part / whole if whole else 0.0
+    if part and share < 0.001:
+        return "less than 0.1 %"
+    return f"{100 * share:.1f} %" if math.isfinite(share) else "–"
