@@ -120,7 +120,9 @@ def _add(
         column = batch["images"]
         record = pc.list_parent_indices(column).to_numpy()
         flat = column.flatten()
-        shown = {flat.type.field(i).name: _floats(flat.field(i)) for i in range(flat.type.num_fields)}
+        shown = {
+            flat.type.field(i).name: _floats(flat.field(i)) for i in range(flat.type.num_fields)
+        }
         starts = np.searchsorted(record, np.arange(len(rows)))
         number = np.arange(len(record)) - starts[record] if len(record) else number
     everyone = np.arange(len(rows))
@@ -138,9 +140,19 @@ def _add(
         beyond = measure.beyond(value, limits)
         there = np.isfinite(value)
         bins = np.minimum((measure.position(value[there]) * BINS).astype(np.int64), BINS - 1)
-        _count(distribution, modality[at][there], modality_names, bins, beyond[there], limits[there])
+        _count(
+            distribution, modality[at][there], modality_names, bins, beyond[there], limits[there]
+        )
         if measure.graded and distribution.severity == "drop":
-            _nearest(distribution, rows[at], value, limits, beyond, number if of_image else None, decisions)
+            _nearest(
+                distribution,
+                rows[at],
+                value,
+                limits,
+                beyond,
+                number if of_image else None,
+                decisions,
+            )
 
 
 def _count(
@@ -153,7 +165,7 @@ def _count(
 ) -> None:
     table = np.bincount(modality * BINS + bins, minlength=len(names) * BINS).reshape(-1, BINS)
     over = np.bincount(modality, beyond, len(names)).astype(np.int64)
-    for code in np.flatnonzero(table.sum(axis=1)):
+    for code in np.flatnonzero(table.sum(axis=1)).tolist():
         strip = distribution.strips[names[code]]
         strip.counts += table[code]
         strip.n += int(table[code].sum())

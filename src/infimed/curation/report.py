@@ -19,7 +19,7 @@ from infimed.core.files import write_text
 from infimed.core.page import Section, section, template
 from infimed.core.seeds import derive_seed
 from infimed.curation import report_data
-from infimed.curation.columns import Decisions, read_decisions
+from infimed.curation.columns import Decisions, Integers, read_decisions
 from infimed.curation.distributions import BINS, Distribution, read_distributions
 from infimed.curation.engine import read_summary
 from infimed.curation.origin import read_rubric
@@ -27,9 +27,9 @@ from infimed.curation.report_examples import Card, Cards, Source, borderline, ex
 from infimed.curation.rubric import Rubric
 from infimed.curation.summary import CurationSummary
 
-PER_RULE: Final = 4
+PER_RULE: Final = 3
 GALLERY: Final = 9
-BORDERLINE: Final = 8
+BORDERLINE: Final = 9
 MOST_STRIPS: Final = 8
 DRAWN_BINS: Final = 60
 
@@ -101,7 +101,9 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
     distributions = read_distributions(ledger, rubric, decisions)
     strata = report_data.read_strata(ledger, decisions)
     galleries = section(
-        lambda: _galleries(ledger, shards, decisions, distributions, rules, derive_seed(seed, "page"))
+        lambda: _galleries(
+            ledger, shards, decisions, distributions, rules, derive_seed(seed, "page")
+        )
     )
     return template("infimed.curation", "report.html.j2").render(
         name=ledger.resolve().name,
@@ -171,7 +173,9 @@ def draw(distribution: Distribution) -> Drawing | None:
     if not shown:
         return None
     places = [
-        float(measure.position(np.array([limit]))[0]) for _, strip in shown for limit in strip.limits
+        float(measure.position(np.array([limit]))[0])
+        for _, strip in shown
+        for limit in strip.limits
     ]
     used = np.flatnonzero(sum(strip.counts for _, strip in shown))
     low = min([used[0] / BINS, *places])
@@ -191,21 +195,25 @@ def draw(distribution: Distribution) -> Drawing | None:
         part = strip.counts[first:last]
         part = np.pad(part, (0, -len(part) % step)).reshape(-1, step).sum(axis=1)
         limits = sorted(
-            (x(float(measure.position(np.array([limit]))[0])), f"{limit:g}") for limit in strip.limits
+            (x(float(measure.position(np.array([limit]))[0])), f"{limit:g}")
+            for limit in strip.limits
         )
         strips.append(
-            DrawnStrip(name or "modality not stated", _outline(part), tuple(limits), strip.n, strip.beyond)
+            DrawnStrip(
+                name or "modality not stated", _outline(part), tuple(limits), strip.n, strip.beyond
+            )
         )
     ticks = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        ticks.append((1000 * share, f"{measure.at(left + share * width):.3g}"))
+        value = measure.at(left + share * width)
+        ticks.append((1000 * share, f"{value:,.0f}" if value >= 100 else f"{value:.3g}"))
     return Drawing(
         measure.label, measure.unit, measure.key, distribution.severity, measure.side, measure.needs,
         tuple(strips), len(ranked) - len(shown), tuple(ticks),
     )  # fmt: skip
 
 
-def _outline(counts: np.ndarray) -> str:  # type: ignore[type-arg]
+def _outline(counts: Integers) -> str:
     """Bars as one path, heights by the square root so that a few records beside many stay visible."""
     heights = np.sqrt(counts / max(1, counts.max())) * 38
     wide = 1000 / len(counts)

@@ -178,11 +178,16 @@ def limits_of(rule: AnyRule) -> tuple[Limit, ...]:
     )
 
 
-def draw_rows(out: Path, decisions: Decisions, count: int, seed: int) -> tuple[list[int], list[int]]:
+def draw_rows(
+    out: Path, decisions: Decisions, count: int, seed: int
+) -> tuple[list[int], list[int]]:
     """(kept, dropped) rows drawn by seed."""
     rows = np.arange(len(decisions.keep))
     drawn = []
-    for name, belongs in (("kept", decisions.keep), ("dropped", ~decisions.keep & decisions.exists)):
+    for name, belongs in (
+        ("kept", decisions.keep),
+        ("dropped", ~decisions.keep & decisions.exists),
+    ):
         lot = Lot(count, seed, "report", name)
         lot.offer(rows[belongs])
         drawn.append(lot.rows)
@@ -255,7 +260,7 @@ def read_costs(out: Path) -> tuple[tuple[Cost, ...], float]:
     Columns that end in ``_ms`` are times; any other number (tokens, calls) is shown by itself.
     """
     names = sorted(column_names(out, ledger.COST) - {"row", "record_id"})
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     records = 0
     for batch in batches(out, ledger.COST, names):
         records += batch.num_rows
@@ -359,13 +364,10 @@ def headline(summary: CurationSummary, rules: Sequence[RuleReport]) -> list[str]
         ranked = sorted((-count, name) for name, count in dimensions.items() if count)
         parts = ", ".join(f"{name} {-count:,}" for count, name in ranked)
         said.append(f"Records dropped by dimension: {parts}.")
-        for rule in dropping[:3]:
-            alone = (
-                "no other rule drops them"
-                if rule.alone == rule.records
-                else f"{rule.alone:,} of them by no other rule"
-            )
-            said.append(f"{rule.records:,} × {rule.catches.rstrip('.')} ({rule.id}; {alone}).")
+        for rule in sorted(dropping, key=lambda r: (-r.alone, -r.records, r.id))[:3]:
+            alone = "by this rule alone" if rule.alone == rule.records else f"{rule.alone:,} alone"
+            alone = alone if rule.alone else "all of them by other rules too"
+            said.append(f"{rule.records:,} × “{rule.catches.rstrip('.')}” ({rule.id}, {alone}).")
     if summary.noted:
         said.append(
             f"{summary.noted:,} kept records carry a note: something to know, no reason to drop them."

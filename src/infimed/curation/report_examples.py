@@ -6,10 +6,11 @@ Texts stay plain strings here; the template escapes every piece of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +202,7 @@ def _pieces(
     begin, end = _window(marks)
     pieces = [Piece("…")] if begin else []
     edges = [begin, *(np.flatnonzero(np.diff(marks[begin:end])) + begin + 1).tolist(), end]
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in itertools.pairwise(edges):
         pieces.append(Piece(text[left:right], bool(marks[left])))
     if end < len(text):
         pieces.append(Piece("…"))
@@ -242,9 +243,7 @@ def explained(distribution: Distribution, near: Near) -> str:
     """``Sharpness 1.72, limit 1.7: kept by 0.02``, with the rule that holds the limit."""
     gap = abs(near.value - near.limit)
     verdict = "inside" if near.keep else "beyond"
-    return (
-        f"{distribution.measure.label} {near.value:.4g}, limit {near.limit:g}: {verdict} by {gap:.2g}"
-    )
+    return f"{distribution.measure.label} {near.value:.4g}, limit {near.limit:g}: {verdict} by {gap:.2g}"
 
 
 def unlike(
