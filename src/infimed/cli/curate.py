@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli.curate_redecide import redecide
 from infimed.cli.curate_report import report
-from infimed.core.errors import UsageError
+from infimed.cli.curate_settings import parse_settings
 
 app = typer.Typer(
     name="curate",
@@ -30,6 +31,7 @@ app = typer.Typer(
     """,
 )
 app.command("report")(report)
+app.command("redecide")(redecide)
 
 
 @app.command("run")
@@ -61,7 +63,7 @@ def run(
     from infimed.data.shards import open_shards
 
     chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
-        _settings(settings or [])
+        parse_settings(settings or [])
     )
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
@@ -122,18 +124,3 @@ def rules(
         sys.stdout.write(safe_dump(default_rubric().to_dict(), sort_keys=False, allow_unicode=True))
         return
     console.out.print(rules_table(default_rubric()))
-
-
-def _settings(texts: list[str]) -> dict[str, str | float]:
-    made: dict[str, str | float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UsageError(
-                "--set takes NAME=VALUE", seen=text, fix="--set completeness.cut_text=note"
-            )
-        try:
-            made[name] = float(value)
-        except ValueError:
-            made[name] = value
-    return made
