@@ -58,6 +58,7 @@ def run(
     """
     from infimed.core import console
     from infimed.curation import curate, default_rubric
+    from infimed.curation.origin import note_shards
     from infimed.curation.rubric import Rubric
     from infimed.curation.tables import summary_tables
     from infimed.data.shards import open_shards
@@ -68,6 +69,7 @@ def run(
     opened = open_shards(shards)
     with console.progress("curating", len(opened), unit="records") as advance:
         summary = curate(opened, out, rubric=chosen, workers=workers, on_progress=advance)
+    note_shards(out, opened)
     for table in summary_tables(summary):
         console.out.print(table)
     console.out.print(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infimed.curation import ledger
-from infimed.curation.columns import Decisions, Integers, batches, column_names
+from infimed.curation.ledger_columns import Decisions, Integers, batches, column_names
 from infimed.curation.measures import IMAGE_PREFIX, MEASURES, Floats, Measure, threshold
 from infimed.curation.rubric import Rubric
 

@@ -31,7 +31,6 @@ from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
 from infimed.curation.image_signals import measure_image, unreadable
 from infimed.curation.judging import judge_data_set
-from infimed.curation.origin import write_origin
 from infimed.curation.rubric import Rubric, default_rubric
 from infimed.curation.signals import SIGNALS_VERSION, ImageSignals, Signals, record_modality
 from infimed.curation.summary import CurationSummary
@@ -108,8 +107,8 @@ def curate(
     ledger.write_table(ledger.path_of(out, ledger.VERDICTS), ledger.VERDICTS, judged.verdicts())
     seconds = round(time.monotonic() - started, 3)
     summary = judged.summary(seconds, measured, shards.data_hash)
-    write_origin(out, rubric, shards)
-    write_json(out / ledger.SUMMARY_FILE, {"key": key, "summary": summary.to_dict()})
+    content = {"key": key, "summary": summary.to_dict(), "rubric": rubric.to_dict()}
+    write_json(out / ledger.SUMMARY_FILE, content)
     parts.remove()
     return summary
 

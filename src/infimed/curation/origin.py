@@ -1,8 +1,8 @@
 """Where a ledger comes from: the rubric it was decided with, and the shards it speaks of.
 
-Two small files beside the tables, `rubric.json` and `shards.json`, make a ledger complete: a report
-can draw the thresholds in, and a limit can be changed from what held before. The place of the shards
-is relative to the ledger, so both can be moved together.
+The rubric stands in `curation.json`: a report can draw the thresholds in, and a limit can be changed
+from what held before. The place of the shards is a file of its own, `shards.json`, relative to the
+ledger, so that both can be moved together.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ from typing import Final
 
 from infimed.core.errors import DataError
 from infimed.core.files import read_json, write_json
+from infimed.curation import ledger
 from infimed.curation.rubric import Rubric, default_rubric
 from infimed.curation.summary import CurationSummary
 from infimed.data.shards import ShardSet, open_shards
 
-RUBRIC_FILE: Final = "rubric.json"
 SHARDS_FILE: Final = "shards.json"
 
 
-def write_origin(out: Path, rubric: Rubric, shards: object) -> None:
-    """Note rubric and shards of a ledger; shards without a folder (in memory) are not noted."""
-    write_json(out / RUBRIC_FILE, rubric.to_dict())
-    place, data_hash = getattr(shards, "path", None), getattr(shards, "data_hash", None)
-    if isinstance(place, Path):
-        relative = Path(os.path.relpath(place.resolve(), out.resolve())).as_posix()
-        write_json(out / SHARDS_FILE, {"path": relative, "data_sha256": data_hash})
+def note_shards(out: Path, shards: ShardSet) -> None:
+    """Note beside a ledger where its shards are."""
+    relative = Path(os.path.relpath(shards.path.resolve(), Path(out).resolve())).as_posix()
+    write_json(Path(out) / SHARDS_FILE, {"path": relative, "data_sha256": shards.data_hash})
 
 
 def read_rubric(out: Path, summary: CurationSummary) -> Rubric:
@@ -37,12 +34,13 @@ def read_rubric(out: Path, summary: CurationSummary) -> Rubric:
         DataError: it is not stored and not the default one, or does not have the ledger's hash.
         RecipeError: it names a rule that this version no longer has in that form.
     """
-    file = Path(out) / RUBRIC_FILE
-    rubric = Rubric.from_dict(read_json(file), str(file)) if file.is_file() else default_rubric()
+    file = Path(out) / ledger.SUMMARY_FILE
+    stored = read_json(file).get("rubric")
+    rubric = Rubric.from_dict(stored, str(file)) if isinstance(stored, dict) else default_rubric()
     if rubric.identity != summary.rubric:
         raise DataError(
             "the rubric of this ledger is not known in this version",
-            where=str(file if file.is_file() else out),
+            where=str(file),
             seen=rubric.identity,
             accepted=summary.rubric,
             fix="judge again: infimed curate run SHARDS --out FOLDER",

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from infimed.core.errors import DataError
 from infimed.core.files import read_json
 from infimed.curation import ledger
-from infimed.curation.columns import Decisions, batches, read_decisions
 from infimed.curation.engine import curate, read_summary
-from infimed.curation.origin import RUBRIC_FILE, SHARDS_FILE
+from infimed.curation.ledger_columns import Decisions, batches, read_decisions
+from infimed.curation.origin import note_shards
 from infimed.curation.rubric import Rubric
 from infimed.curation.signals import SIGNALS_VERSION
 from infimed.curation.summary import CurationSummary
@@ -32,9 +32,7 @@ from infimed.data.record import ImageRef, Record
 from infimed.data.shards import ShardSet
 
 FIRST: Final = 8
-_NOT_TAKEN_OVER: Final = frozenset(
-    {ledger.PARTS, RUBRIC_FILE, SHARDS_FILE, "findings.parquet", "verdicts.parquet"}
-)
+_NOT_TAKEN_OVER: Final = frozenset({ledger.PARTS, "findings.parquet", "verdicts.parquet"})
 
 
 @dataclass
@@ -124,7 +122,7 @@ class Redecided:
             return out
         # As in the engine: while tables are replaced there must be no summary that names them.
         (self.ledger / ledger.SUMMARY_FILE).unlink(missing_ok=True)
-        for name in ("findings.parquet", "verdicts.parquet", RUBRIC_FILE, SHARDS_FILE):
+        for name in ("findings.parquet", "verdicts.parquet"):
             if (self.folder / name).exists():
                 target = self.ledger / name
                 if target.is_dir():
@@ -174,6 +172,7 @@ def redecide(
         _take_over(folder, stage)
         counted = Counted(shards)
         new = curate(counted, stage, rubric=after, on_progress=on_progress)
+        note_shards(stage, shards)
         made = difference(folder, stage, summary, new, counted.opened, changed(before, after))
         yield Redecided(folder, stage, made)
     finally:

@@ -19,9 +19,9 @@ from infimed.core.files import write_text
 from infimed.core.page import Section, section, template
 from infimed.core.seeds import derive_seed
 from infimed.curation import report_data
-from infimed.curation.columns import Decisions, Integers, read_decisions
 from infimed.curation.distributions import BINS, Distribution, read_distributions
 from infimed.curation.engine import read_summary
+from infimed.curation.ledger_columns import Decisions, Integers, read_decisions
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import Card, Cards, Source, borderline, explained, unlike
 from infimed.curation.rubric import Rubric

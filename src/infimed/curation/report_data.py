@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from infimed.core.statistics import wilson_interval
 from infimed.curation import ledger
-from infimed.curation.columns import Decisions, Lot, batches, column_names, files_of
 from infimed.curation.findings import DIMENSIONS
+from infimed.curation.ledger_columns import Decisions, Lot, batches, column_names, files_of
 from infimed.curation.rubric import AnyRule, Rubric
 from infimed.curation.summary import CurationSummary
 
@@ -302,7 +302,8 @@ def read_scores(out: Path) -> tuple[Scores, ...]:
     """Distribution of P(ok) by dimension from ``scores.parquet``.
 
     Two layouts are read: a row a record and dimension (`dimension` and one of `PROBABILITY`, with
-    `threshold` where there is one), or a column a dimension.
+    `threshold` where there is one), or a row a record with a column a dimension, the overall one
+    named by one of `PROBABILITY`.
     """
     names = column_names(out, SCORES)
     probability = next((name for name in PROBABILITY if name in names), None)
@@ -326,10 +327,14 @@ def read_scores(out: Path) -> tuple[Scores, ...]:
                 if limits is not None and np.isfinite(limits[ours]).any():
                     held[name][2] = float(limits[ours][np.isfinite(limits[ours])][0])
     else:
-        columns = [n for n in names if n.removeprefix("p_ok_").removeprefix("p_") in DIMENSIONS]
+        named = {n: n.removeprefix("p_ok_").removeprefix("p_") for n in names}
+        columns = sorted(n for n, name in named.items() if name in DIMENSIONS)
+        if probability is not None:
+            named[probability] = "overall"
+            columns.append(probability)
         for batch in batches(out, SCORES, columns):
-            for name in columns:
-                add(name.removeprefix("p_ok_").removeprefix("p_"), _numbers(batch[name]))
+            for column in columns:
+                add(named[column], _numbers(batch[column]))
     order = {name: i for i, name in enumerate(DIMENSIONS)}
     return tuple(
         Scores(name, tuple(int(c) for c in counts), int(counts.sum()), unknown, limit)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from infimed.core.sampling import alternate
 from infimed.curation import ledger
-from infimed.curation.columns import rows_where
 from infimed.curation.distributions import Distribution, Near
 from infimed.curation.findings import Finding
+from infimed.curation.ledger_columns import rows_where
 from infimed.curation.rules.base import turns
 from infimed.data.record import ImageRef, Record
 from infimed.data.thumbnails import MOST_IMAGES, Thumbnail, alternative, thumbnail
