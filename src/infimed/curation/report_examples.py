@@ -188,11 +188,10 @@ def _pieces(
     text: str, name: str, findings: Sequence[Finding]
 ) -> tuple[tuple[Piece, ...], set[int]]:
     ours = [(number, f) for number, f in enumerate(findings) if f.where == name]
-    identity = [f for _, f in ours if is_identity(f)]
-    if any(not _spans(f, text) for f in identity):
-        return (Piece(f"(text not shown: {HIDDEN})"),), set()
-    for f in identity:
-        text = text[: f.start] + "▮" * (f.end - f.start) + text[f.end :]
+    shown = masked(text, name, findings)
+    if len(shown) != len(text):
+        return (Piece(shown),), set()
+    text = shown
     marks = np.zeros(len(text), bool)
     used = set()
     for number, f in ours:
@@ -207,6 +206,16 @@ def _pieces(
     if end < len(text):
         pieces.append(Piece("…"))
     return tuple(pieces), used
+
+
+def masked(text: str, name: str, findings: Sequence[Finding]) -> str:
+    """The text called `name` with blocks where it may name a person; a remark where all of it may."""
+    for f in findings:
+        if f.where == name and is_identity(f):
+            if not _spans(f, text):
+                return f"(text not shown: {HIDDEN})"
+            text = text[: f.start] + "▮" * (f.end - f.start) + text[f.end :]
+    return text
 
 
 def _spans(finding: Finding, text: str) -> bool:
