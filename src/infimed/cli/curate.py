@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infimed.cli.curate_explain import explain_record
 from infimed.cli.curate_redecide import redecide
 from infimed.cli.curate_report import report
 from infimed.cli.curate_settings import parse_settings
@@ -30,6 +31,7 @@ app = typer.Typer(
       infimed curate report curated
     """,
 )
+app.command("explain")(explain_record)
 app.command("report")(report)
 app.command("redecide")(redecide)
 
@@ -82,26 +84,6 @@ def run(
         console.out.print(
             f"why: infimed curate explain {out} {example}", markup=False, soft_wrap=True
         )
-
-
-@app.command("explain")
-def explain_record(
-    folder: Annotated[Path, typer.Argument(help="Folder given to `infimed curate run --out`.")],
-    record_id: Annotated[str, typer.Argument(help="Id of the record.")],
-    all_signals: Annotated[
-        bool, typer.Option("--signals", help="Print every measured value too.")
-    ] = False,
-) -> None:
-    """Say why a record was kept or dropped: every finding with value, limit and evidence.
-
-    Example: infimed curate explain curated vqa_rad-187
-    """
-    from infimed.core import console
-    from infimed.curation import explain
-    from infimed.curation.tables import explanation_lines
-
-    for line in explanation_lines(explain(folder, record_id), all_signals):
-        console.out.print(line, markup=False, soft_wrap=True)
 
 
 @app.command("rules")
