@@ -57,16 +57,26 @@ def batches(out: Path, name: str, columns: Sequence[str]) -> Iterator[pa.RecordB
             with pq.ParquetFile(file) as opened:
                 yield from opened.iter_batches(BATCH_ROWS, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                "the ledger cannot be read", where=str(file), fix="run the curation again"
-            ) from error
+            raise _damaged(file) from error
 
 
 def column_names(out: Path, name: str) -> set[str]:
-    """Names of a table's columns; those of image fields as ``images.list.element.NAME``."""
-    with pq.ParquetFile(files_of(out, name)[0]) as opened:
-        nested = {opened.schema.column(i).path for i in range(len(opened.schema))}
-        return nested | set(opened.schema_arrow.names)
+    """Names of a table's columns; those of image fields as ``images.list.element.NAME``.
+
+    Raises:
+        DataError: the table is missing or damaged.
+    """
+    file = files_of(out, name)[0]
+    try:
+        with pq.ParquetFile(file) as opened:
+            nested = {opened.schema.column(i).path for i in range(len(opened.schema))}
+            return nested | set(opened.schema_arrow.names)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> DataError:
+    return DataError("the ledger cannot be read", where=str(file), fix="run the curation again")
 
 
 def rows_where(out: Path, name: str, rows: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
