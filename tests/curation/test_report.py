@@ -237,11 +237,16 @@ def test_a_stratum_that_loses_more_than_the_rest_stands_apart(copy: Path) -> Non
         verdict["reasons"] = [] if verdict["keep"] else ["some.rule"]
     pq.write_table(tables.table(tables.SIGNALS, signals), copy / "signals.parquet")
     pq.write_table(tables.table(tables.VERDICTS, verdicts), copy / "verdicts.parquet")
-    strata = read_strata(copy, read_decisions(copy, RECORDS))
+    strata, sources = read_strata(copy, read_decisions(copy, RECORDS))
+    assert dict(sources) == {"a": 20, "b": 20}
     found = {s.name: s for s in strata if s.group == "source"}
     assert (found["b"].records, found["b"].kept, found["b"].apart) == (20, 5, "less")
     assert found["a"].apart == "more"
     assert sum(s.records for s in strata if s.group == "source") == RECORDS
+
+
+def test_a_duplicate_stands_beside_the_record_it_repeats(page: Page) -> None:
+    assert "the record named: questions-2 right upper lobe" in page.text
 
 
 def privacy(where: str, start: int = -1, end: int = -1) -> Finding:

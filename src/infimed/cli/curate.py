@@ -84,6 +84,7 @@ def run(
         console.out.print(
             f"why: infimed curate explain {out} {example}", markup=False, soft_wrap=True
         )
+    console.out.print(f"look at it: infimed curate report {out}", markup=False, soft_wrap=True)
 
 
 @app.command("rules")

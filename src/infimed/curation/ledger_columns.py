@@ -91,6 +91,16 @@ def rows_where(out: Path, name: str, rows: Iterable[int]) -> dict[int, list[dict
     return found
 
 
+def rows_of_ids(out: Path, ids: Iterable[str]) -> dict[str, int]:
+    """Record id -> row number, for a few ids; those that are not there are left out."""
+    wanted = sorted(set(ids))
+    if not wanted:
+        return {}
+    table = ds.dataset([str(file) for file in files_of(out, ledger.VERDICTS)], format="parquet")
+    found = table.to_table(["record_id", "row"], filter=ds.field("record_id").isin(wanted))
+    return dict(zip(found["record_id"].to_pylist(), found["row"].to_pylist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Decisions:
     """Every verdict in 3 bytes a record.

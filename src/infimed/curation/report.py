@@ -99,7 +99,7 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
     decisions = read_decisions(ledger, summary.records)
     rules = report_data.read_rules(ledger, summary, rubric, seed)
     distributions = read_distributions(ledger, rubric, decisions)
-    strata = report_data.read_strata(ledger, decisions)
+    strata, sources = report_data.read_strata(ledger, decisions)
     galleries = section(
         lambda: _galleries(
             ledger, shards, decisions, distributions, rules, derive_seed(seed, "page")
@@ -115,6 +115,7 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
         drawings=[drawing for d in distributions if (drawing := draw(d)) is not None],
         galleries=galleries,
         strata=strata,
+        sources=sources,
         leakage=_optional(ledger, report_data.LEAKAGE, report_data.read_generic),
         scores=_optional(ledger, report_data.SCORES, lambda _: report_data.read_scores(ledger)),
         cost=section(lambda: report_data.read_costs(ledger)),
@@ -152,14 +153,17 @@ def _galleries(
 
     def beside(keep: bool) -> list[tuple[Card, str, str]]:
         reasons = {n.row: (explained(d, n), d.measure.key) for d, n in near[keep]}
-        chosen = unlike(made, list(reasons), BORDERLINE)
-        by_id = {id(made[row]): reasons[row] for row in reasons if row in made}
-        return [(card, *by_id[id(card)]) for card in chosen]
+        by_card = {id(made[row]): reason for row, reason in reasons.items() if row in made}
+        chosen = unlike(made, list(reasons), BORDERLINE, fill=False)
+        return [(card, *by_card[id(card)]) for card in chosen]
 
+    by_rule = {rule.id: unlike(made, rule.rows[: 3 * PER_RULE], PER_RULE) for rule in rules}
+    shown = {id(card) for cards_of_rule in by_rule.values() for card in cards_of_rule}
+    others = [row for row in dropped if row in made and id(made[row]) not in shown]
     return Galleries(
-        {rule.id: unlike(made, rule.rows[: 3 * PER_RULE], PER_RULE) for rule in rules},
+        by_rule,
         unlike(made, kept, GALLERY),
-        unlike(made, dropped, GALLERY),
+        unlike(made, others, GALLERY),
         beside(True),
         beside(False),
     )

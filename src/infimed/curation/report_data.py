@@ -28,6 +28,8 @@ from infimed.curation.summary import CurationSummary
 VALUES_PER_RULE: Final = 20_000
 EXAMPLES_PER_RULE: Final = 40
 MOST_STRATA: Final = 40
+FEWEST_WARNED: Final = 20
+"""Records a part needs before the headline warns of it."""
 LEAKAGE, SCORES = "leakage", "scores"
 
 
@@ -203,8 +205,10 @@ STRATA: Final = (
 )
 
 
-def read_strata(out: Path, decisions: Decisions) -> tuple[Stratum, ...]:
-    """Kept shares by source, modality, task and language, alone and crossed.
+def read_strata(
+    out: Path, decisions: Decisions
+) -> tuple[tuple[Stratum, ...], tuple[tuple[str, int], ...]]:
+    """(kept shares, sources with their records): shares by source, modality, task and language, alone and crossed.
 
     A grouping that puts all records into one part, or the same parts as a finer one, is left out.
     Crossed, the largest `MOST_STRATA` parts are shown and those that lose more than the rest.
@@ -235,7 +239,10 @@ def read_strata(out: Path, decisions: Decisions) -> tuple[Stratum, ...]:
         if len(total) < 2 and title != STRATA[0][0]:
             continue
         made += _strata(title, total, stays)
-    return tuple(made)
+    sources: Counter[str] = Counter()
+    for key, n in counts.items():
+        sources[key[0] or "not stated"] += n
+    return tuple(made), tuple(sorted(sources.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _strata(title: str, total: Counter[Any], kept: Counter[Any]) -> list[Stratum]:
@@ -360,6 +367,8 @@ def headline(summary: CurationSummary, rules: Sequence[RuleReport]) -> list[str]
     n, dropped = summary.records, summary.dropped
     said = [
         f"Of {n:,} records {summary.kept:,} were kept and {dropped:,} dropped ({_percent(dropped, n)})."
+        if dropped
+        else f"All {n:,} records were kept."
     ]
     dropping = [rule for rule in rules if rule.severity == "drop" and rule.records]
     if not dropped:
@@ -397,8 +406,11 @@ def warnings(
                 f"{rule.id} alone drops {_percent(rule.alone, n)} of the records: if it is wrong here, "
                 "it costs much. Look at its examples and at its limit."
             )
-    less = [s for s in strata if s.apart == "less" and s.records >= 20]
-    for part in sorted(less, key=lambda s: (s.share, s.name))[:3]:
+    # A part is told once, by its shortest name: source x modality x task often repeats a modality.
+    less = {
+        (s.records, s.kept): s for s in strata if s.apart == "less" and s.records >= FEWEST_WARNED
+    }
+    for part in sorted(less.values(), key=lambda s: (s.share, s.name))[:3]:
         said.append(
             f"{part.group.capitalize()} “{part.name}” keeps {_percent(part.kept, part.records)} of its "
             f"{part.records:,} records, fewer than the rest: curation changes the mixture."

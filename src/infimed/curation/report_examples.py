@@ -7,6 +7,7 @@ Texts stay plain strings here; the template escapes every piece of them.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from infimed.core.sampling import alternate
 from infimed.curation import ledger
 from infimed.curation.distributions import Distribution, Near
 from infimed.curation.findings import Finding
-from infimed.curation.ledger_columns import rows_where
+from infimed.curation.ledger_columns import rows_of_ids, rows_where
 from infimed.curation.rules.base import turns
 from infimed.data.record import ImageRef, Record
 from infimed.data.thumbnails import MOST_IMAGES, Thumbnail, alternative, thumbnail
@@ -29,6 +30,8 @@ WINDOW: Final = 420
 BEFORE: Final = 140
 CLOSE: Final = 0.08
 """Share of a measure's axis within which a value counts as close to its limit."""
+MOST_TWINS: Final = 1
+_NAMED: Final = re.compile(r"\brecord (\S.*)$")
 HIDDEN: Final = "it may show who the patient is"
 
 
@@ -69,11 +72,20 @@ class Objection:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """The other record that a finding names: a duplicate's original, a rival answer."""
+
+    id: str
+    images: tuple[Thumbnail, ...]
+    response: str
+
+
+@dataclass(frozen=True)
 class Card:
     """A record with its images, texts and findings.
 
     Attributes:
-        note: why it stands in this gallery, in words; "" when that is plain.
+        first_image: hash of its first image. twins: other records that its findings name.
     """
 
     id: str
@@ -83,8 +95,8 @@ class Card:
     texts: tuple[Said, ...]
     images: tuple[Thumbnail, ...]
     objections: tuple[Objection, ...]
-    note: str = ""
     first_image: str = ""
+    twins: tuple[Twin, ...] = ()
 
 
 @dataclass
@@ -99,11 +111,26 @@ class Cards:
         """Row -> card, for a few rows; their findings are read in one pass."""
         found = rows_where(self.out, ledger.FINDINGS, rows)
         verdicts = rows_where(self.out, ledger.VERDICTS, rows)
+        findings = {row: [ledger.finding_of(line) for line in found[row]] for row in found}
+        twins = self._named({named(f) for ours in findings.values() for f in ours} - {""})
         made = {}
         for row in dict.fromkeys(rows):
             if verdicts[row]:
-                findings = [ledger.finding_of(line) for line in found[row]]
-                made[row] = self._card(self.shards.record(row), findings, verdicts[row][0]["keep"])
+                card = self._card(self.shards.record(row), findings[row], verdicts[row][0]["keep"])
+                beside = [twins[named(f)] for f in findings[row] if named(f) in twins]
+                made[row] = replace(card, twins=tuple(dict.fromkeys(beside))[:MOST_TWINS])
+        return made
+
+    def _named(self, ids: set[str]) -> dict[str, Twin]:
+        """The records with these ids, as far as they are in the ledger."""
+        rows = rows_of_ids(self.out, ids)
+        found = rows_where(self.out, ledger.FINDINGS, rows.values())
+        made = {}
+        for record_id, row in rows.items():
+            record = self.shards.record(row)
+            identity = [f for f in map(ledger.finding_of, found[row]) if is_identity(f)]
+            response = masked(record.response, "response", identity)
+            made[record_id] = Twin(record_id, self._images(record, identity), response)
         return made
 
     def _card(self, record: Record, findings: Sequence[Finding], keep: bool) -> Card:
@@ -141,6 +168,12 @@ class Cards:
                 known = self._thumbnails[ref.sha256] = thumbnail(self.shards, ref, alt, SIDE)
             made.append(replace(known, alt=alt))
         return tuple(made)
+
+
+def named(finding: Finding) -> str:
+    """The id of the other record that a finding's evidence ends in; "" where it names none."""
+    match = _NAMED.search(finding.evidence) if finding.where == "data set" else None
+    return match.group(1) if match else ""
 
 
 def is_identity(finding: Finding) -> bool:
@@ -256,19 +289,19 @@ def explained(distribution: Distribution, near: Near) -> str:
 
 
 def unlike(
-    cards: Mapping[int, Card], rows: Sequence[int], count: int, per_image: int = 1
+    cards: Mapping[int, Card], rows: Sequence[int], count: int, *, fill: bool = True
 ) -> list[Card]:
-    """At most `count` cards in order, an image at most `per_image` times where others are there."""
+    """At most `count` cards in order, each image once; with `fill` again where others run out."""
     taken: list[int] = []
-    shown: dict[str, int] = {}
+    shown: set[str] = set()
     waiting: list[int] = []
     for row in rows:
         card = cards.get(row)
         if card is None:
             continue
-        if card.first_image and shown.get(card.first_image, 0) >= per_image:
+        if card.first_image and card.first_image in shown:
             waiting.append(row)
             continue
-        shown[card.first_image] = shown.get(card.first_image, 0) + 1
+        shown.add(card.first_image)
         taken.append(row)
-    return [cards[row] for row in (taken + waiting)[:count]]
+    return [cards[row] for row in (taken + (waiting if fill else []))[:count]]
