@@ -24,7 +24,7 @@ from infimed.data.record import question_record
 from infimed.data.shards import ShardSet, open_shards
 from tests.curation.ledger_world import PAYLOAD, RECORDS, make_ledger
 
-VOID = {"meta", "img", "br", "line", "circle", "path", "rect"}
+VOID = {"meta", "img", "br", "line", "circle", "path", "rect", "wbr"}
 
 
 class Page(HTMLParser):
@@ -194,10 +194,35 @@ def test_leakage_and_scores_of_other_commands_are_shown_and_escaped(
     assert "<script" not in html and page.open == []
 
 
+def test_labels_and_the_judges_cost_are_told(copy: Path, shards: ShardSet) -> None:
+    from infimed.core.files import write_json
+    from infimed.curation.label_agreement import label_report
+    from infimed.curation.labels import store_labels
+
+    store_labels(
+        copy,
+        [
+            {"row": row, "record_id": f"questions-{row}", "rater": rater, "dimension": "readability",
+             "level": 0 if row > 27 else 2, "comment": ""}
+            for row in (0, 1, 28, 29) for rater in ("anna", "ben")
+        ],
+    )  # fmt: skip
+    write_json(copy / "agreement.json", label_report(copy).to_dict())
+    cost = {"row": [0, 1], "prompt_tokens": [400, 600], "price": [0.5, None]}
+    pq.write_table(pa.table(cost), copy / "judge_cost.parquet")
+    page = Page(render_curation_report(copy, shards))
+    assert page.open == []
+    assert "2 raters, 4 labelled records" in page.text
+    assert "they call 2 defective (100.0 %" in page.text
+    assert "asked about 2 records; for 1,000 of them: prompt tokens 500,000, price 250." in page.text
+
+
 def test_damaged_optional_tables_become_a_sentence(copy: Path, shards: ShardSet) -> None:
     (copy / "leakage.parquet").write_bytes(b"nothing")
     (copy / "scores.parquet").write_bytes(b"nothing")
-    assert Page(render_curation_report(copy, shards)).text.count("This part could not be read") == 2
+    (copy / "judge_cost.parquet").write_bytes(b"nothing")
+    (copy / "agreement.json").write_text("{}")
+    assert Page(render_curation_report(copy, shards)).text.count("This part could not be read") == 4
 
 
 @pytest.mark.parametrize("layout", ["tall", "wide"])

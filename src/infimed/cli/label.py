@@ -126,7 +126,7 @@ def agreement(
 def _print_report(ledger: Path) -> None:
     from infimed.core import console
     from infimed.core.files import write_json
-    from infimed.curation.label_agreement import label_report
+    from infimed.curation.label_agreement import AGREEMENT_FILE, label_report
 
     report = label_report(ledger)
     if not report.labels:
@@ -135,7 +135,7 @@ def _print_report(ledger: Path) -> None:
             where=str(ledger),
             fix="run: infimed label export, then infimed label import",
         )
-    write_json(ledger / "agreement.json", report.to_dict())
+    write_json(ledger / AGREEMENT_FILE, report.to_dict())
     for part in report_lines(report):
         if isinstance(part, str):
             console.out.print(part, markup=False, soft_wrap=True)

@@ -26,6 +26,8 @@ from infimed.curation.ledger_columns import rows_where
 K: Final = 3
 ALL: Final = "all dimensions"
 RULES, JUDGE = "rules", "judge"
+AGREEMENT_FILE: Final = "agreement.json"
+"""Where a report stays beside the ledger."""
 
 Codes = NDArray[np.int64]
 

@@ -58,13 +58,16 @@ def open_curated(out: Path, shards: Path | None, summary: CurationSummary) -> Sh
     place = shards
     if place is None:
         noted = read_json(out / SHARDS_FILE) if (out / SHARDS_FILE).is_file() else {}
-        if not isinstance(noted, dict) or not isinstance(noted.get("path"), str):
+        if isinstance(noted, dict) and isinstance(noted.get("path"), str):
+            place = Path(os.path.normpath(out / noted["path"]))
+        elif (out.resolve().parent / "shards" / "manifest.json").is_file():
+            place = out.resolve().parent / "shards"  # as in a run folder
+        else:
             raise DataError(
                 "the ledger does not say where its shards are",
                 where=str(out),
                 fix="give them: --shards FOLDER",
             )
-        place = Path(os.path.normpath(out / noted["path"]))
     try:
         opened = open_shards(place)
     except DataError as error:

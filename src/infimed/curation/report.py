@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from infimed.core.errors import DataError
-from infimed.core.files import write_text
+from infimed.core.files import read_json, write_text
 from infimed.core.page import Section, section, template
 from infimed.core.seeds import derive_seed
 from infimed.curation import report_data
 from infimed.curation.distributions import BINS, Distribution, read_distributions
 from infimed.curation.engine import read_summary
+from infimed.curation.label_agreement import AGREEMENT_FILE
 from infimed.curation.ledger_columns import Decisions, Integers, read_decisions
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import Card, Cards, Source, borderline, explained, unlike
@@ -118,6 +119,10 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
         sources=sources,
         leakage=_optional(ledger, report_data.LEAKAGE, report_data.read_generic),
         scores=_optional(ledger, report_data.SCORES, lambda _: report_data.read_scores(ledger)),
+        judge_cost=_optional(
+            ledger, report_data.JUDGE_COST, lambda _: report_data.read_judge_cost(ledger)
+        ),
+        people=_people(ledger),
         cost=section(lambda: report_data.read_costs(ledger)),
         rubric=rubric,
         limits_of=report_data.limits_of,
@@ -130,6 +135,19 @@ def _optional(ledger: Path, name: str, read):  # type: ignore[no-untyped-def]
     """A part that exists only where another command wrote its table; None where it did not."""
     file = report_data.optional_table(ledger, name)
     return None if file is None else section(lambda: read(file))
+
+
+def _people(ledger: Path) -> Section[dict[str, Any]] | None:
+    """What `infimed label import` found, None where nobody has labelled anything."""
+    file = ledger / AGREEMENT_FILE
+    return section(lambda: _agreement(file)) if file.is_file() else None
+
+
+def _agreement(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(file)
+    for line in found["dimensions"]:
+        float(line["alpha"]["mean"] or 0), line["machines"], line["ceiling"]
+    return {key: found[key] for key in ("raters", "records", "dimensions", "dropped", "kept")}
 
 
 def _silent(rubric: Rubric, summary: CurationSummary) -> list[tuple[str, str]]:

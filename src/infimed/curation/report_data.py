@@ -30,6 +30,9 @@ EXAMPLES_PER_RULE: Final = 40
 MOST_STRATA: Final = 40
 FEWEST_WARNED: Final = 20
 """Records a part needs before the headline warns of it."""
+LEAST_GAP: Final = 0.03
+"""Kept share by which it must fall behind the rest for that."""
+JUDGE_COST: Final = "judge_cost"
 LEAKAGE, SCORES = "leakage", "scores"
 
 
@@ -68,8 +71,8 @@ class Stratum:
     """A part of the data: its records, those kept, and the interval of the kept share.
 
     Attributes:
-        low, high: Wilson's 95 % interval. apart: "less" or "more" where the interval leaves out the
-            kept share of all other records; "" otherwise.
+        low, high: Wilson's 95 % interval. rest: kept share of all other records, None without any.
+        apart: "less" or "more" where the interval leaves out `rest`; "" otherwise.
     """
 
     group: str
@@ -79,6 +82,7 @@ class Stratum:
     low: float
     high: float
     apart: str
+    rest: float | None
 
     @property
     def share(self) -> float:
@@ -256,7 +260,7 @@ def _strata(title: str, total: Counter[Any], kept: Counter[Any]) -> list[Stratum
         if others is not None and not low <= others <= high:
             apart = "less" if others > high else "more"
         name = " · ".join(value or "not stated" for value in part)
-        made.append(Stratum(title, name, n, kept[part], low, high, apart))
+        made.append(Stratum(title, name, n, kept[part], low, high, apart, others))
     first = made[:MOST_STRATA]
     return first + [s for s in made[MOST_STRATA:] if s.apart == "less"][:MOST_STRATA]
 
@@ -284,6 +288,23 @@ def read_costs(out: Path) -> tuple[tuple[Cost, ...], float]:
     others = [n for n in names if n in sums and n not in times and sums[n]]
     made += [Cost(n, 1000 * sums[n] / max(1, records), 0.0, False) for n in others]
     return tuple(made), whole
+
+
+def read_judge_cost(out: Path) -> tuple[tuple[tuple[str, float], ...], int]:
+    """((what, mean for 1,000 judged records), records judged) from ``judge_cost.parquet``."""
+    names = [
+        name
+        for name in ("attempts", "seconds", "prompt_tokens", "completion_tokens", "price")
+        if name in column_names(out, JUDGE_COST)
+    ]
+    sums: dict[str, float] = defaultdict(float)
+    records = 0
+    for batch in batches(out, JUDGE_COST, names):
+        records += batch.num_rows
+        for name in names:
+            sums[name] += float(np.nansum(_numbers(batch[name])))
+    means = tuple((name.replace("_", " "), 1000 * sums[name] / max(1, records)) for name in names)
+    return means, records
 
 
 def read_generic(file: Path, most: int = 50) -> Generic:
@@ -408,12 +429,17 @@ def warnings(
             )
     # A part is told once, by its shortest name: source x modality x task often repeats a modality.
     less = {
-        (s.records, s.kept): s for s in strata if s.apart == "less" and s.records >= FEWEST_WARNED
+        (s.records, s.kept): s
+        for s in strata
+        if s.apart == "less"
+        and s.records >= FEWEST_WARNED
+        and s.rest is not None
+        and s.rest - s.share >= LEAST_GAP
     }
     for part in sorted(less.values(), key=lambda s: (s.share, s.name))[:3]:
         said.append(
             f"{part.group.capitalize()} “{part.name}” keeps {_percent(part.kept, part.records)} of its "
-            f"{part.records:,} records, fewer than the rest: curation changes the mixture."
+            f"{part.records:,} records, all others {part.rest:.1%}: curation changes the mixture."
         )
     if summary.records < 100:
         said.append(f"There are {summary.records:,} records only: shares are uncertain.")
