@@ -79,6 +79,19 @@ def test_a_sample_larger_than_the_data_takes_everything(world: tuple[Path, Path]
     assert len(draw_sample(world[0], 500)) == RECORDS
 
 
+def test_records_that_name_a_person_are_not_given_out(copy: Path) -> None:
+    findings = tables.read_ledger(copy, tables.FINDINGS).to_pylist()
+    findings += [
+        {"row": row, "record_id": f"questions-{row}", "rule": "privacy.identifier", "version": 1,
+         "dimension": "privacy", "severity": "drop", "where": "id", "evidence": "name", "value": 1.0,
+         "threshold": None, "start": 0, "end": 4}
+        for row in range(0, RECORDS, 2)
+    ]  # fmt: skip
+    findings.sort(key=lambda line: line["row"])
+    pq.write_table(tables.table(tables.FINDINGS, findings), copy / "findings.parquet")
+    assert {one.row % 2 for one in draw_sample(copy, RECORDS)} == {1}
+
+
 def test_reviewers_files_hold_no_verdict_and_no_finding(
     copy: Path, shards: ShardSet, tmp_path: Path
 ) -> None:

@@ -152,6 +152,16 @@ def test_a_rubric_that_is_not_the_ledgers_is_refused(copy: Path) -> None:
         read_rubric(copy, read_summary(copy))
 
 
+def test_a_rule_made_for_one_ledger_cannot_be_decided_again_but_is_named(copy: Path) -> None:
+    stored = read_json(copy / "curation.json")
+    stored["rubric"]["rules"]["relevance.benchmark_leak"] = {"version": 1}
+    write_json(copy / "curation.json", stored)
+    with pytest.raises(DataError, match=r"not in the catalogue") as caught:
+        read_rubric(copy, read_summary(copy))
+    assert caught.value.seen == "relevance.benchmark_leak"
+    assert read_rubric(copy, read_summary(copy), known_only=True).rules
+
+
 def test_changed_lists_severities_limits_and_what_was_switched_off() -> None:
     before = default_rubric()
     after = before.with_settings({"readability.blurred_image.min_sharpness": 1.5, "readability.markup": "note",

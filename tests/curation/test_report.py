@@ -17,9 +17,10 @@ from infimed.core.errors import DataError
 from infimed.curation import ledger as tables
 from infimed.curation import read_summary
 from infimed.curation.findings import Finding
+from infimed.curation.hiding import hidden_image, masked, shown_evidence, shown_id
 from infimed.curation.report import render_curation_report, write_curation_report
 from infimed.curation.report_data import read_costs, read_generic, read_scores, read_strata
-from infimed.curation.report_examples import masked, said
+from infimed.curation.report_examples import said
 from infimed.data.record import question_record
 from infimed.data.shards import ShardSet, open_shards
 from tests.curation.ledger_world import PAYLOAD, RECORDS, make_ledger
@@ -214,7 +215,9 @@ def test_labels_and_the_judges_cost_are_told(copy: Path, shards: ShardSet) -> No
     assert page.open == []
     assert "2 raters, 4 labelled records" in page.text
     assert "they call 2 defective (100.0 %" in page.text
-    assert "asked about 2 records; for 1,000 of them: prompt tokens 500,000, price 250." in page.text
+    assert (
+        "asked about 2 records; for 1,000 of them: prompt tokens 500,000, price 250." in page.text
+    )
 
 
 def test_damaged_optional_tables_become_a_sentence(copy: Path, shards: ShardSet) -> None:
@@ -274,15 +277,55 @@ def test_a_duplicate_stands_beside_the_record_it_repeats(page: Page) -> None:
     assert "the record named: questions-2 right upper lobe" in page.text
 
 
-def privacy(where: str, start: int = -1, end: int = -1) -> Finding:
-    return Finding("privacy.name", 1, "privacy", "drop", where, "sha256 1234", start=start, end=end)  # type: ignore[arg-type]
+def privacy(
+    where: str, start: int = -1, end: int = -1, value: float | None = 1, rule: str = "identifier"
+) -> Finding:
+    return Finding(
+        f"privacy.{rule}", 1, "privacy", "drop", where, "name, 10 characters, 1234",  # type: ignore[arg-type]
+        value=value, start=start, end=end,
+    )  # fmt: skip
 
 
-def test_what_may_name_a_person_becomes_blocks() -> None:
-    text = "Mr John Smith has a mass."
-    assert masked(text, "question", [privacy("question", 3, 13)]) == "Mr ▮▮▮▮▮▮▮▮▮▮ has a mass."
-    assert "Smith" not in masked(text, "question", [privacy("question")])
-    assert masked(text, "response", [privacy("question", 3, 13)]) == text
+TEXT = "Mr John Smith has a mass."
+
+
+def test_the_one_place_that_names_a_person_becomes_blocks() -> None:
+    assert masked(TEXT, "question", [privacy("question", 3, 13)]) == "Mr ▮▮▮▮▮▮▮▮▮▮ has a mass."
+    assert masked(TEXT, "response", [privacy("question", 3, 13)]) == TEXT
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        privacy("response", 3, 13, value=2),  # the ledger holds the first of two places only
+        privacy("response", 3, 13, value=None),
+        privacy("question"),
+        privacy("question", 3, 400),
+    ],
+)
+def test_where_other_places_may_name_a_person_no_text_is_shown(finding: Finding) -> None:
+    assert "mass" not in masked(TEXT, "question", [finding])
+
+
+def test_an_image_is_hidden_for_unseen_text_and_shown_once_it_was_masked() -> None:
+    assert hidden_image(0, [privacy("image 0", rule="burned_in_annotation")])
+    assert not hidden_image(1, [privacy("image 0", rule="burned_in_annotation")])
+    assert not hidden_image(0, [privacy("image 0", rule="masked_text")])
+    assert masked(TEXT, "question", [privacy("image 0", value=None)]) == TEXT
+
+
+def test_an_id_that_names_a_person_is_not_shown() -> None:
+    assert "smith" not in shown_id("smith-1", [privacy("id", 0, 5)])
+    assert shown_id("smith-1", [privacy("question", 0, 5)]) == "smith-1"
+
+
+def test_no_other_rules_evidence_quotes_a_text_that_names_a_person() -> None:
+    other = Finding("x.y", 1, "accuracy", "note", "record", "John Smith 17")
+    image = Finding("x.z", 1, "readability", "drop", "image 0", "blurred")
+    secret = privacy("question", 3, 13)
+    assert shown_evidence(other, [other, secret]) == ""
+    assert shown_evidence(other, [other]) == "John Smith 17"
+    assert shown_evidence(image, [image, secret]) == "blurred"
 
 
 def test_another_rules_mark_over_hidden_words_shows_blocks_only() -> None:
@@ -292,6 +335,46 @@ def test_another_rules_mark_over_hidden_words_shows_blocks_only() -> None:
     other = Finding("x.y", 1, "accuracy", "note", "question", "John Smith", start=8, end=18)
     texts, _ = said(record, [other, privacy("question", 8, 18)])
     assert "Smith" not in "".join(p.text for t in texts for p in t.pieces)
+
+
+def test_the_page_shows_nothing_that_a_privacy_rule_points_at(copy: Path, shards: ShardSet) -> None:
+    findings = tables.read_ledger(copy, tables.FINDINGS).to_pylist()
+    verdicts = tables.read_ledger(copy, tables.VERDICTS).to_pylist()
+    hidden = {
+        "rule": "privacy.identifier",
+        "version": 1,
+        "dimension": "privacy",
+        "severity": "drop",
+    }
+    for row in range(RECORDS):
+        findings.append(
+            {"row": row, "record_id": f"questions-{row}", **hidden, "where": "question",
+             "evidence": "name, 4 characters", "value": 2.0, "threshold": None, "start": 0, "end": 4}
+        )  # fmt: skip
+    for verdict in verdicts:
+        verdict["keep"], verdict["reasons"] = False, [*verdict["reasons"], "privacy.identifier"]
+    findings.sort(key=lambda line: line["row"])
+    pq.write_table(tables.table(tables.FINDINGS, findings), copy / "findings.parquet")
+    pq.write_table(tables.table(tables.VERDICTS, verdicts), copy / "verdicts.parquet")
+    text = Page(render_curation_report(copy, shards)).text
+    for words in ("Where is lesion", "right upper lobe", "Is the lung clear", "Fig. ??"):
+        assert words not in text.split("Measured values")[0]
+    assert "(not shown: it may show who the patient is)" in text
+
+
+def test_a_ledger_decided_with_a_rule_of_its_own_is_still_shown(
+    copy: Path, shards: ShardSet
+) -> None:
+    from infimed.core.files import read_json, write_json
+
+    stored = read_json(copy / "curation.json")
+    stored["rubric"]["rules"]["relevance.benchmark_leak"] = {
+        "version": 1, "dimension": "relevance", "severity": "drop", "thresholds": {"comparison": {"value": 1.0}},
+    }  # fmt: skip
+    stored["summary"]["rules"][0]["rule"] = "relevance.benchmark_leak"
+    write_json(copy / "curation.json", stored)
+    page = Page(render_curation_report(copy, shards))
+    assert "a rule outside the standard catalogue" in page.text and page.open == []
 
 
 def test_a_long_text_is_cut_around_the_first_mark() -> None:

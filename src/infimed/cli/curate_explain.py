@@ -39,10 +39,7 @@ def explain_record(
 
     found = explain(folder, record_id)
     summary = read_summary(folder)
-    try:
-        limits = limits_in_force(found, read_rubric(folder, summary))
-    except InfiMedError:  # decided with rules that this version no longer has
-        limits = {}
+    limits = limits_in_force(found, read_rubric(folder, summary, known_only=True))
     for line in explanation_lines(found, all_signals, limits):
         say(line)
     say("")

@@ -9,8 +9,9 @@ import cv2
 
 from infimed.core.errors import InfiMedError
 from infimed.core.files import atomic_open
+from infimed.curation.hiding import HIDDEN, hidden_image
 from infimed.curation.ledger import Explanation
-from infimed.curation.report_examples import HIDDEN, is_identity, said
+from infimed.curation.report_examples import said
 from infimed.curation.rubric import Rubric
 from infimed.data.shards import ShardSet
 
@@ -46,19 +47,17 @@ def record_lines(
     yield ", ".join(
         [f"task {record.task}", *([f"source {record.source}"] if record.source else []), *facts]
     )
-    identity = [f for f in explanation.findings if is_identity(f)]
     for text in said(record, explanation.findings)[0]:
         words = "".join(f"»{p.text}«" if p.mark else p.text for p in text.pieces)
         lines = words.splitlines() or [""]
         yield f"  {text.name:<9} {lines[0]}"
         yield from (f"            {line}" for line in lines[1:])
-    hidden = {f.where for f in identity}
     for number, ref in enumerate(record.images):
         where = f"images.parquet key {ref.sha256}" if ref.sha256 else ref.locator
         yield f"  image {number}   {ref.width} x {ref.height} px, {where}"
         if images is None:
             continue
-        if f"image {number}" in hidden or "images" in hidden:
+        if hidden_image(number, explanation.findings):
             yield f"            not written: {HIDDEN}"
             continue
         try:

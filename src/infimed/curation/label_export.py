@@ -25,10 +25,11 @@ from infimed.core.page import clean, template
 from infimed.curation import ledger
 from infimed.curation.engine import read_summary
 from infimed.curation.findings import Finding
+from infimed.curation.hiding import HIDDEN, hidden_image, masked
 from infimed.curation.label_files import FORMAT, spreadsheet_text
 from infimed.curation.labels import ASKED, QUALITY, Drawn, draw_sample, sample_id, write_sample
 from infimed.curation.ledger_columns import rows_where
-from infimed.curation.report_examples import HIDDEN, Source, is_identity, masked
+from infimed.curation.report_examples import Source
 from infimed.curation.rules.base import turns
 from infimed.data.record import Record
 from infimed.data.thumbnails import MOST_IMAGES, alternative, thumbnail
@@ -80,8 +81,8 @@ def export_labels(folder: Path, shards: Source, out: Path, n: int, seed: int = 0
     images: dict[str, str] = {}
     items = []
     for one in drawn:
-        identity = [f for f in map(ledger.finding_of, findings[one.row]) if is_identity(f)]
-        items.append(_item(shards, shards.record(one.row), identity, images))
+        ours = [ledger.finding_of(line) for line in findings[one.row]]
+        items.append(_item(shards, shards.record(one.row), ours, images))
     with atomic_folder(out) as partial:
         (partial / IMAGES).mkdir()
         for key, uri in images.items():
@@ -102,14 +103,13 @@ def _pools(drawn: Sequence[Drawn]) -> dict[str, int]:
 
 
 def _item(
-    shards: Source, record: Record, identity: Sequence[Finding], images: dict[str, str]
+    shards: Source, record: Record, findings: Sequence[Finding], images: dict[str, str]
 ) -> dict[str, Any]:
-    hidden = {f.where for f in identity}
     shown = []
     for number, ref in enumerate(record.images[:MOST_IMAGES]):
         alt = alternative(ref, record.id, number + 1, len(record.images))
         key = (ref.sha256 or ref.locator)[:24]
-        if f"image {number}" in hidden or "images" in hidden:
+        if hidden_image(number, findings):
             shown.append({"key": "", "alt": alt, "problem": HIDDEN})
             continue
         problem = ""
@@ -120,13 +120,13 @@ def _item(
                 images[key] = made.uri
         shown.append({"key": key, "alt": alt, "problem": problem})
     texts = [
-        {"name": name, "text": masked(text, name, identity)} for name, text in turns(record) if text
+        {"name": name, "text": masked(text, name, findings)} for name, text in turns(record) if text
     ]
     if record.choices:
-        lines = [masked(c, f"choice {i}", identity) for i, c in enumerate(record.choices)]
+        lines = [masked(c, f"choice {i}", findings) for i, c in enumerate(record.choices)]
         texts.insert(1, {"name": "choices", "text": "\n".join(f"· {line}" for line in lines)})
     if record.answer is not None and record.answer != record.response:
-        texts.append({"name": "answer", "text": masked(record.answer, "answer", identity)})
+        texts.append({"name": "answer", "text": masked(record.answer, "answer", findings)})
     facts = {**(record.images[0].facts if record.images else {}), **record.facts}
     known = [f"{name}: {facts[name]}" for name in _FACTS if facts.get(name) not in (None, "")]
     return {

@@ -25,6 +25,7 @@ from infimed.curation import ledger
 from infimed.curation.distributions import read_distributions
 from infimed.curation.engine import read_summary
 from infimed.curation.findings import DIMENSIONS
+from infimed.curation.hiding import is_identity
 from infimed.curation.ledger_columns import Decisions, Lot, batches, read_decisions, rows_where
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import borderline
@@ -96,14 +97,14 @@ class Drawn:
 def draw_sample(folder: Path, n: int, seed: int = 0) -> list[Drawn]:
     """At most `n` records: dropped (dimensions in turn), close to a limit, noted, kept (strata in turn).
 
-    The order is shuffled, so that it tells a reviewer nothing.
+    The order is shuffled, so that it tells a reviewer nothing. Records that name a person are left out.
 
     Raises:
         DataError: no finished ledger.
     """
     summary = read_summary(folder)
     decisions = read_decisions(folder, summary.records)
-    rubric = read_rubric(folder, summary)
+    rubric = read_rubric(folder, summary, known_only=True)
     near = read_distributions(folder, rubric, decisions)
     found = _by_dimension(folder, decisions, n, seed)
     close = [[p.row for _, p in borderline(near, keep, n)] for keep in (False, True)]
@@ -113,6 +114,10 @@ def draw_sample(folder: Path, n: int, seed: int = 0) -> list[Drawn]:
         "noted": alternate(found["note"], n),
         "kept": alternate(_by_stratum(folder, decisions, n, seed), n),
     }
+    named = _naming_persons(folder, [row for rows in candidates.values() for row in rows])
+    candidates = {
+        pool: [row for row in rows if row not in named] for pool, rows in candidates.items()
+    }
     chosen: dict[int, str] = {}
     taken = {pool: _fresh(rows, chosen, pool, round(n * dict(SHARES)[pool]))
              for pool, rows in candidates.items()}  # fmt: skip
@@ -121,6 +126,16 @@ def draw_sample(folder: Path, n: int, seed: int = 0) -> list[Drawn]:
     order = shuffled(sorted(chosen)[:n] if len(chosen) > n else sorted(chosen), seed, "labels")
     names = rows_where(folder, ledger.VERDICTS, order)
     return [Drawn(row, names[row][0]["record_id"], chosen[row]) for row in order]
+
+
+def _naming_persons(folder: Path, rows: Sequence[int]) -> set[int]:
+    """Rows that are dropped because they name a person: they are not given out at all."""
+    found = rows_where(folder, ledger.FINDINGS, rows)
+    return {
+        row
+        for row, lines in found.items()
+        if any(f["severity"] == "drop" and is_identity(ledger.finding_of(f)) for f in lines)
+    }
 
 
 def _fresh(rows: Sequence[int], chosen: dict[int, str], pool: str, count: int) -> int:

@@ -8,10 +8,11 @@ ledger, so that both can be moved together.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from infimed.core.errors import DataError
+from infimed.core.errors import DataError, RecipeError
 from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
 from infimed.curation.rubric import Rubric, default_rubric
@@ -27,16 +28,30 @@ def note_shards(out: Path, shards: ShardSet) -> None:
     write_json(Path(out) / SHARDS_FILE, {"path": relative, "data_sha256": shards.data_hash})
 
 
-def read_rubric(out: Path, summary: CurationSummary) -> Rubric:
+def read_rubric(out: Path, summary: CurationSummary, *, known_only: bool = False) -> Rubric:
     """The rubric of a finished ledger.
 
+    Args:
+        known_only: leave out rules that this version does not have in that form (of another version,
+            or made for one ledger, such as a leak against a benchmark): enough to look, not to decide.
+
     Raises:
-        DataError: it is not stored and not the default one, or does not have the ledger's hash.
-        RecipeError: it names a rule that this version no longer has in that form.
+        DataError: it is not stored and not the default one, does not have the ledger's hash, or names
+            a rule that this version does not have in that form.
     """
     file = Path(out) / ledger.SUMMARY_FILE
     stored = read_json(file).get("rubric")
-    rubric = Rubric.from_dict(stored, str(file)) if isinstance(stored, dict) else default_rubric()
+    if known_only:
+        return _known(stored) if isinstance(stored, dict) else default_rubric()
+    try:
+        rubric = Rubric.from_dict(stored, str(file)) if stored is not None else default_rubric()
+    except RecipeError as error:
+        raise DataError(
+            f"this ledger was decided with a rule that is not in the catalogue ({error.what})",
+            where=str(file),
+            seen=error.seen,
+            fix="decide it with the command that made it: infimed curate run",
+        ) from error
     if rubric.identity != summary.rubric:
         raise DataError(
             "the rubric of this ledger is not known in this version",
@@ -46,6 +61,22 @@ def read_rubric(out: Path, summary: CurationSummary) -> Rubric:
             fix="judge again: infimed curate run SHARDS --out FOLDER",
         )
     return rubric
+
+
+def _known(stored: Mapping[str, Any]) -> Rubric:
+    """The stored rubric without the rules that this version does not have."""
+    here = default_rubric().to_dict()["rules"]
+    rules = stored.get("rules")
+    rules = rules if isinstance(rules, Mapping) else {}
+    same = {
+        name: rule
+        for name, rule in rules.items()
+        if name in here
+        and isinstance(rule, Mapping)
+        and rule.get("version") == here[name]["version"]
+        and set(rule.get("thresholds") or {}) <= set(here[name]["thresholds"])
+    }
+    return Rubric.from_dict({**stored, "rules": same}, "the ledger's rubric")
 
 
 def open_curated(out: Path, shards: Path | None, summary: CurationSummary) -> ShardSet:

@@ -96,7 +96,7 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
     summary = read_summary(ledger)
     if summary.records == 0:
         raise DataError("the ledger holds no record", where=str(ledger))
-    rubric = read_rubric(ledger, summary)
+    rubric = read_rubric(ledger, summary, known_only=True)
     decisions = read_decisions(ledger, summary.records)
     rules = report_data.read_rules(ledger, summary, rubric, seed)
     distributions = read_distributions(ledger, rubric, decisions)

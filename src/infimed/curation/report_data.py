@@ -158,7 +158,9 @@ def _rule_report(count: Any, rule: AnyRule | None, held: _Spoken) -> RuleReport:
         id=count.rule,
         dimension=count.dimension,
         severity=count.severity,
-        catches=rule.catches if rule else "a rule that this version does not know",
+        catches=rule.catches
+        if rule
+        else "a rule outside the standard catalogue, made for this ledger or of another version",
         records=count.records,
         alone=count.alone,
         values=values,

@@ -20,6 +20,7 @@ from infimed.core.sampling import alternate
 from infimed.curation import ledger
 from infimed.curation.distributions import Distribution, Near
 from infimed.curation.findings import Finding
+from infimed.curation.hiding import HIDDEN, REMARK, hidden_image, masked, shown_evidence, shown_id
 from infimed.curation.ledger_columns import rows_of_ids, rows_where
 from infimed.curation.rules.base import turns
 from infimed.data.record import ImageRef, Record
@@ -32,7 +33,6 @@ CLOSE: Final = 0.08
 """Share of a measure's axis within which a value counts as close to its limit."""
 MOST_TWINS: Final = 1
 _NAMED: Final = re.compile(r"\brecord (\S.*)$")
-HIDDEN: Final = "it may show who the patient is"
 
 
 class Source(Protocol):
@@ -128,17 +128,16 @@ class Cards:
         made = {}
         for record_id, row in rows.items():
             record = self.shards.record(row)
-            identity = [f for f in map(ledger.finding_of, found[row]) if is_identity(f)]
-            response = masked(record.response, "response", identity)
-            made[record_id] = Twin(record_id, self._images(record, identity), response)
+            ours = [ledger.finding_of(line) for line in found[row]]
+            response = masked(record.response, "response", ours)
+            made[record_id] = Twin(shown_id(record_id, ours), self._images(record, ours), response)
         return made
 
     def _card(self, record: Record, findings: Sequence[Finding], keep: bool) -> Card:
         ordered = sorted(findings, key=lambda f: f.severity != "drop")
         texts, marked = said(record, ordered)
-        secret = {f.where for f in ordered if is_identity(f)}
         return Card(
-            id=record.id,
+            id=shown_id(record.id, ordered),
             task=record.task,
             source=record.source,
             keep=keep,
@@ -147,8 +146,7 @@ class Cards:
             objections=tuple(
                 Objection(
                     f.rule, f.severity, f.where, measured(f.value, f.threshold),
-                    # Another rule's quotation from the same text could repeat what is hidden.
-                    "" if f.where in secret and not is_identity(f) else f.evidence, number in marked,
+                    shown_evidence(f, ordered), number in marked,
                 )
                 for number, f in enumerate(ordered)
             ),
@@ -156,11 +154,10 @@ class Cards:
         )  # fmt: skip
 
     def _images(self, record: Record, findings: Sequence[Finding]) -> tuple[Thumbnail, ...]:
-        hidden = {f.where for f in findings if is_identity(f)}
         made = []
         for number, ref in enumerate(record.images[:MOST_IMAGES]):
-            alt = alternative(ref, record.id, number + 1, len(record.images))
-            if f"image {number}" in hidden or "images" in hidden:
+            alt = alternative(ref, shown_id(record.id, findings), number + 1, len(record.images))
+            if hidden_image(number, findings):
                 made.append(Thumbnail("", alt, problem=HIDDEN))
                 continue
             known = self._thumbnails.get(ref.sha256)
@@ -174,11 +171,6 @@ def named(finding: Finding) -> str:
     """The id of the other record that a finding's evidence ends in; "" where it names none."""
     match = _NAMED.search(finding.evidence) if finding.where == "data set" else None
     return match.group(1) if match else ""
-
-
-def is_identity(finding: Finding) -> bool:
-    """Whether a finding points at something that may name a person."""
-    return finding.dimension == "privacy" or finding.rule.startswith("privacy.")  # type: ignore[comparison-overlap]
 
 
 def measured(value: float | None, threshold: float | None) -> str:
@@ -222,7 +214,7 @@ def _pieces(
 ) -> tuple[tuple[Piece, ...], set[int]]:
     ours = [(number, f) for number, f in enumerate(findings) if f.where == name]
     shown = masked(text, name, findings)
-    if len(shown) != len(text):
+    if shown == REMARK:
         return (Piece(shown),), set()
     text = shown
     marks = np.zeros(len(text), bool)
@@ -239,16 +231,6 @@ def _pieces(
     if end < len(text):
         pieces.append(Piece("…"))
     return tuple(pieces), used
-
-
-def masked(text: str, name: str, findings: Sequence[Finding]) -> str:
-    """The text called `name` with blocks where it may name a person; a remark where all of it may."""
-    for f in findings:
-        if f.where == name and is_identity(f):
-            if not _spans(f, text):
-                return f"(text not shown: {HIDDEN})"
-            text = text[: f.start] + "▮" * (f.end - f.start) + text[f.end :]
-    return text
 
 
 def _spans(finding: Finding, text: str) -> bool:
