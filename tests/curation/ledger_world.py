@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from infimed.curation import curate
+from infimed.curation import Rubric, curate, default_rubric
+from infimed.curation.image_signals import measure_image
 from infimed.curation.origin import note_shards
 from infimed.data.importing import import_data
 from infimed.data.shards import open_shards
@@ -21,6 +22,32 @@ RECORDS = 40
 def blurred(seed: int, sigma: float) -> np.ndarray:  # type: ignore[type-arg]
     """A picture blurred by `sigma` pixels, without the noise of the original."""
     return np.asarray(cv2.GaussianBlur(picture(seed), (0, 0), sigma))
+
+
+RULES = (
+    "completeness.placeholder", "relevance.blank_image", "relevance.image_not_needed", "readability.markup",
+    "readability.small_image", "readability.blurred_image", "readability.under_exposed",
+    "readability.low_contrast", "duplication.exact", "duplication.near_image",
+)  # fmt: skip
+"""Rules in force here: the counts in tests do not change when the catalogue grows."""
+BLURS = (1.0, 2.5, 3.5, 6.0)
+
+
+def limit_between(first: int, second: int) -> float:
+    """A sharpness between those of two of the blurred pictures."""
+    values = [
+        measure_image(np.ascontiguousarray(blurred(50 + n, BLURS[n]))).sharpness
+        for n in (first, second)
+    ]
+    return round(sum(values) / 2, 3)
+
+
+def small_rubric() -> Rubric:
+    """The rules of this world, the limit of sharpness between the second and the third blur."""
+    data = default_rubric().to_dict()
+    data["rules"] = {name: data["rules"][name] for name in RULES}
+    made = Rubric.from_dict(data)
+    return made.with_settings({"readability.blurred_image.min_sharpness": limit_between(1, 2)})
 
 
 def make_ledger(folder: Path) -> tuple[Path, Path]:
@@ -66,7 +93,7 @@ def make_ledger(folder: Path) -> tuple[Path, Path]:
     (source / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     import_data(source, folder / "shards")
     opened = open_shards(folder / "shards")
-    curate(opened, folder / "ledger")
+    curate(opened, folder / "ledger", rubric=small_rubric())
     note_shards(folder / "ledger", opened)
     opened.close()
     return folder / "ledger", folder / "shards"

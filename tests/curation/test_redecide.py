@@ -15,9 +15,12 @@ from infimed.curation import curate, default_rubric, read_summary
 from infimed.curation.origin import read_rubric
 from infimed.curation.redecide import changed, redecide
 from infimed.data.shards import ShardSet, open_shards
-from tests.curation.ledger_world import make_ledger
+from tests.curation.ledger_world import limit_between, make_ledger
 
-SETTINGS = {"readability.blurred_image.min_sharpness": 1.85, "completeness.placeholder": "off"}
+SETTINGS = {
+    "readability.blurred_image.min_sharpness": limit_between(0, 1),
+    "completeness.placeholder": "off",
+}
 TABLES = ("signals.parquet", "findings.parquet", "verdicts.parquet")
 runner = CliRunner()
 
@@ -56,7 +59,7 @@ def test_the_result_is_that_of_a_whole_curation(
 
 
 def test_the_difference_names_records_rules_and_strata(copy: Path, shards: ShardSet) -> None:
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with redecide(copy, shards, before, before.with_settings(SETTINGS)) as made:
         found = made.difference
     assert found.changes
@@ -72,7 +75,7 @@ def test_the_difference_names_records_rules_and_strata(copy: Path, shards: Shard
 
 
 def test_no_image_is_opened_where_none_looks_like_another(copy: Path, shards: ShardSet) -> None:
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     after = before.with_settings({**SETTINGS, "duplication.near_image": "off"})
     with redecide(copy, shards, before, after) as made:
         assert made.difference.images_opened == 0
@@ -80,7 +83,7 @@ def test_no_image_is_opened_where_none_looks_like_another(copy: Path, shards: Sh
 
 def test_looking_only_changes_nothing_and_leaves_nothing(copy: Path, shards: ShardSet) -> None:
     untouched = hashes(copy)
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with redecide(copy, shards, before, before.with_settings(SETTINGS)):
         pass
     assert hashes(copy) == untouched
@@ -91,7 +94,7 @@ def test_an_error_on_the_way_changes_nothing_and_leaves_nothing(
     copy: Path, shards: ShardSet
 ) -> None:
     untouched = hashes(copy)
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with pytest.raises(RuntimeError), redecide(copy, shards, before, before):
         raise RuntimeError
     assert hashes(copy) == untouched
@@ -100,7 +103,7 @@ def test_an_error_on_the_way_changes_nothing_and_leaves_nothing(
 
 def test_in_place_the_ledger_itself_is_decided_again_and_back(copy: Path, shards: ShardSet) -> None:
     untouched = hashes(copy)
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     after = before.with_settings(SETTINGS)
     with redecide(copy, shards, before, after) as made:
         assert made.write(None) == copy
@@ -115,7 +118,7 @@ def test_labels_and_other_tables_go_along_and_old_reports_do_not(
 ) -> None:
     (copy / "labels.parquet").write_bytes(b"labels")
     (copy / "report.html").write_text("old")
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with redecide(copy, shards, before, before, out=tmp_path / "new") as made:
         made.write(tmp_path / "new")
     assert (tmp_path / "new" / "labels.parquet").read_bytes() == b"labels"
@@ -126,7 +129,7 @@ def test_signals_of_another_version_must_be_measured_again(copy: Path, shards: S
     stored = read_json(copy / "curation.json")
     stored["key"]["signals"] = "0.0"
     write_json(copy / "curation.json", stored)
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with pytest.raises(DataError, match="another version"), redecide(copy, shards, before, before):
         pass
 
@@ -136,7 +139,7 @@ def test_a_folder_that_holds_something_is_not_overwritten(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
-    before = default_rubric()
+    before = read_rubric(copy, read_summary(copy))
     with (
         pytest.raises(DataError, match="something already"),
         redecide(copy, shards, before, before, out=tmp_path / "full"),

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from infimed.cli.curate import app
 from infimed.core.errors import DataError
+from infimed.curation import default_rubric, read_summary
 from infimed.curation import ledger as tables
-from infimed.curation import read_summary
 from infimed.curation.findings import Finding
 from infimed.curation.hiding import hidden_image, masked, shown_evidence, shown_id
 from infimed.curation.report import render_curation_report, write_curation_report
@@ -23,7 +23,7 @@ from infimed.curation.report_data import read_costs, read_generic, read_scores, 
 from infimed.curation.report_examples import said
 from infimed.data.record import question_record
 from infimed.data.shards import ShardSet, open_shards
-from tests.curation.ledger_world import PAYLOAD, RECORDS, make_ledger
+from tests.curation.ledger_world import PAYLOAD, RECORDS, limit_between, make_ledger
 
 VOID = {"meta", "img", "br", "line", "circle", "path", "rect", "wbr"}
 
@@ -124,7 +124,11 @@ def test_every_rule_that_spoke_has_its_counts_limits_and_an_example(
     for rule in read_summary(world[0]).rules:
         assert f"rule-{rule.rule}" in {a.get("id") for _, a in page.tags}
         assert any(example in page.text for example in rule.examples)
-    assert "min_sharpness 1.7 (CT 1.95" in page.text.replace("  ", " ")
+    special = default_rubric().to_dict()["rules"]["readability.under_exposed"]["thresholds"][
+        "max_dark"
+    ]
+    name, value = min(special["by_modality"].items())
+    assert f"max_dark {special['value']:g} ({name} {value:g}" in page.text
     assert "caught by no other rule" in page.text
 
 
@@ -150,8 +154,9 @@ def test_the_same_ledger_gives_the_same_page_and_a_seed_another_draw(
 
 def test_records_on_both_sides_of_a_limit_are_shown(page: Page) -> None:
     dropped, kept = page.text.split("Just dropped", 1)[1].split("Just kept", 1)
-    assert "limit 1.7: beyond by" in dropped
-    assert "limit 1.7: inside by" in kept.split("Kept, drawn at random")[0]
+    limit = f"limit {limit_between(1, 2):g}"
+    assert f"{limit}: beyond by" in dropped
+    assert f"{limit}: inside by" in kept.split("Kept, drawn at random")[0]
 
 
 def test_a_folder_without_a_finished_curation_is_refused(tmp_path: Path, shards: ShardSet) -> None:
