@@ -278,6 +278,25 @@ def test_a_stratum_that_loses_more_than_the_rest_stands_apart(copy: Path) -> Non
     assert sum(s.records for s in strata if s.group == "source") == RECORDS
 
 
+def test_the_warning_names_a_part_that_loses_once_by_its_shortest_name() -> None:
+    from infimed.curation.report_data import STRATA, Stratum, warnings
+    from infimed.curation.summary import CurationSummary
+
+    crossed = STRATA[0][0]
+    strata = [
+        Stratum(crossed, "a · CT · open", 200, 100, 0.43, 0.57, "less", 0.99),
+        Stratum(crossed, "a · MR · open", 200, 198, 0.96, 1.0, "more", 0.8),
+        Stratum("modality", "CT", 400, 220, 0.50, 0.60, "less", 0.99),
+        Stratum("task", "open", 900, 880, 0.96, 0.985, "less", 0.99),  # one point is no story
+        Stratum(
+            "language", "zh", 12, 3, 0.09, 0.53, "less", 0.99
+        ),  # twelve records are none either
+    ]
+    summary = CurationSummary(1000, 900, 100, 0, 10, {}, (), {}, 1.0, 1000, "hash", "rubric")
+    (said_once,) = warnings(summary, (), strata)
+    assert "Modality “CT” keeps 55.0 % of its 400 records, all others 99.0 %" in said_once
+
+
 def test_a_duplicate_stands_beside_the_record_it_repeats(page: Page) -> None:
     assert "the record named: questions-2 right upper lobe" in page.text
 

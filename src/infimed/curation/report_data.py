@@ -429,19 +429,21 @@ def warnings(
                 f"{rule.id} alone drops {_percent(rule.alone, n)} of the records: if it is wrong here, "
                 "it costs much. Look at its examples and at its limit."
             )
-    # A part is told once, by its shortest name: source x modality x task often repeats a modality.
-    less = {
-        (s.records, s.kept): s
+    less = [
+        s
         for s in strata
         if s.apart == "less"
         and s.records >= FEWEST_WARNED
         and s.rest is not None
         and s.rest - s.share >= LEAST_GAP
-    }
-    for part in sorted(less.values(), key=lambda s: (s.share, s.name))[:3]:
+    ]
+    simple = {s.name for s in less if s.group != STRATA[0][0]}
+    # A part is told once, by its shortest name: "CT" covers "CT, open" and "CT, closed".
+    told = [s for s in less if s.group != STRATA[0][0] or not simple & set(s.name.split(" · "))]
+    for part in sorted(told, key=lambda s: (s.share, s.name))[:3]:
         said.append(
             f"{part.group.capitalize()} “{part.name}” keeps {_percent(part.kept, part.records)} of its "
-            f"{part.records:,} records, all others {part.rest:.1%}: curation changes the mixture."
+            f"{part.records:,} records, all others {100 * (part.rest or 0.0):.1f} %: curation changes the mixture."
         )
     if summary.records < 100:
         said.append(f"There are {summary.records:,} records only: shares are uncertain.")
