@@ -19,8 +19,9 @@ from infimed.curation import ledger as tables
 from infimed.curation.findings import Finding
 from infimed.curation.hiding import hidden_image, masked, shown_evidence, shown_id
 from infimed.curation.report import render_curation_report, write_curation_report
-from infimed.curation.report_data import read_costs, read_generic, read_scores, read_strata
+from infimed.curation.report_data import read_costs, read_generic, read_scores
 from infimed.curation.report_examples import said
+from infimed.curation.report_strata import read_strata
 from infimed.data.record import question_record
 from infimed.data.shards import ShardSet, open_shards
 from tests.curation.ledger_world import PAYLOAD, RECORDS, limit_between, make_ledger
@@ -279,7 +280,8 @@ def test_a_stratum_that_loses_more_than_the_rest_stands_apart(copy: Path) -> Non
 
 
 def test_the_warning_names_a_part_that_loses_once_by_its_shortest_name() -> None:
-    from infimed.curation.report_data import STRATA, Stratum, warnings
+    from infimed.curation.report_strata import STRATA, Stratum
+    from infimed.curation.report_words import warnings
     from infimed.curation.summary import CurationSummary
 
     crossed = STRATA[0][0]

@@ -25,6 +25,8 @@ from infimed.curation.label_agreement import AGREEMENT_FILE
 from infimed.curation.ledger_columns import Decisions, Integers, read_decisions
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import Card, Cards, Source, borderline, explained, unlike
+from infimed.curation.report_strata import read_strata
+from infimed.curation.report_words import headline, warnings
 from infimed.curation.rubric import Rubric
 from infimed.curation.summary import CurationSummary
 
@@ -100,7 +102,7 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
     decisions = read_decisions(ledger, summary.records)
     rules = report_data.read_rules(ledger, summary, rubric, seed)
     distributions = read_distributions(ledger, rubric, decisions)
-    strata, sources = report_data.read_strata(ledger, decisions)
+    strata, sources = read_strata(ledger, decisions)
     galleries = section(
         lambda: _galleries(
             ledger, shards, decisions, distributions, rules, derive_seed(seed, "page")
@@ -109,8 +111,8 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
     return template("infimed.curation", "report.html.j2").render(
         name=ledger.resolve().name,
         summary=summary,
-        headline=report_data.headline(summary, rules),
-        warnings=report_data.warnings(summary, rules, strata),
+        headline=headline(summary, rules),
+        warnings=warnings(summary, rules, strata),
         rules=rules,
         silent=_silent(rubric, summary),
         drawings=[drawing for d in distributions if (drawing := draw(d)) is not None],

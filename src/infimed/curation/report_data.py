@@ -6,9 +6,7 @@ counts, a sample of values for every rule, and seeded draws of row numbers.
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infimed.core.statistics import wilson_interval
 from infimed.curation import ledger
 from infimed.curation.findings import DIMENSIONS
 from infimed.curation.ledger_columns import Decisions, Lot, batches, column_names, files_of
@@ -27,11 +24,6 @@ from infimed.curation.summary import CurationSummary
 
 VALUES_PER_RULE: Final = 20_000
 EXAMPLES_PER_RULE: Final = 40
-MOST_STRATA: Final = 40
-FEWEST_WARNED: Final = 20
-"""Records a part needs before the headline warns of it."""
-LEAST_GAP: Final = 0.03
-"""Kept share by which it must fall behind the rest for that."""
 JUDGE_COST: Final = "judge_cost"
 LEAKAGE, SCORES = "leakage", "scores"
 
@@ -64,30 +56,6 @@ class RuleReport:
     values: tuple[float, float, float] | None
     limits: tuple[Limit, ...]
     rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """A part of the data: its records, those kept, and the interval of the kept share.
-
-    Attributes:
-        low, high: Wilson's 95 % interval. rest: kept share of all other records, None without any.
-        apart: "less" or "more" where the interval leaves out `rest`; "" otherwise.
-    """
-
-    group: str
-    name: str
-    records: int
-    kept: int
-    low: float
-    high: float
-    apart: str
-    rest: float | None
-
-    @property
-    def share(self) -> float:
-        """Kept share."""
-        return self.kept / self.records
 
 
 @dataclass(frozen=True)
@@ -200,71 +168,6 @@ def draw_rows(
         lot.offer(rows[belongs])
         drawn.append(lot.rows)
     return drawn[0], drawn[1]
-
-
-STRATA: Final = (
-    ("source × modality × task", ("source", "modality", "task")),
-    ("source", ("source",)),
-    ("modality", ("modality",)),
-    ("task", ("task",)),
-    ("language", ("language",)),
-)
-
-
-def read_strata(
-    out: Path, decisions: Decisions
-) -> tuple[tuple[Stratum, ...], tuple[tuple[str, int], ...]]:
-    """(kept shares, sources with their records): shares by source, modality, task and language, alone and crossed.
-
-    A grouping that puts all records into one part, or the same parts as a finer one, is left out.
-    Crossed, the largest `MOST_STRATA` parts are shown and those that lose more than the rest.
-    """
-    columns = ["source", "modality", "task", "language"]
-    counts: Counter[tuple[str, ...]] = Counter()
-    kept: Counter[tuple[str, ...]] = Counter()
-    for batch in batches(out, ledger.SIGNALS, ["row", *columns]):
-        keep = decisions.keep[batch["row"].to_numpy()]
-        grouped = (
-            pa.table({**{c: pc.fill_null(batch[c], "") for c in columns}, "keep": keep})
-            .group_by(columns)
-            .aggregate([("keep", "count"), ("keep", "sum")])
-        )
-        for line in grouped.to_pylist():
-            key = tuple(line[c] for c in columns)
-            counts[key] += line["keep_count"]
-            kept[key] += line["keep_sum"] or 0
-    made: list[Stratum] = []
-    for title, chosen in STRATA:
-        at = [columns.index(name) for name in chosen]
-        total: Counter[tuple[str, ...]] = Counter()
-        stays: Counter[tuple[str, ...]] = Counter()
-        for key, n in counts.items():
-            part = tuple(key[i] for i in at)
-            total[part] += n
-            stays[part] += kept[key]
-        if len(total) < 2 and title != STRATA[0][0]:
-            continue
-        made += _strata(title, total, stays)
-    sources: Counter[str] = Counter()
-    for key, n in counts.items():
-        sources[key[0] or "not stated"] += n
-    return tuple(made), tuple(sorted(sources.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _strata(title: str, total: Counter[Any], kept: Counter[Any]) -> list[Stratum]:
-    everything, everything_kept = sum(total.values()), sum(kept.values())
-    made = []
-    for part, n in sorted(total.items(), key=lambda item: (-item[1], item[0])):
-        low, high = wilson_interval(kept[part], n)
-        rest = everything - n
-        others = (everything_kept - kept[part]) / rest if rest else None
-        apart = ""
-        if others is not None and not low <= others <= high:
-            apart = "less" if others > high else "more"
-        name = " · ".join(value or "not stated" for value in part)
-        made.append(Stratum(title, name, n, kept[part], low, high, apart, others))
-    first = made[:MOST_STRATA]
-    return first + [s for s in made[MOST_STRATA:] if s.apart == "less"][:MOST_STRATA]
 
 
 def read_costs(out: Path) -> tuple[tuple[Cost, ...], float]:
@@ -383,75 +286,3 @@ def optional_table(out: Path, name: str) -> Path | None:
     """The file of a table that other commands may have written beside the ledger."""
     path = ledger.path_of(out, name)
     return files_of(out, name)[0] if path.exists() else None
-
-
-def headline(summary: CurationSummary, rules: Sequence[RuleReport]) -> list[str]:
-    """The result in sentences made of numbers and the rules' own descriptions."""
-    n, dropped = summary.records, summary.dropped
-    said = [
-        f"Of {n:,} records {summary.kept:,} were kept and {dropped:,} dropped ({_percent(dropped, n)})."
-        if dropped
-        else f"All {n:,} records were kept."
-    ]
-    dropping = [rule for rule in rules if rule.severity == "drop" and rule.records]
-    if not dropped:
-        said.append("No rule found a reason to drop anything.")
-    else:
-        dimensions: Mapping[str, int] = summary.dimensions
-        ranked = sorted((-count, name) for name, count in dimensions.items() if count)
-        parts = ", ".join(f"{name} {-count:,}" for count, name in ranked)
-        said.append(f"Records dropped by dimension: {parts}.")
-        for rule in sorted(dropping, key=lambda r: (-r.alone, -r.records, r.id))[:3]:
-            alone = "by this rule alone" if rule.alone == rule.records else f"{rule.alone:,} alone"
-            alone = alone if rule.alone else "all of them by other rules too"
-            said.append(f"{rule.records:,} × “{rule.catches.rstrip('.')}” ({rule.id}, {alone}).")
-    if summary.noted:
-        said.append(
-            f"{summary.noted:,} kept records carry a note: something to know, no reason to drop them."
-        )
-    return said
-
-
-def warnings(
-    summary: CurationSummary, rules: Sequence[RuleReport], strata: Sequence[Stratum]
-) -> list[str]:
-    """What a reader should look at before signing."""
-    said = []
-    n = max(1, summary.records)
-    if summary.dropped > 0.3 * n:
-        said.append(
-            f"{_percent(summary.dropped, n)} of the records are dropped. Look at the examples of the "
-            "largest rules before you train on the rest."
-        )
-    for rule in rules:
-        if rule.severity == "drop" and rule.alone > 0.1 * n:
-            said.append(
-                f"{rule.id} alone drops {_percent(rule.alone, n)} of the records: if it is wrong here, "
-                "it costs much. Look at its examples and at its limit."
-            )
-    less = [
-        s
-        for s in strata
-        if s.apart == "less"
-        and s.records >= FEWEST_WARNED
-        and s.rest is not None
-        and s.rest - s.share >= LEAST_GAP
-    ]
-    simple = {s.name for s in less if s.group != STRATA[0][0]}
-    # A part is told once, by its shortest name: "CT" covers "CT, open" and "CT, closed".
-    told = [s for s in less if s.group != STRATA[0][0] or not simple & set(s.name.split(" · "))]
-    for part in sorted(told, key=lambda s: (s.share, s.name))[:3]:
-        said.append(
-            f"{part.group.capitalize()} “{part.name}” keeps {_percent(part.kept, part.records)} of its "
-            f"{part.records:,} records, all others {100 * (part.rest or 0.0):.1f} %: curation changes the mixture."
-        )
-    if summary.records < 100:
-        said.append(f"There are {summary.records:,} records only: shares are uncertain.")
-    return said
-
-
-def _percent(part: int, whole: int) -> str:
-    share = part / whole if whole else 0.0
-    if part and share < 0.001:
-        return "less than 0.1 %"
-    return f"{100 * share:.1f} %" if math.isfinite(share) else "–"
