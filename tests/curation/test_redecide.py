@@ -105,8 +105,11 @@ def test_in_place_the_ledger_itself_is_decided_again_and_back(copy: Path, shards
     untouched = hashes(copy)
     before = read_rubric(copy, read_summary(copy))
     after = before.with_settings(SETTINGS)
+    (copy / "report.html").write_text("about the old verdicts")
+    (copy / "agreement.json").write_text("{}")
     with redecide(copy, shards, before, after) as made:
         assert made.write(None) == copy
+    assert not (copy / "report.html").exists() and not (copy / "agreement.json").exists()
     assert read_summary(copy).rubric == after.identity
     with redecide(copy, shards, after, before) as made:
         made.write(None)

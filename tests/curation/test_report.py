@@ -202,8 +202,6 @@ def test_leakage_and_scores_of_other_commands_are_shown_and_escaped(
 
 
 def test_labels_and_the_judges_cost_are_told(copy: Path, shards: ShardSet) -> None:
-    from infimed.core.files import write_json
-    from infimed.curation.label_agreement import label_report
     from infimed.curation.labels import store_labels
 
     store_labels(
@@ -214,7 +212,6 @@ def test_labels_and_the_judges_cost_are_told(copy: Path, shards: ShardSet) -> No
             for row in (0, 1, 28, 29) for rater in ("anna", "ben")
         ],
     )  # fmt: skip
-    write_json(copy / "agreement.json", label_report(copy).to_dict())
     cost = {"row": [0, 1], "prompt_tokens": [400, 600], "price": [0.5, None]}
     pq.write_table(pa.table(cost), copy / "judge_cost.parquet")
     page = Page(render_curation_report(copy, shards))
@@ -230,7 +227,7 @@ def test_damaged_optional_tables_become_a_sentence(copy: Path, shards: ShardSet)
     (copy / "leakage.parquet").write_bytes(b"nothing")
     (copy / "scores.parquet").write_bytes(b"nothing")
     (copy / "judge_cost.parquet").write_bytes(b"nothing")
-    (copy / "agreement.json").write_text("{}")
+    (copy / "labels.parquet").write_bytes(b"nothing")
     assert Page(render_curation_report(copy, shards)).text.count("This part could not be read") == 4
 
 
@@ -246,7 +243,7 @@ def test_scores_are_read_in_both_layouts(copy: Path, layout: str) -> None:
 
 def test_a_table_of_any_columns_is_cut_to_its_first_rows(tmp_path: Path) -> None:
     file = tmp_path / "any.parquet"
-    pq.write_table(pa.table({"a": list(range(500)), "b": [[1, 2]] * 500}), file)
+    pq.write_table(pa.table({"row": [0] * 500, "a": list(range(500)), "b": [[1, 2]] * 500}), file)
     found = read_generic(file, most=7)
     assert (found.total, len(found.rows), found.rows[0]) == (500, 7, ("0", "[1, 2]"))
 

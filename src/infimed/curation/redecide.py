@@ -23,6 +23,7 @@ from infimed.core.errors import DataError
 from infimed.core.files import read_json
 from infimed.curation import ledger
 from infimed.curation.engine import curate, read_summary
+from infimed.curation.label_agreement import AGREEMENT_FILE
 from infimed.curation.ledger_columns import Decisions, batches, read_decisions
 from infimed.curation.origin import note_shards
 from infimed.curation.rubric import Rubric
@@ -122,6 +123,9 @@ class Redecided:
             return out
         # As in the engine: while tables are replaced there must be no summary that names them.
         (self.ledger / ledger.SUMMARY_FILE).unlink(missing_ok=True)
+        # What was said about the old verdicts must not stand beside the new ones.
+        for name in (AGREEMENT_FILE, "report.html"):
+            (self.ledger / name).unlink(missing_ok=True)
         for name in ("findings.parquet", "verdicts.parquet"):
             if (self.folder / name).exists():
                 target = self.ledger / name

@@ -15,13 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from infimed.core.errors import DataError
-from infimed.core.files import read_json, write_text
+from infimed.core.files import write_text
 from infimed.core.page import Section, section, template
 from infimed.core.seeds import derive_seed
 from infimed.curation import report_data
 from infimed.curation.distributions import BINS, Distribution, read_distributions
 from infimed.curation.engine import read_summary
-from infimed.curation.label_agreement import AGREEMENT_FILE
+from infimed.curation.label_agreement import label_report
+from infimed.curation.labels import LABELS
 from infimed.curation.ledger_columns import Decisions, Integers, read_decisions
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import Card, Cards, Source, borderline, explained, unlike
@@ -140,16 +141,10 @@ def _optional(ledger: Path, name: str, read):  # type: ignore[no-untyped-def]
 
 
 def _people(ledger: Path) -> Section[dict[str, Any]] | None:
-    """What `infimed label import` found, None where nobody has labelled anything."""
-    file = ledger / AGREEMENT_FILE
-    return section(lambda: _agreement(file)) if file.is_file() else None
-
-
-def _agreement(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(file)
-    for line in found["dimensions"]:
-        float(line["alpha"]["mean"] or 0), line["machines"], line["ceiling"]
-    return {key: found[key] for key in ("raters", "records", "dimensions", "dropped", "kept")}
+    """What people say beside the rules as they decide now; None where nobody has labelled anything."""
+    if report_data.optional_table(ledger, LABELS) is None:
+        return None
+    return section(lambda: label_report(ledger).to_dict())
 
 
 def _silent(rubric: Rubric, summary: CurationSummary) -> list[tuple[str, str]]:

@@ -216,7 +216,9 @@ def read_generic(file: Path, most: int = 50) -> Generic:
     """The first rows of any Parquet table, every cell as text."""
     with pq.ParquetFile(file) as opened:
         total = opened.metadata.num_rows
-        names = tuple(opened.schema_arrow.names)
+        every = opened.schema_arrow.names
+        # Row numbers and image keys are for programs; ids say the same to people.
+        names = tuple(n for n in every if n != "row" and not n.endswith(("_row", "_key")))
         first = next(opened.iter_batches(most), None)
     rows = first.to_pylist()[:most] if first is not None else []
     return Generic(names, tuple(tuple(_cell(row[n]) for n in names) for row in rows), total)
