@@ -12,6 +12,7 @@ from infimed.core.statistics import (
     majority,
     paired_clustered_bootstrap,
     resample_counts,
+    wilson_interval,
 )
 
 
@@ -166,3 +167,26 @@ def test_the_approximation_for_many_groups_agrees_with_the_bootstrap(
         assert one.mean == other.mean
         width = one.high - one.low  # type: ignore[operator]
         assert [other.low, other.high] == pytest.approx([one.low, one.high], abs=0.04 * width)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_equals_newcombes_table(
+    successes: int, n: int, low: float, high: float
+) -> None:
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilsons_interval_of_nothing_is_everything_and_nonsense_is_refused() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(7, 7)[1] == 1.0
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(3, 2)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from infimed.core.sampling import alternate
 from infimed.core.statistics import Estimate
 from infimed.evaluation.report import Cell, Column, Difference, Row, Scoreboard, TaskScores
 from infimed.pipeline.figures import bands_of, binned, curves, smoothed, tick
@@ -18,7 +19,7 @@ from infimed.pipeline.report_data import (
     read_steps,
     stage_numbers,
 )
-from infimed.pipeline.report_examples import _Place, alternate, choose_answers
+from infimed.pipeline.report_examples import _Place, choose_answers
 from infimed.pipeline.report_results import plain_result, points, signed, small_findings, warnings
 from tests.pipeline.fake_run import fake_recipe, write_metrics
 

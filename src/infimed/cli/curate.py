@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from infimed.cli import curate_benchmark, curate_leakage
+from infimed.cli.curate_explain import explain_record
 from infimed.cli.curate_grounding import grounding
 from infimed.cli.curate_judge import judge
-from infimed.core.errors import UsageError
+from infimed.cli.curate_redecide import redecide
+from infimed.cli.curate_report import report
+from infimed.cli.curate_settings import parse_settings
 
 app = typer.Typer(
     name="curate",
@@ -27,12 +30,16 @@ app = typer.Typer(
       infimed curate run shards --out curated
 
       infimed curate explain curated RECORD_ID
+
+      infimed curate report curated
     """,
 )
+app.command("explain")(explain_record)
+app.command("report")(report)
+app.command("redecide")(redecide)
 app.command("judge")(judge)
 app.command("grounding")(grounding)
-
-
+app.command("leakage")(curate_leakage.leakage)
 curate_benchmark.register(app)
 
 
@@ -69,12 +76,13 @@ def run(
     from infimed.core import console
     from infimed.curation import curate, default_rubric
     from infimed.curation.engine import engine_named
+    from infimed.curation.origin import note_shards
     from infimed.curation.rubric import Rubric
     from infimed.curation.tables import summary_tables
     from infimed.data.shards import open_shards
 
     chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
-        _settings(settings or [])
+        parse_settings(settings or [])
     )
     if against is not None:
         from infimed.curation.leakage import with_leaks
@@ -90,6 +98,7 @@ def run(
             engine=engine_named(engine),
             on_progress=advance,
         )
+    note_shards(out, opened)
     for table in summary_tables(summary):
         console.out.print(table)
     console.out.print(
@@ -102,32 +111,7 @@ def run(
         console.out.print(
             f"why: infimed curate explain {out} {example}", markup=False, soft_wrap=True
         )
-
-
-@app.command("explain")
-def explain_record(
-    folder: Annotated[Path, typer.Argument(help="Folder given to `infimed curate run --out`.")],
-    record_id: Annotated[str, typer.Argument(help="Id of the record.")],
-    all_signals: Annotated[
-        bool, typer.Option("--signals", help="Print every measured value too.")
-    ] = False,
-) -> None:
-    """Say why a record was kept or dropped: every finding with value, limit and evidence.
-
-    Example: infimed curate explain curated vqa_rad-187
-    """
-    from infimed.core import console
-    from infimed.curation import explain
-    from infimed.curation.judge_evidence import evidence_lines
-    from infimed.curation.tables import explanation_lines
-
-    for line in explanation_lines(explain(folder, record_id), all_signals):
-        console.out.print(line, markup=False, soft_wrap=True)
-    for line in evidence_lines(folder, record_id):
-        console.out.print(line, markup=False, soft_wrap=True)
-
-
-app.command("leakage")(curate_leakage.leakage)
+    console.out.print(f"look at it: infimed curate report {out}", markup=False, soft_wrap=True)
 
 
 @app.command("rules")
@@ -152,18 +136,3 @@ def rules(
         sys.stdout.write(safe_dump(default_rubric().to_dict(), sort_keys=False, allow_unicode=True))
         return
     console.out.print(rules_table(default_rubric()))
-
-
-def _settings(texts: list[str]) -> dict[str, str | float]:
-    made: dict[str, str | float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UsageError(
-                "--set takes NAME=VALUE", seen=text, fix="--set completeness.cut_text=note"
-            )
-        try:
-            made[name] = float(value)
-        except ValueError:
-            made[name] = value
-    return made

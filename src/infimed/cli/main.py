@@ -11,6 +11,7 @@ from infimed import __version__
 from infimed.cli import curate, data, run
 from infimed.cli.chat import chat
 from infimed.cli.eval import app as eval_app
+from infimed.cli.label import app as label_app
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
 
@@ -29,6 +30,7 @@ app.command("weights")(weights)
 app.command("chat")(chat)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
+app.add_typer(label_app, name="label")
 app.add_typer(eval_app, name="eval")
 
 

@@ -91,7 +91,8 @@ def table(
     """A table whose columns from index `numeric` on are right-aligned."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index >= numeric else "left")
+        # Fold rather than cut: names in a table are there to be copied.
+        made.add_column(column, justify="right" if index >= numeric else "left", overflow="fold")
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

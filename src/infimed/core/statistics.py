@@ -238,3 +238,26 @@ def majority(values: Sequence[Key]) -> Key | None:
     """The most frequent value; the smallest by its text where several are; None without values."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], str(value))) if counts else None
+
+
+def wilson_interval(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Limits of a share, honest for few samples and near 0 and 1.
+
+    Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 22 (1927);
+    the limits solve (p - successes/n)^2 = z^2 p(1-p)/n. (0, 1) without samples.
+
+    Raises:
+        ValueError: not 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    scale = 1 + z * z / n
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == n else (centre + half) / scale
+    return low, high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
@@ -58,8 +58,16 @@ def rules_table(rubric: Rubric) -> Table:
     )
 
 
-def explanation_lines(explanation: Explanation, all_signals: bool = False) -> Iterator[str]:
-    """An explanation in sentences: verdict, findings, and on request every measured value."""
+def explanation_lines(
+    explanation: Explanation,
+    all_signals: bool = False,
+    limits: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """An explanation in sentences: verdict, findings, and on request every measured value.
+
+    Args:
+        limits: rule id -> the limits that held for this record, in words.
+    """
     verdict = explanation.verdict
     decision = "kept" if verdict.keep else "dropped for " + ", ".join(verdict.reasons)
     yield f"{verdict.record_id} (row {verdict.row}): {decision}"
@@ -72,6 +80,8 @@ def explanation_lines(explanation: Explanation, all_signals: bool = False) -> It
             limit = f"   limit {finding.threshold:g}" if finding.threshold is not None else ""
             yield f"  measured  {finding.value:g}{limit}"
         yield f"  evidence  {finding.evidence}"
+        if limits and finding.rule in limits:
+            yield f"  limits    {limits[finding.rule]}"
     if not explanation.findings:
         yield "no rule objected"
     if all_signals:

@@ -7,18 +7,16 @@ sentence that says so, so a finished run always has its report. Cost: a few seco
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import pyarrow as pa
 import yaml
 
-from infimed.core.errors import DataError, InfiMedError
+from infimed.core.errors import DataError
 from infimed.core.files import read_json, write_text
+from infimed.core.page import plain, section, template
 from infimed.core.recipe import Recipe, dump_recipe, load_recipe
 from infimed.core.seeds import derive_seed
 from infimed.curation.engine import read_summary
@@ -28,42 +26,7 @@ from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.report import Scoreboard
 from infimed.pipeline import figures, report_data, report_examples, report_results
 
-MAX_TEXT = 700
-"""Longest text of a record or answer shown in full, characters."""
-
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Control characters, those that turn the reading direction, and lone surrogates."""
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Section(Generic[Value]):
-    """A part of the report: its value, or why there is none."""
-
-    value: Value | None
-    reason: str = ""
-
-
-def section(load: Callable[[], Value], absent: str | None = None) -> Section[Value]:
-    """The loaded part; with `absent` given nothing is loaded and that is the reason."""
-    if absent is not None:
-        return Section(None, absent)
-    try:
-        return Section(load())
-    except InfiMedError as error:
-        return Section(None, f"This part could not be read: {error.what}.")
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-        IndexError,
-        AttributeError,
-        pa.ArrowException,
-    ) as error:
-        return Section(None, f"This part could not be read ({type(error).__name__}).")
+__all__ = ["plain", "render_report", "shareable_recipe", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +109,7 @@ def render_report(run: Path) -> str:
     )
     origin = section(lambda: report_data.read_origin(run))
     try:
-        page = _template().render(
+        page = template("infimed.pipeline", "report.html.j2").render(
             recipe=recipe,
             recipe_text=shareable_recipe(recipe),
             source=_source(recipe),
@@ -266,61 +229,3 @@ def shareable_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(
         shorten(yaml.safe_load(dump_recipe(recipe))), sort_keys=False, allow_unicode=True
     )
-
-
-def clean(value: Any) -> Any:
-    """Text without what a page cannot hold: control characters and lone surrogates made visible."""
-    if type(value) is not str:
-        return value
-    return _CONTROL.sub("\ufffd", value.replace("\r\n", "\n"))
-
-
-def plain(text: object, limit: int = MAX_TEXT) -> str:
-    """`clean` text of at most `limit` characters."""
-    whole = clean(str(text))
-    return whole if len(whole) <= limit else whole[: limit - 1] + "…"
-
-
-def _number(value: float) -> str:
-    """``1,234``; one decimal below 100, two below 1."""
-    if value >= 100 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
-
-
-def _share(value: float) -> str:
-    """Like per cent, but a small share that is not zero does not look like none."""
-    return "< 0.1 %" if 0 < value < 0.0005 else report_results.percent(value)
-
-
-def _scaled(value: float) -> str:
-    """``12.3 G`` for floating-point operations per second."""
-    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= factor:
-            return f"{value / factor:.1f} {unit}"
-    return _number(value)
-
-
-def _duration(hours: float) -> str:
-    seconds = hours * 3600
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{hours:.2f} h"
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=clean,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plain=plain, number=_number, scaled=_scaled, duration=_duration)
-    environment.filters.update(percent=report_results.percent, share=_share)
-    source = (
-        resources.files("infimed.pipeline").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return environment.from_string(source)

@@ -1,54 +1,35 @@
 """Records and answers that the report shows beside their images, and their thumbnails.
 
-Which ones is a seeded draw, stated in the report. Thumbnails are JPEG data URIs of at most
-`THUMBNAIL` pixels a side, through the same decoding as training. An image that cannot be read
-leaves a gap with its reason, never a failed report.
+Which ones is a seeded draw, stated in the report. An image that cannot be read leaves a gap with
+its reason, never a failed report.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import cv2
-import numpy as np
+from typing import Any
 
 from infimed.core.errors import InfiMedError
+from infimed.core.sampling import alternate, shuffled
 from infimed.core.seeds import stream
 from infimed.curation import ledger
 from infimed.data.record import ImageRef, Record
 from infimed.data.schema import LOCATOR_PREFIX
 from infimed.data.shards import ShardSet
+from infimed.data.thumbnails import THUMBNAIL, Thumbnail, thumbnails
 from infimed.evaluation.metrics.findings import stated_findings
 from infimed.pipeline.report_results import BLIND
 
-THUMBNAIL = 160
-JPEG_QUALITY = 82
 KEPT, DROPPED = 8, 12
 SHORT_ANSWERS, REPORTS = 20, 4
 PER_RULE = 40
 """Findings of one rule among which examples are drawn."""
-MOST_IMAGES = 3
 MARKED = ("closed", "choice", "open")
 """Kinds of question that an answer is simply right or wrong on."""
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small picture as a data URI, with its alternative text; `uri` is "" where it failed."""
-
-    uri: str
-    alt: str
-    width: int = 0
-    height: int = 0
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,55 +82,6 @@ class AnswerExample:
     twin_mark: str
 
 
-def thumbnail(shards: ShardSet, ref: ImageRef, alt: str, side: int = THUMBNAIL) -> Thumbnail:
-    """The image at most `side` pixels wide and high, its proportions kept."""
-    try:
-        pixels = shards.pixels(ref)
-    except (InfiMedError, OSError, ValueError) as error:
-        return Thumbnail(
-            "", alt, problem=error.what if isinstance(error, InfiMedError) else "cannot be read"
-        )
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    grey = bool((small[..., 0] == small[..., 1]).all() and (small[..., 1] == small[..., 2]).all())
-    shown = np.ascontiguousarray(small[..., 0]) if grey else cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return Thumbnail(
-        "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode(), alt, *size
-    )
-
-
-def _thumbnails(
-    shards: ShardSet, refs: Sequence[ImageRef], id: str, side: int
-) -> tuple[Thumbnail, ...]:
-    made = []
-    for number, ref in enumerate(refs[:MOST_IMAGES], start=1):
-        kind = str(ref.facts.get("modality") or "Image")
-        of = f" {number} of {len(refs)}" if len(refs) > 1 else ""
-        made.append(thumbnail(shards, ref, f"{kind},{of} record {id}", side))
-    return tuple(made)
-
-
-def alternate(groups: Iterable[Sequence[Item]], count: int) -> list[Item]:
-    """At most `count` items, one from each group in turn, so that no large group crowds out a small one."""
-    waiting = [list(group) for group in groups if group]
-    taken: list[Item] = []
-    while waiting and len(taken) < count:
-        for group in list(waiting):
-            if len(taken) == count:
-                break
-            taken.append(group.pop(0))
-            if not group:
-                waiting.remove(group)
-    return taken
-
-
-def _shuffled(items: Sequence[Item], seed: int, *names: str) -> list[Item]:
-    return [items[i] for i in stream(seed, "report", *names).permutation(len(items))]
-
-
 def _measured(finding: dict[str, Any]) -> str:
     """``0.31 (limit 0.50)``, "" for a rule that compares words."""
     if finding["value"] is None:
@@ -181,7 +113,7 @@ def _example(shards: ShardSet, folder: Path, row: int, keep: bool) -> CurationEx
         keep,
         _question(record),
         record.response,
-        _thumbnails(shards, record.images, record.id, 128),
+        thumbnails(shards, record.images, record.id, 128),
         objections,
     )
 
@@ -206,7 +138,7 @@ def curation_examples(
         rows = [
             f["row"] for f in _findings(folder, "rule", rule, PER_RULE) if f["severity"] == "drop"
         ]
-        per_rule.append(_shuffled(list(dict.fromkeys(rows)), seed, "dropped", rule))
+        per_rule.append(shuffled(list(dict.fromkeys(rows)), seed, "report", "dropped", rule))
     dropped = list(dict.fromkeys(alternate(per_rule, 3 * DROPPED)))[:DROPPED]
 
     drawn = stream(seed, "report", "kept").permutation(len(shards))[: 40 * KEPT]
@@ -277,7 +209,7 @@ def choose_answers(places: Sequence[_Place], seed: int) -> list[_Place]:
         strata: dict[tuple[str, str], list[_Place]] = defaultdict(list)
         seen: set[str] = set()
         again = []
-        for place in _shuffled(pool, seed, name):
+        for place in shuffled(pool, seed, "report", name):
             if place.image and place.image in seen:
                 again.append(place)
                 continue
@@ -337,7 +269,7 @@ def _answer_example(shards: ShardSet, line: dict[str, Any], model: str) -> Answe
         question=line["question"],
         options=tuple(line["options"]),
         gold=line["gold"],
-        images=_thumbnails(shards, refs, line["id"], THUMBNAIL),
+        images=thumbnails(shards, refs, line["id"], THUMBNAIL),
         text=answer["text"],
         read_as=answer["parsed"],
         mark=_mark(line, answer),

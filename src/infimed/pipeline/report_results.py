@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infimed.core.errors import InfiMedError
+from infimed.core.page import percent
 from infimed.core.recipe import Recipe
 from infimed.core.statistics import Estimate
 from infimed.evaluation.report import SCORE, Scoreboard, TaskScores
@@ -119,11 +120,6 @@ class SmallFindings:
     n: int
     groups: int
     reading: str
-
-
-def percent(value: float | None) -> str:
-    """``84.2 %``; a dash where there is no value."""
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def interval(estimate: Estimate) -> str:
