@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from infimed.curation.calibration import expected_calibration_error
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge_parsing import parse_judgement
-from infimed.curation.judge_rubric import QUALITY
 from infimed.curation.judge_scoring import (
     JudgeScorer,
     decide_by_score,

@@ -17,6 +17,7 @@ pytest.importorskip("httpx")
 from infimed.cli.curate import app
 from infimed.core.errors import DataError, RecipeError, UsageError
 from infimed.curation import curate
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge import (
     RESPONSES_FILE,
     Band,
@@ -30,7 +31,7 @@ from infimed.curation.judge_estimate import estimate
 from infimed.curation.judge_parsing import (
     JUDGEMENT_STATUSES,
 )
-from infimed.curation.judge_rubric import QUALITY, JudgeRubric, judge_request
+from infimed.curation.judge_rubric import JudgeRubric, judge_request
 from infimed.curation.judge_tables import (
     JUDGE_COST_FILE,
     JUDGEMENTS_FILE,

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from infimed.cli.curate import app
 from infimed.core.errors import DataError
 from infimed.curation import curate
+from infimed.curation.findings import QUALITY
 from infimed.curation.grounding_table import GROUNDING_FILE, SCHEMA
 from infimed.curation.judge import Band, plan, run_judge
 from infimed.curation.judge_evidence import evidence_lines, judged_evidence
-from infimed.curation.judge_rubric import QUALITY, JudgeRubric
+from infimed.curation.judge_rubric import JudgeRubric
 from infimed.inference.stubs import Scripted
 from tests.curation.clinic import Memory, clinic
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge_parsing import JUDGEMENT_STATUSES, judgement_of, parse_judgement
-from infimed.curation.judge_rubric import QUALITY
 from infimed.inference.requests import Response
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from infimed.curation.calibration import expected_calibration_error
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge_parsing import parse_judgement
-from infimed.curation.judge_rubric import QUALITY
 from infimed.curation.judge_scoring import (
     NONE,
     JudgeScorer,

@@ -18,6 +18,8 @@ Dimension = Literal[
 Severity = Literal["drop", "note"]
 
 DIMENSIONS: Final[tuple[str, ...]] = get_args(Dimension)
+QUALITY: Final[tuple[str, ...]] = DIMENSIONS[:5]
+"""The dimensions that people and judges score."""
 EVIDENCE_CHARS: Final = 160
 
 

@@ -29,8 +29,9 @@ from infimed.core.files import canonical_json, read_json, write_json
 from infimed.core.seeds import stream
 from infimed.curation import ledger
 from infimed.curation.engine import RecordSource
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge_parsing import JUDGEMENT_STATUSES, LEVELS, Judgement, judgement_of
-from infimed.curation.judge_rubric import QUALITY, JudgeRubric, judge_request, shown_facts
+from infimed.curation.judge_rubric import JudgeRubric, judge_request, shown_facts
 from infimed.curation.judge_tables import (
     COST_SCHEMA,
     JUDGE_COST_FILE,

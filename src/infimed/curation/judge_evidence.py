@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from infimed.curation import ledger
 from infimed.curation.calibration import Floats
+from infimed.curation.findings import QUALITY
 from infimed.curation.grounding_table import GROUNDING_FILE, read_grounding
-from infimed.curation.judge_rubric import QUALITY
 from infimed.curation.judge_tables import JUDGEMENTS_FILE, level_codes, read_judgements
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from infimed.curation.findings import shorten
-from infimed.curation.judge_rubric import QUALITY
+from infimed.curation.findings import QUALITY, shorten
 from infimed.inference.requests import Response
 
 LEVELS: Final = ("0", "1", "2", "U")

@@ -19,12 +19,9 @@ import yaml
 from infimed.core.errors import RecipeError
 from infimed.core.files import canonical_json, sha256_json
 from infimed.core.seeds import stream
-from infimed.curation.findings import DIMENSIONS
+from infimed.curation.findings import QUALITY
 from infimed.data.record import ImageRef, Message, Record
 from infimed.inference.requests import Picture, Pixels, Request
-
-QUALITY: Final[tuple[str, ...]] = tuple(name for name in DIMENSIONS if name != "duplication")
-"""The five dimensions a judge is asked about, in the order of the arrays made from its answers."""
 
 SHOWN_FACTS: Final[tuple[str, ...]] = (
     "modality", "anatomy", "body_part", "side", "view", "sequence", "stain", "pixel_spacing_mm",

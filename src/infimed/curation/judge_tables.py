@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open
-from infimed.curation.findings import Finding
+from infimed.curation.findings import QUALITY, Finding
 from infimed.curation.judge_parsing import LEVELS, Judgement
-from infimed.curation.judge_rubric import QUALITY
 from infimed.inference.prices import Price
 from infimed.inference.requests import Response
 

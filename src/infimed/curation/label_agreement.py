@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from infimed.core.agreement import MISSING, krippendorff_alpha, weighted_kappa
 from infimed.core.statistics import Estimate, wilson_interval
 from infimed.curation import ledger
-from infimed.curation.labels import QUALITY, judge_levels, read_labels, rules_levels
+from infimed.curation.findings import QUALITY
+from infimed.curation.labels import judge_levels, read_labels, rules_levels
 from infimed.curation.ledger_columns import rows_where
 
 K: Final = 3

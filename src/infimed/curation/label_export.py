@@ -24,10 +24,10 @@ from infimed.core.files import atomic_folder, write_text
 from infimed.core.page import clean, template
 from infimed.curation import ledger
 from infimed.curation.engine import read_summary
-from infimed.curation.findings import Finding
+from infimed.curation.findings import QUALITY, Finding
 from infimed.curation.hiding import HIDDEN, hidden_image, masked
 from infimed.curation.label_files import FORMAT, spreadsheet_text
-from infimed.curation.labels import ASKED, QUALITY, Drawn, draw_sample, sample_id, write_sample
+from infimed.curation.labels import ASKED, Drawn, draw_sample, sample_id, write_sample
 from infimed.curation.ledger_columns import rows_where
 from infimed.curation.report_examples import Source
 from infimed.curation.rules.base import turns

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from infimed.core.errors import DataError
-from infimed.curation.labels import LEVELS, QUALITY
+from infimed.curation.findings import QUALITY
+from infimed.curation.labels import LEVELS
 
 MOST_BYTES: Final = 64 * 2**20
 MOST_RATER: Final = 64

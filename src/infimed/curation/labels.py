@@ -24,13 +24,12 @@ from infimed.core.sampling import alternate, shuffled
 from infimed.curation import ledger
 from infimed.curation.distributions import read_distributions
 from infimed.curation.engine import read_summary
-from infimed.curation.findings import DIMENSIONS
+from infimed.curation.findings import QUALITY
 from infimed.curation.hiding import is_identity
 from infimed.curation.ledger_columns import Decisions, Lot, batches, read_decisions, rows_where
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import borderline
 
-QUALITY: Final = tuple(name for name in DIMENSIONS if name not in ("duplication", "privacy"))
 """The dimensions that people label: duplication is a property of the set, not of a record."""
 
 LEVELS: Final = ("0", "1", "2", "U")

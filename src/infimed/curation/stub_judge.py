@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.curation.calibration import Floats, sigmoid
-from infimed.curation.judge_rubric import QUALITY
+from infimed.curation.findings import QUALITY
 from infimed.curation.judge_scoring import NONE, U
 
 Flags = NDArray[np.bool_]
