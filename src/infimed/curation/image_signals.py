@@ -58,7 +58,9 @@ def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
 
     bright = between(200, 255)
     sharp, least = edge_sharpness(grey)
-    steps = np.asarray(cv2.absdiff(grey[:, 1:], grey[:, :-1]))
+    steps = np.zeros((len(grey), 0), np.uint8)
+    if grey.shape[1] > 1:
+        steps = np.asarray(cv2.absdiff(grey[:, 1:], grey[:, :-1]), np.uint8)
     return ImageSignals(
         sha256=sha256,
         width=width,
