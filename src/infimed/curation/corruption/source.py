@@ -99,7 +99,7 @@ class CorruptedSource:
                 data, size = content, (ref.width, ref.height)
             else:
                 data, size = _png(content), (content.shape[1], content.shape[0])
-            key = sha256_bytes(data + repr(ref.locator).encode() if not data else data)
+            key = sha256_bytes(data or repr(ref.locator).encode())
             self._stored[key] = data
             images[number] = replace(ref, sha256=key, width=size[0], height=size[1])
         return replace(one.record, images=tuple(images))
