@@ -38,7 +38,8 @@ def _motion(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for index, image in enumerate(signals.images):
         if image.problem or image.noise > limits["max_noise"]:
             continue
-        if image.sharpness > limits["max_sharpness"]:
+        small = min(image.width, image.height) < limits["min_side"]
+        if small or image.sharpness > limits["max_sharpness"]:
             continue
         if 0 < image.least_sharpness < limits["min_sharpness"]:
             evidence = "edges are blurred in one direction"
@@ -142,9 +143,9 @@ RULES: Final = (
         with_image(noise=0.2, sharpness=2.2),
         {
             "min_noise": Threshold(0.24, "grey levels of noise and finest detail (Immerkaer)"),
-            "soft_noise": Threshold(0.32, "the same, where the sharpest edges are soft"),
+            "soft_noise": Threshold(0.28, "the same, where the sharpest edges are soft"),
             "soft_sharpness": Threshold(2.15, "sharpness up to which edges are soft"),
-            "max_sharpness": Threshold(3.0, "sharpness above which a clean image may be drawn or denoised"),
+            "max_sharpness": Threshold(2.7, "sharpness above which a clean image may be drawn or denoised"),
         },
     ),
     Rule(
@@ -158,6 +159,7 @@ RULES: Final = (
                 1.3, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
                 {"CT": 1.8, "MR": 1.8, "OP": 1.6, "SM": 1.8, "US": 1.5, "XR": 1.42},
             ),
+            "min_side": Threshold(224, "pixels; in smaller images edges lie too close together"),
             "max_sharpness": Threshold(
                 2.7,
                 "sharpness of the sharpest edges above which nothing has moved",
