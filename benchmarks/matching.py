@@ -416,12 +416,13 @@ def main() -> int:
     parser.add_argument("part", choices=["images", "real", "texts", "scale", "leakage"])
     parser.add_argument("--patients", type=int, default=240)
     parser.add_argument("--captions", type=int, default=50_000)
+    parser.add_argument("--bases", type=int, default=2000, help="pictures of the scale part")
     parser.add_argument("--peers", default="", help="Python interpreter with the peers installed")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     given = parser.parse_args()
     cv2.setNumThreads(1)
     found = environment()
-    print(f"{found['cpu']}, commit {found.get('commit', '?')}")
+    print(f"{found['cpu']}, {found['cores']} cores, InfiMed {found['infimed']}")
     if given.part == "images":
         images_part(given.patients)
     elif given.part == "real":
@@ -429,7 +430,7 @@ def main() -> int:
     elif given.part == "texts":
         texts_part(given.captions, given.peers)
     elif given.part == "scale":
-        scale_part(2000)
+        scale_part(given.bases)
     else:
         from matching_leakage import leakage_part
 
