@@ -59,7 +59,7 @@ class Data(Part):
         default_factory=list, description="keep only these; empty keeps all"
     )
     train_splits: list[Literal["train", "dev"]] = Field(
-        default_factory=lambda: ["train"],
+        ["train"],
         min_length=1,
         description="splits that are trained on; add dev once a recipe's choices are made",
     )
