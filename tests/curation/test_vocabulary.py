@@ -44,11 +44,29 @@ def test_codes_british_spelling_and_rare_words_are_no_errors(word: str) -> None:
 
 def test_languages_are_told_by_their_function_words() -> None:
     assert (
-        foreign_language(["le", "foie", "est", "de", "taille", "normale", "avec", "une", "lésion", "dans", "le", "lobe"])
+        foreign_language(
+            [
+                "le",
+                "foie",
+                "est",
+                "de",
+                "taille",
+                "normale",
+                "avec",
+                "une",
+                "lésion",
+                "dans",
+                "le",
+                "lobe",
+            ]
+        )
         == "fr"
     )
     assert (
-        foreign_language(["no", "renal", "cyst", "no", "hydronephrosis", "no", "free", "fluid", "no", "calculus"]) == ""
+        foreign_language(
+            ["no", "renal", "cyst", "no", "hydronephrosis", "no", "free", "fluid", "no", "calculus"]
+        )
+        == ""
     )
     assert everyday_words(["a", "pizza", "on", "a", "table", "in", "the", "garden"]) > 0
     assert everyday_words(["a", "window", "level", "of", "the", "table"]) == 0
