@@ -13,6 +13,7 @@ from infimed.curation.corruption.measuring import auroc, measure, threshold_at
 from infimed.curation.corruption.running import run
 from infimed.curation.corruption.source import CorruptedSource, FirstRecords, PhantomSource
 from infimed.curation.corruption.training import human_labels, read_labels, rows_and_labels
+from infimed.curation.findings import DIMENSIONS
 from infimed.curation.scoring import (
     Evaluator,
     default_evaluator,
@@ -123,11 +124,10 @@ def test_a_small_benchmark_finds_gross_damage_and_keeps_clean_records(
 
 def fake_rows(n: int) -> list[dict[str, tuple[float, ...]]]:
     random = np.random.default_rng(5)
-    names = ("completeness", "accuracy", "consistency", "relevance", "readability", "duplication")
     return [
         {
             name: tuple(random.integers(0, 2, len(feature_names(name))).astype(float))
-            for name in names
+            for name in DIMENSIONS
         }
         for _ in range(n)
     ]
