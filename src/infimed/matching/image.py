@@ -18,7 +18,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from infimed.matching.alignment import WHOLE, Agreement, compare
+from infimed.matching.alignment import (
+    ROUGHLY,
+    WHOLE,
+    Agreement,
+    compare,
+    rough_difference,
+    turned,
+)
 from infimed.matching.proposing import PER_IMAGE, ProposalIndex, hints
 
 Grey = NDArray[np.uint8]
@@ -62,6 +69,8 @@ def same_picture(
     """
     for hint in hints(first[0], second[0]):
         one, other = (second[1], first[1]) if hint.reversed else (first[1], second[1])
+        if rough_difference(one, turned(other, hint.orientation), hint.window) > ROUGHLY:
+            continue
         match = compare(
             one, other,
             orientation=hint.orientation, window=hint.window, good_enough=max_local_difference,
@@ -79,6 +88,7 @@ def near_image_groups(
     min_correlation: float = MIN_CORRELATION,
     max_local_difference: float = MAX_LOCAL_DIFFERENCE,
     apart: Callable[[int, int], bool] = lambda first, second: False,
+    on_different: Callable[[int, int], None] = lambda first, second: None,
 ) -> list[tuple[int, Agreement | None]]:
     """For every image the first image it duplicates (its own index if none) and how they agree.
 
@@ -87,6 +97,8 @@ def near_image_groups(
         load: thumbnail of image i, called for candidates only; None where it cannot be read.
         min_correlation, max_local_difference: what confirms.
         apart: whether two images are known to be different studies, however alike.
+        on_different: told of every pair that was compared and differs, so that a caller who groups
+            the same images again need not compare them again.
     """
     codes = list(fingerprints)
     result: list[tuple[int, Agreement | None]] = [(image, None) for image in range(len(codes))]
@@ -102,9 +114,11 @@ def near_image_groups(
             (codes[first], one), (codes[image], other),
             min_correlation=min_correlation, max_local_difference=max_local_difference,
         )  # fmt: skip
-        if match is not None:
-            result[image] = (first, match)
-        return match is not None
+        if match is None:
+            on_different(first, image)
+            return False
+        result[image] = (first, match)
+        return True
 
     # Copies by the hundred share a whole key: one comparison each settles them.
     index = ProposalIndex(codes)

@@ -109,6 +109,9 @@ class DataSetRule:
 
 _CAPTION_LIKE: Final = CAPTION_LIKE
 
+PAIRS_REMEMBERED: Final = 500_000
+"""Pairs of images kept as compared and different, about 100 bytes each."""
+
 
 def _exact_key(line: Line) -> tuple[object, ...]:
     pixels = tuple(image[1] or image[0] for image in line.images)
@@ -137,11 +140,16 @@ def side_by_side(lines: list[Line]) -> set[frozenset[str]]:
 
 
 def image_clusters(
-    lines: list[Line], lookup: Lookup, limits: Limits, together: set[frozenset[str]]
+    lines: list[Line],
+    lookup: Lookup,
+    limits: Limits,
+    together: set[frozenset[str]],
+    different: set[tuple[str, str]],
 ) -> dict[str, tuple[str, str]]:
     """sha256 of every image -> (sha256 of the first image that shows the same picture, how).
 
-    `together`: pairs that are never one picture, see `side_by_side`. How is "same picture",
+    `together`: pairs that are never one picture, see `side_by_side`. `different`: pairs that were
+    compared before and differ; grows, up to `PAIRS_REMEMBERED`. How is "same picture",
     "mirrored", "inverted", "cropped" or several; "" for the first itself and for the same pixels.
     """
     by_pixels: dict[str, str] = {}
@@ -155,12 +163,20 @@ def image_clusters(
             if cluster[sha256] == sha256 and pixels:
                 places.append((line, number))
     shas = [line.images[number][0] for line, number in places]
+
+    def remember(i: int, j: int) -> None:
+        if len(different) < PAIRS_REMEMBERED:
+            different.add((shas[i], shas[j]))
+
     groups = near_image_groups(
         [line.images[number][2] for line, number in places],
         lambda i: lookup.thumbnail(places[i][0].row, places[i][1]),
         min_correlation=limits["min_correlation"],
         max_local_difference=limits["max_local_difference"],
-        apart=lambda i, j: frozenset((shas[i], shas[j])) in together,
+        apart=lambda i, j: (
+            (shas[i], shas[j]) in different or frozenset((shas[i], shas[j])) in together
+        ),
+        on_different=remember,
     )
     same = {shas[i]: (shas[first], match.kind) for i, (first, match) in enumerate(groups) if match}
     return {sha256: same.get(root, (root, "")) for sha256, root in cluster.items()}
@@ -168,6 +184,7 @@ def image_clusters(
 
 def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     together = side_by_side(lines)
+    different: set[tuple[str, str]] = set()
     groups: dict[tuple[object, ...], list[Line]] = {}
     taken: set[tuple[object, ...]] = set()
     for line in lines:
@@ -180,7 +197,7 @@ def _near_image(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
     for group in groups.values():
         if len({tuple(i[1] or i[0] for i in line.images) for line in group}) < 2:
             continue
-        cluster = image_clusters(group, lookup, limits, together)
+        cluster = image_clusters(group, lookup, limits, together, different)
         first: dict[tuple[str, ...], Line] = {}
         for line in group:
             original = first.setdefault(tuple(cluster[i[0]][0] for i in line.images), line)
