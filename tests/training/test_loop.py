@@ -13,7 +13,7 @@ from infimed.core.files import sha256_file
 from infimed.core.recipe import LearningRate, Train
 from infimed.core.run import MetricsLog
 from infimed.model.loading import checkpoint_folders, load_checkpoint
-from infimed.training.loop import Interrupted, Trainer
+from infimed.training.loop import Interrupted, StageJob, Trainer
 from infimed.training.optimizer import freeze, module_of
 
 TIMINGS = (
@@ -224,3 +224,74 @@ def test_low_to_high_switch_changes_no_tensor_by_itself(make_trainer):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert isinstance(trainer, Trainer)
+
+
+def rows_of(trainer, count=3):
+    """The first rows of the trainer's first stage, model ready for them."""
+    from infimed.model.attention import PACKED
+    from infimed.training.rows import PixelCache, RowBuilder
+
+    stage = trainer.jobs[0].stage
+    trainer.model.set_attention(PACKED)
+    trainer.model.set_grid(stage.visual_tokens, stage.image_size)
+    processor = trainer.processor.with_grid(stage.image_size, stage.visual_tokens)
+    builder = RowBuilder(trainer.shards, processor, PixelCache(trainer.shards), seed=1)
+    return [builder.build(plan, i) for i, plan in enumerate(trainer.jobs[0].plan.rows[:count])]
+
+
+def test_question_targets_are_the_words_before_answers_inside_one_branch(make_trainer):
+    trainer = make_trainer("words")
+    for row in rows_of(trainer):
+        ends, at = set(), 0
+        for document in row.layout.documents:
+            lengths = (document.trunk, *document.branches)
+            ends |= {at + sum(lengths[: n + 1]) - 1 for n in range(len(lengths))}
+            at += sum(lengths)
+        for place in range(len(row.input_ids)):
+            wanted = int(row.questions[place])
+            if wanted == -100:
+                continue
+            assert row.targets[place] == -100 and place not in ends
+            assert wanted == int(row.input_ids[place + 1]) != trainer.processor.image_token_id
+        text = trainer.processor.decode([int(i) for i in row.questions if i != -100])
+        assert "effusion" in text and "Nothing seen" not in text
+
+
+def test_question_weight_adds_the_mean_loss_of_the_questions(make_trainer):
+    from infimed.training.meter import Flops
+    from infimed.training.optimizer import make_optimizer
+
+    trainer = make_trainer("weighted")
+    stage = trainer.jobs[0].stage.model_copy(update={"question_weight": 0.5})
+    trainer.jobs = [StageJob(stage, trainer.jobs[0].plan)]
+    trainer.train = trainer.train.model_copy(update={"precision": "fp32", "clip": 1e9})
+    rows = rows_of(trainer)
+    freeze(trainer.model, stage.learning_rate)
+    trainer._optimizer = make_optimizer(trainer.model, stage, trainer.train)
+    expected = torch.zeros(())
+    for share, name in ((1.0, "targets"), (0.5, "questions")):
+        losses = []
+        for row in rows:
+            hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
+            wanted = getattr(row, name)
+            logits = trainer.model.lm_head(hidden[wanted != -100])
+            losses.append(
+                torch.nn.functional.cross_entropy(logits, wanted[wanted != -100], reduction="none")
+            )
+        expected = expected + share * torch.cat(losses).mean()
+    learning = [p for group in trainer._optimizer.param_groups for p in group["params"]]
+    norm = torch.stack([g.norm() for g in torch.autograd.grad(expected, learning)]).norm()
+    measured = trainer._step(rows, 1.0, Flops(trainer.model))
+    assert measured["loss"] + 0.5 * measured["question_loss"] == pytest.approx(
+        float(expected.detach())
+    )
+    assert measured["gradient_norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
+def test_rows_without_images_pass_through_a_stage_of_the_projector_alone(make_trainer):
+    changes = {"learning_rate": LearningRate(projector=1e-3), "mixture": {"text": 1.0}}
+    stage = make_trainer("any").jobs[0].stage.model_copy(update=changes)
+    trainer = make_trainer("text", stages=[stage])
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.run()
+    assert all(torch.equal(before[n], p) for n, p in trainer.model.named_parameters())

@@ -130,6 +130,13 @@ def import_(
         bool,
         typer.Option("--redact", help="Replace names, numbers and dates of persons in texts."),
     ] = False,
+    describe: Annotated[
+        bool,
+        typer.Option(
+            "--describe",
+            help="Caption images that have no caption with what headers and tables state of them.",
+        ),
+    ] = False,
     problems: Annotated[int, typer.Option("--problems", min=0, help="Problems to print.")] = 10,
 ) -> None:
     """Write immutable shards: every image once, every record checked, every refusal with its reason.
@@ -161,6 +168,7 @@ def import_(
             resume=not restart,
             progress=lambda _, count: advance(1, problems=count),
             privacy=Privacy(mask_text=mask_text, redact=redact),
+            describe=describe,
         )
     _print_summary(summary)
     if summary.problems and problems:

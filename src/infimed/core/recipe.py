@@ -65,6 +65,10 @@ class Data(Part):
     )
     mask_text: bool = Field(False, description="paint over text burned into images at import")
     redact: bool = Field(False, description="replace identifiers of persons in texts at import")
+    describe: bool = Field(
+        False,
+        description="caption every image that has no caption with what headers and tables state of it",
+    )
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -125,6 +129,9 @@ class Stage(Part):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     decay: float = Field(
         0.2, gt=0, le=1, description="share of the steps, warmup-stable-decay only"
+    )
+    question_weight: float = Field(
+        0.0, ge=0, description="weight of the mean loss over the words of the questions themselves"
     )
     share_images: bool = Field(True, description="all questions about one image in one document")
     augment: float = Field(

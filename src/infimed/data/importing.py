@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +81,7 @@ def import_data(
     resume: bool = True,
     progress: Progress | None = None,
     privacy: Privacy | None = None,
+    describe: bool = False,
 ) -> ImportSummary:
     """Import `source` into immutable shards at `out`.
 
@@ -88,6 +90,8 @@ def import_data(
             source folder). workers: decoding threads (default: CPU count, at most 8).
         resume: take over the finished shards of a killed run with the same source and options.
         privacy: whether burned-in text is masked and identifiers in texts are replaced; None: neither.
+        describe: add a caption of what headers and tables state (`infimed.data.describing`) for
+            every image that has none.
 
     Raises:
         DataError: no such source, nothing to import, or `out` holds other data.
@@ -112,6 +116,7 @@ def import_data(
     fingerprint = sha256_json(
         {
             **({"privacy": tools.name} if tools.name else {}),
+            **({"describe": True} if describe else {}),
             "format": schema.FORMAT_VERSION,
             "reader": chosen.NAME,
             "options": chosen_options,
@@ -138,6 +143,7 @@ def import_data(
             bytes_per_shard,
         )
         job.redactor = tools.redactor
+        job.describe = describe
         job.run(items, workers or min(8, os.cpu_count() or 1), progress)
         summary = job.finish(out, chosen.NAME, fingerprint)
     finally:
@@ -168,31 +174,41 @@ class _Import:
         self.tar_handle: Any = None
         self.tar: TarWriter | None = None
         self.redactor: Redactor | None = None
+        self.describe = False
+        self.taken, self.refused = state.items, state.problems
 
     def run(self, items: Iterator[Item], workers: int, progress: Progress | None) -> None:
         """Read, decode and store every item after those of the kept shards."""
-        skip, counted, problems = self.state.items, self.state.items, self.state.problems
-        for _ in range(skip):
-            next(items, None)
+        kept = self.state.items
+        read = self._pass(items, kept, workers, progress)
+        if self.describe:
+            self._pass(self.state.descriptions(), max(0, kept - read), workers, progress)
+        if self.shard.items:
+            self._close_shard()
+
+    def _pass(
+        self, items: Iterator[Item], skip: int, workers: int, progress: Progress | None
+    ) -> int:
+        """Store the items after the first `skip`, which are in kept shards; returns how many there are."""
+        skipped = sum(1 for _ in islice(items, skip))
+        stored = 0
         window: deque[tuple[Item, list[Future[StoredImage]]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="import") as pool:
             try:
                 for item in items:
                     window.append((item, self._submit(item, pool)))
+                    stored += 1
                     if len(window) >= 4 * workers:
-                        counted, problems = self._take(
-                            window.popleft(), counted, problems, progress
-                        )
+                        self._take(window.popleft(), progress)
                 while window:
-                    counted, problems = self._take(window.popleft(), counted, problems, progress)
+                    self._take(window.popleft(), progress)
             except BaseException:
                 for _, futures in window:
                     for future in futures:
                         future.cancel()
                 self._abandon()
                 raise
-        if self.shard.items:
-            self._close_shard()
+        return skipped + stored
 
     def _submit(self, item: Item, pool: ThreadPoolExecutor) -> list[Future[StoredImage]]:
         """Start decoding what is not yet known; the same locator is decoded once."""
@@ -216,16 +232,15 @@ class _Import:
     def _take(
         self,
         entry: tuple[Item, list[Future[StoredImage]]],
-        counted: int,
-        problems: int,
         progress: Progress | None,
-    ) -> tuple[int, int]:
+    ) -> None:
         item, futures = entry
         self.shard.items += 1
+        self.taken += 1
         problem = item if isinstance(item, ReadProblem) else self._store(item, futures)
         if problem is not None:
             self.shard.problems.append(self._shown(problem))
-            problems += 1
+            self.refused += 1
         if len(self.shard.rows) >= self.records_per_shard or (
             self.tar is not None and self.tar.size >= self.bytes_per_shard
         ):
@@ -233,8 +248,7 @@ class _Import:
         elif self.shard.items >= 64 * self.records_per_shard:
             self._close_shard()  # a long run of problems must not pile up in memory
         if progress is not None:
-            progress(counted + 1, problems)
-        return counted + 1, problems
+            progress(self.taken, self.refused)
 
     def _shown(self, problem: ReadProblem) -> ReadProblem:
         """The problem as it may be written down."""
@@ -260,10 +274,14 @@ class _Import:
                 self._image(ref, key, future)
                 for ref, key, future in zip(record.images, keys, futures, strict=True)
             ]
-            row = schema.to_row(replace(record, images=tuple(refs)))
+            stored = replace(record, images=tuple(refs))
+            row = schema.to_row(stored)
         except DataError as error:
             return problem_of(error, _place(record))
         self.state.add_id(record.id)
+        if self.describe:
+            for number, shown in enumerate(record.images):
+                self.state.note(shown, stored, number)
         self.shard.rows.append(row)
         return None
 

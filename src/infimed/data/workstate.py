@@ -13,13 +13,15 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes
+from infimed.data.describing import PLANES, Stated, stated, worded
 from infimed.data.readers.base import ReadProblem
+from infimed.data.record import ImageRef, Record
 from infimed.data.stored import StoredImage
 
 _TABLES = """
@@ -28,6 +30,8 @@ CREATE TABLE IF NOT EXISTS ids (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locators (key BLOB PRIMARY KEY, sha256 TEXT, facts TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS images (sha256 TEXT PRIMARY KEY, tar TEXT, at INTEGER, size INTEGER,
     width INTEGER, height INTEGER, format TEXT, facts TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stated (place INTEGER PRIMARY KEY, sha256 TEXT UNIQUE, locator TEXT,
+    reader_facts TEXT, content TEXT);
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, counts TEXT);
 """
 
@@ -143,6 +147,38 @@ class WorkState:
         self._db.execute(
             "INSERT OR REPLACE INTO locators VALUES (?, ?, ?)", (_digest(key), sha256, facts)
         )
+
+    def note(self, shown: ImageRef, record: Record, number: int) -> None:
+        """Join what a stored record states of its image `number` with what is known of that image.
+
+        `shown` is how the reader referred to it.
+        """
+        sha256 = record.images[number].sha256
+        row = self._db.execute("SELECT content FROM stated WHERE sha256 = ?", (sha256,)).fetchone()
+        before = None if row is None else Stated(**json.loads(row[0]))
+        content = json.dumps(asdict(stated(record, number, before)))
+        if row is not None:
+            self._db.execute("UPDATE stated SET content = ? WHERE sha256 = ?", (content, sha256))
+            return
+        self._db.execute(
+            "INSERT INTO stated (sha256, locator, reader_facts, content) VALUES (?, ?, ?, ?)",
+            (sha256, shown.locator, json.dumps(dict(shown.facts)), content),
+        )
+
+    def descriptions(self) -> Iterator[Record]:
+        """Captions and questions of what is stated of each image, in first-seen order."""
+        values: dict[str, set[str]] = {}
+        query = "SELECT sha256, locator, reader_facts, content FROM stated ORDER BY place"
+        for *_, content in self._db.execute(query):
+            for name, value in Stated(**json.loads(content)).facts.items():
+                if word := worded(name, value):
+                    values.setdefault(name, set()).add(word)
+        if "plane" in values:
+            values["plane"].update(PLANES)  # few data sets state each of them
+        ordered = {name: sorted(words) for name, words in values.items()}
+        for sha256, locator, facts, content in self._db.execute(query):
+            image = ImageRef(locator, facts=json.loads(facts))
+            yield from Stated(**json.loads(content)).records(sha256, image, ordered)
 
     def commit_shard(self, **counts: object) -> None:
         """Close the current shard: from here on it is kept."""

@@ -96,6 +96,7 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
             options=reader_options(recipe),
             progress=lambda _items, _problems: advance(1),
             privacy=Privacy(mask_text=recipe.data.mask_text, redact=recipe.data.redact),
+            describe=recipe.data.describe,
         )
     if summary.problems:
         err.print(
@@ -212,6 +213,8 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
     recipe, run = prepared.recipe, prepared.run
     index = prepared.index(blind)
     jobs = plan_jobs(index, recipe)
+    if blind:  # a stage of tower and projector alone has nothing to teach a model without images
+        jobs = [job for job in jobs if job.stage.learning_rate.language]
     folder = run / "blind" if blind else run.path
     write_plans(jobs, folder / "plan")
     if not blind:

@@ -251,19 +251,26 @@ class Trainer:
         ids = [name for row in rows for name in row.record_ids]
         if targets == 0:
             raise DataError("no target tokens in this step", where=", ".join(ids[:5]))
-        total = 0.0
+        weight = self.jobs[self.position.stage].stage.question_weight
+        asked = max(1, sum(row.question_tokens for row in rows)) if weight else 1
+        total, questions = 0.0, 0.0
         for row in rows:
             row = row.to(self.device)
             with autocast(self.device, self.train.precision):
                 hidden = self.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
                 loss = target_loss(self.model.lm_head, hidden, row.targets) / targets
-            loss.backward()
-            total += float(loss.detach())
+                total += float(loss.detach())
+                if weight:
+                    words = target_loss(self.model.lm_head, hidden, row.questions) / asked
+                    questions += float(words.detach())
+                    loss = loss + weight * words
+            if loss.requires_grad:  # a row without images teaches a projector nothing
+                loss.backward()
         learning = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(learning, self.train.clip))
-        if not (torch.isfinite(torch.tensor([total, norm])).all()):
+        if not (torch.isfinite(torch.tensor([total, questions, norm])).all()):
             raise NonFiniteError(
-                f"loss {total} and gradient norm {norm} at step {self.position.step + 1}; nothing was updated",
+                f"loss {total + weight * questions} and gradient norm {norm} at step {self.position.step + 1}; nothing was updated",
                 where=f"records {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}",
                 fix="lower the learning rate of this stage, or look at these records",
             )
@@ -272,6 +279,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         return {
             "loss": total,
+            **({"question_loss": questions} if weight else {}),
             "gradient_norm": round(norm, 5),
             "learning_rate": rates,
             "flops": sum(flops.row(row) for row in rows),

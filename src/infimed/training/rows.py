@@ -33,12 +33,14 @@ class Row:
     Attributes:
         input_ids, targets: int64 [T]; a target is the id that follows, or -100.
         layout: the documents; gives position ids and attention.
+        questions: int64 [T]; the same for the words before an answer, which a stage may learn too.
         pixels: float32 [n, 3, S, S], or None for a row without images.
         record_ids: ids of the records, in order.
     """
 
     input_ids: Tensor
     targets: Tensor
+    questions: Tensor
     layout: PackedLayout
     pixels: Tensor | None
     record_ids: tuple[str, ...]
@@ -47,6 +49,11 @@ class Row:
     def target_tokens(self) -> int:
         """Positions that have a target."""
         return int((self.targets != IGNORE).sum())
+
+    @property
+    def question_tokens(self) -> int:
+        """Positions before which a question goes on."""
+        return int((self.questions != IGNORE).sum())
 
     def to(self, device: torch.device) -> Row:
         """The row on a device."""
@@ -57,6 +64,7 @@ class Row:
             self,
             input_ids=self.input_ids.to(device),
             targets=self.targets.to(device),
+            questions=self.questions.to(device),
             pixels=pixels,
         )
 
@@ -163,10 +171,12 @@ class RowBuilder:
         names: list[str] = []
         for place, document in enumerate(plan.documents):
             self._add(document, number, place, ids, targets, documents, squares, names)
+        layout = PackedLayout(tuple(documents))
         return Row(
             input_ids=torch.tensor(ids),
             targets=torch.tensor(targets),
-            layout=PackedLayout(tuple(documents)),
+            questions=torch.tensor(_question_targets(ids, targets, documents)),
+            layout=layout,
             pixels=self.processor.pixels(squares) if squares else None,
             record_ids=tuple(names),
         )
@@ -216,3 +226,20 @@ class RowBuilder:
             documents.extend(Document(length) for length in branches)
         else:
             documents.append(Document(len(trunk), tuple(branches)))
+
+
+def _question_targets(
+    ids: Sequence[int], targets: Sequence[int], documents: Sequence[Document]
+) -> list[int]:
+    """The id that follows wherever a branch (or a document without image) goes on and no answer does."""
+    made = [IGNORE] * len(ids)
+    at = 0
+    for document in documents:
+        parts = document.branches or (document.trunk,)
+        at += document.trunk if document.branches else 0
+        for length in parts:
+            for place in range(at, at + length - 1):
+                if targets[place] == IGNORE:
+                    made[place] = ids[place + 1]
+            at += length
+    return made

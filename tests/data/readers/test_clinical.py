@@ -230,3 +230,21 @@ def test_an_image_beside_dicom_files_is_listed(tmp_path: Path) -> None:
     root = dicom_folder(tmp_path / "d")
     write_image(root / "x.png")
     assert "x.png" in [problem.where for problem in read(root)[1]]
+
+
+def test_answers_to_questions_of_kind_and_plane_become_facts_of_the_image(tmp_path: Path) -> None:
+    def asked(number: int, question: str, answer: str, kind: str, image: str = "one.jpg") -> Any:
+        texts = {"question": question, "answer": answer, "question_type": kind}
+        return {**ROW, **texts, "qid": number, "image_name": image, "answer_type": "OPEN"}
+
+    rows = [
+        asked(1, "What scan is this?", "FLAIR MRI", "MODALITY"),
+        asked(2, "Is this a CT?", "No", "MODALITY"),
+        asked(3, "Is this an axial image?", "Yes", "PLANE"),
+        asked(4, "Where is the CT finding?", "left", "POS"),
+        asked(5, "What is this?", "CT", "MODALITY", "two.jpg"),
+        asked(6, "Is this an MRI?", "yes", "MODALITY", "two.jpg"),
+    ]
+    found, _ = read(vqa_folder(tmp_path / "v", rows))
+    assert all(r.facts["modality"] == "MRI" and r.facts["plane"] == "axial" for r in found[:4])
+    assert not {"modality", "plane"} & found[4].facts.keys()

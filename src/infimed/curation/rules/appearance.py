@@ -149,7 +149,7 @@ RULES: Final = (
         },
     ),
     Rule(
-        "readability.motion", 1, "readability", "drop",
+        "readability.motion", 2, "readability", "drop",
         "Edges are blurred in one direction, as by motion.",
         _motion,
         Example(sample(), (CLEAN_IMAGE,)),
@@ -157,7 +157,7 @@ RULES: Final = (
         {
             "min_sharpness": Threshold(
                 1.3, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
-                {"CT": 1.8, "MR": 1.8, "OP": 1.6, "SM": 1.8, "US": 1.5, "XR": 1.42},
+                {"CT": 1.2, "MR": 1.5, "OP": 1.6, "SM": 1.8, "US": 1.5},
             ),
             "min_side": Threshold(224, "pixels; in smaller images edges lie too close together"),
             "max_sharpness": Threshold(
@@ -168,7 +168,7 @@ RULES: Final = (
             "max_noise": Threshold(
                 0.45,
                 "grey levels of grain; motion takes grain away too",
-                {"CT": 99, "MR": 99, "OP": 99, "SM": 99, "US": 99, "XR": 0.7},
+                {"CT": 99, "MR": 99, "OP": 99, "SM": 99, "US": 99},
             ),
         },
     ),

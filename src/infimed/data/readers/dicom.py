@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infimed.core.errors import DataError
 from infimed.core.files import sha256_json
+from infimed.data.describing import KINDS, sentence
 from infimed.data.dicom import (
     chosen_frames,
     frame_count,
@@ -42,35 +43,6 @@ OPTIONS: Mapping[str, str] = {
     "prompt": "user turn (default: Describe this image.)",
     "salt": "text mixed into hashed ids and groups (default: from the folder's listing)",
 }
-KINDS = {
-    "CT": "CT image",
-    "MR": "MR image",
-    "US": "ultrasound image",
-    "CR": "radiograph",
-    "DX": "radiograph",
-    "RF": "fluoroscopy image",
-    "MG": "mammogram",
-    "XA": "angiogram",
-    "NM": "nuclear medicine image",
-    "PT": "PET image",
-    "OP": "ophthalmic photograph",
-    "ES": "endoscopy image",
-    "SM": "slide microscopy image",
-    "GM": "microscopy image",
-    "XC": "photograph",
-    "OCT": "OCT image",
-    "OPT": "OCT image",
-    "IO": "intra-oral radiograph",
-    "PX": "panoramic radiograph",
-}
-VIEWS = {
-    "PA": "PA",
-    "AP": "AP",
-    "LL": "left lateral",
-    "RL": "right lateral",
-    "LATERAL": "lateral",
-    "LAT": "lateral",
-}
 
 
 def detect(path: Path) -> bool:
@@ -97,16 +69,8 @@ def read(path: Path, options: Options) -> Iterator[Item]:
 
 
 def header_sentence(facts: Facts) -> str:
-    """What the header states, as a sentence; '' when it does not even state the modality."""
-    kind = KINDS.get(str(facts.get("modality")))
-    if kind is None:
-        return ""
-    view = VIEWS.get(str(facts.get("view")), "")
-    side = str(facts["side"]) if facts.get("side") in ("left", "right") else ""
-    place = " ".join(word for word in (side, str(facts.get("anatomy") or "")) if word)
-    words = f"{view} {kind}".strip()
-    article = "An" if words[0] in "aeiouAEIOU" or words.startswith("MR ") else "A"
-    return f"{article} {words}{f' of the {place}' if facts.get('anatomy') else ''}."
+    """What the header states, as a sentence; '' when it does not even state a known modality."""
+    return sentence(facts) if facts.get("modality") in KINDS else ""
 
 
 def _read_file(

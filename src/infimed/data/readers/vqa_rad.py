@@ -3,12 +3,14 @@
 Source: Lau et al. 2018, "A dataset of clinically generated visual questions and answers about
 radiology images", doi:10.1038/sdata.2018.251. Known slips of the file are normalised and the raw
 value is kept in the facts: ``CLOSED `` with a space, combined question types ("POS, PRES"),
-"ATRIB", "Other". Invariant: one record a question, duplicates included; images that share a case
-share a group, so that no split can divide them.
+"ATRIB", "Other". Modality, plane and view of an image become facts of its records where the answers to its questions
+of these types state exactly one. Invariant: one record a question, duplicates included; images that
+share a case share a group, so that no split can divide them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,24 @@ OPTIONS: Mapping[str, str] = {
 IMAGE_FOLDER = "VQA_RAD Image Folder"
 NULLS = ("", "NULL", "NA", "N/A", "NONE")
 TYPES = {"ATRIB": "ATTRIB", "ATTRIBUTE": "ATTRIB", "PRESENCE": "PRES", "POSITION": "POS"}
+SAID: Mapping[str, Mapping[str, re.Pattern[str]]] = {
+    "modality": {
+        "MRI": re.compile(r"\b(?:mri|mr|t1|t2|flair|dwi|adc|diffusion)\b"),
+        "CT": re.compile(r"\b(?:ct|cect|cat scan|computed tomography)\b"),
+        "XR": re.compile(r"\b(?:x[- ]?ray|cxr|radiograph|plain film)s?\b"),
+    },
+    "plane": {
+        "axial": re.compile(r"\b(?:axial|transverse|cross[- ]section\w*)\b"),
+        "sagittal": re.compile(r"\bsagg?itt?al\b"),
+    },
+    "view": {
+        "PA": re.compile(r"\b(?:pa|posterior[- ]anterior|posteroanterior)\b"),
+        "AP": re.compile(r"\b(?:ap|anterior[- ]posterior|anteroposterior)\b"),
+        "LATERAL": re.compile(r"\blateral (?:film|view|x-?ray|projection)\b"),
+    },
+}
+"""How answers and affirmed questions name an image's facts. "Coronal" is left out: it is said of
+radiographs and of slices."""
 ORGANS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
 
 
@@ -53,7 +73,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
         return
     common = defaults(path, {"source": "vqa_rad", **options}, license="CC0-1.0")
     parts = split_parts(file.parent / options["split_file"]) if "split_file" in options else None
-    groups = _case_groups(file)
+    groups, said = _case_groups(file), _said(file)
     for position, item in enumerate(json_items(file)):
         if isinstance(item, ReadProblem):
             yield item
@@ -62,7 +82,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
         try:
             if not isinstance(value, dict):
                 raise DataError("not a JSON object")
-            yield _record(value, position, common, parts, groups)
+            yield _record(value, position, common, parts, groups, said)
         except DataError as error:
             yield problem_of(error, where)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -103,6 +123,7 @@ def _record(
     common: Defaults,
     parts: Mapping[str, Split] | None,
     groups: Mapping[str, str],
+    said: Mapping[str, Mapping[str, str]],
 ) -> Record:
     image, question = _text(value.get("image_name")), _text(value.get("question"))
     answer = _text(value.get("answer"))
@@ -129,6 +150,7 @@ def _record(
     organ = _text(value.get("image_organ")).upper()
     if organ:
         facts["anatomy"] = ORGANS.get(organ, organ.lower())
+    facts |= said.get(image, {})
     for key in ("question_relation", "evaluation"):
         if _text(value.get(key)):
             facts[key] = _text(value.get(key))
@@ -150,6 +172,29 @@ def _text(value: object) -> str:
     """Trimmed text; NULL, NA and missing are ''. An answer of 0 stays "0"."""
     text = " ".join(str(value).split()) if isinstance(value, (str, int, float)) else ""
     return "" if text in NULLS else text
+
+
+def _said(file: Path) -> dict[str, dict[str, str]]:
+    """Image name to what its questions' answers state of modality, plane and view, if they agree."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for item in json_items(file):
+        if isinstance(item, ReadProblem) or not isinstance(item[1], dict):
+            continue
+        value = item[1]
+        if not {"MODALITY", "PLANE"} & set(question_types(str(value.get("question_type") or ""))):
+            continue
+        answer = _text(value.get("answer")).lower()
+        # The words of a question count only when it is affirmed; an answer speaks for itself.
+        text = _text(value.get("question")).lower() if answer == "yes" else answer
+        facts = found.setdefault(_text(value.get("image_name")), {})
+        for name, words in SAID.items():
+            named = {word for word, pattern in words.items() if pattern.search(text)}
+            if named:
+                facts.setdefault(name, set()).update(named)
+    return {
+        image: {name: next(iter(values)) for name, values in facts.items() if len(values) == 1}
+        for image, facts in found.items()
+    }
 
 
 def _case_groups(file: Path) -> dict[str, str]:
