@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infimed.data.describing import sentence
+from infimed.data.describing import descriptions, sentence
 from infimed.data.importing import import_data
 from infimed.data.record import ImageRef, Record, question_record
 from infimed.data.shards import open_shards
@@ -59,6 +59,9 @@ def test_each_image_gets_a_caption_and_questions_answered_both_ways(tmp_path: Pa
             question(3, "b.png", {"modality": "MRI"}),
         ],
     )
+    plain = [record for record in open_shards(tmp_path / "out") if record not in made]
+    foreseen = descriptions(plain)  # in memory, as a dry run does
+    assert [(r.task, r.response) for r in foreseen] == [(r.task, r.response) for r in made]
     captions = [record.response for record in made if record.task == "caption"]
     assert captions == ["A CT image of the head.", "An MRI image."]
     closed = [record for record in made if record.task == "closed"]

@@ -10,7 +10,7 @@ value, with "no", so that without the image it is worth nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -176,6 +176,32 @@ def stated(record: Record, number: int, before: Stated | None) -> Stated:
     if before is not None:
         return replace(before, facts=facts, captioned=before.captioned or captioned)
     return Stated(facts, captioned, record.source, record.license, record.split, record.group)
+
+
+def all_values(images: Iterable[Stated]) -> dict[str, list[str]]:
+    """The words for the values that a data set states of each fact; every plane once one is stated."""
+    values: dict[str, set[str]] = {}
+    for image in images:
+        for name in NAMES:
+            if word := worded(name, image.facts.get(name)):
+                values.setdefault(name, set()).add(word)
+    if "plane" in values:
+        values["plane"].update(PLANES)  # few data sets state each of them
+    return {name: sorted(words) for name, words in values.items()}
+
+
+def descriptions(records: Iterable[Record]) -> Iterator[Record]:
+    """What an import would add to these records, from what is known before any image is opened."""
+    known: dict[str, Stated] = {}
+    shown: dict[str, ImageRef] = {}
+    for record in records:
+        for number, image in enumerate(record.images):
+            key = image.sha256 or image.locator
+            shown.setdefault(key, image)
+            known[key] = stated(record, number, known.get(key))
+    values = all_values(known.values())
+    for key, image_facts in known.items():
+        yield from image_facts.records(sha256_bytes(key.encode()), shown[key], values)
 
 
 def _join(facts: dict[str, str | None], found: Facts, names: Sequence[str]) -> None:

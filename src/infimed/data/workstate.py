@@ -19,7 +19,7 @@ from typing import Any
 
 from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes
-from infimed.data.describing import PLANES, Stated, stated, worded
+from infimed.data.describing import Stated, all_values, stated
 from infimed.data.readers.base import ReadProblem
 from infimed.data.record import ImageRef, Record
 from infimed.data.stored import StoredImage
@@ -167,18 +167,11 @@ class WorkState:
 
     def descriptions(self) -> Iterator[Record]:
         """Captions and questions of what is stated of each image, in first-seen order."""
-        values: dict[str, set[str]] = {}
         query = "SELECT sha256, locator, reader_facts, content FROM stated ORDER BY place"
-        for *_, content in self._db.execute(query):
-            for name, value in Stated(**json.loads(content)).facts.items():
-                if word := worded(name, value):
-                    values.setdefault(name, set()).add(word)
-        if "plane" in values:
-            values["plane"].update(PLANES)  # few data sets state each of them
-        ordered = {name: sorted(words) for name, words in values.items()}
+        values = all_values(Stated(**json.loads(row[3])) for row in self._db.execute(query))
         for sha256, locator, facts, content in self._db.execute(query):
             image = ImageRef(locator, facts=json.loads(facts))
-            yield from Stated(**json.loads(content)).records(sha256, image, ordered)
+            yield from Stated(**json.loads(content)).records(sha256, image, values)
 
     def commit_shard(self, **counts: object) -> None:
         """Close the current shard: from here on it is kept."""

@@ -17,6 +17,7 @@ import torch
 
 from infimed.core.console import out, table
 from infimed.core.recipe import Recipe, Stage
+from infimed.data.describing import descriptions
 from infimed.data.record import Record
 from infimed.model.presets import Preset, preset
 from infimed.model.processing import Processor
@@ -63,9 +64,12 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
 
     assert recipe.data.root is not None
     items = readers.read(recipe.data.root, recipe.data.reader, reader_options(recipe))
-    return [
+    found = [
         i for i in items if not isinstance(i, ReadProblem) and i.split in recipe.data.train_splits
-    ], 1.0
+    ]
+    if recipe.data.describe:
+        found.extend(descriptions(found))
+    return found, 1.0
 
 
 def to_samples(records: Iterable[Record], processor: Processor, stage: Stage) -> Samples:

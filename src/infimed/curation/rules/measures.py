@@ -118,6 +118,7 @@ _LESIONS: Final = (
     ("aneurysm", re.compile(r"\baneurysms?\b", re.I), 0.8, 200),
 )  # fmt: skip
 """Finding, how text names it, and (least, most) mm of what has been described."""
+_DIGIT = re.compile(r"\d")
 _OF_SIZE = re.compile(
     r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE
 )
@@ -202,7 +203,7 @@ def _fields_mm(record: Record) -> list[tuple[float, float, float]]:
 
 def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
-        if not _CUE.search(text):
+        if not _DIGIT.search(text) or not _CUE.search(text):
             continue
         for name, pattern, low, high in _VALUES:
             for match in pattern.finditer(text):
@@ -218,7 +219,7 @@ def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None
 
 def _dose(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
-        if "g" not in text or not any(c.isdigit() for c in text):
+        if "g" not in text or not _DIGIT.search(text):
             continue
         for match in _DOSE.finditer(text):
             low, high = _DOSES[match["drug"].casefold()]
