@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,19 +11,10 @@ from infimed.curation.label_export import export_labels
 from infimed.curation.label_files import read_label_files
 from infimed.curation.report import write_curation_report
 from infimed.data.shards import open_shards
+from tests.browser import needs_browser, probe
 from tests.curation.ledger_world import RECORDS, make_ledger
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH"
-)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--allow-file-access-from-files",
-)  # fmt: skip
+pytestmark = needs_browser
 
 REPORT_PROBE = """<!DOCTYPE html><title>waiting</title><iframe src="report.html" width="{width}" height="900"></iframe>
 <script>
@@ -76,23 +61,6 @@ onload = async () => {{
   }});
 }};
 </script>"""
-
-
-def probe(folder: Path, text: str, width: int) -> dict[str, Any]:
-    assert BROWSER is not None
-    (folder / "probe.html").write_text(text.format(width=width), encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom",
-            "--virtual-time-budget=5000", (folder / "probe.html").as_uri(),
-        ],
-        capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
-    dom = done.stdout.decode("utf-8", "replace")
-    found = re.search(r"<body>(\{.*\})\s*</body>", dom, re.DOTALL)
-    assert found is not None, dom[:500]
-    seen: dict[str, Any] = json.loads(html.unescape(found.group(1)))
-    return seen
 
 
 @pytest.fixture(scope="module")

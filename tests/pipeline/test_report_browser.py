@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -13,20 +10,11 @@ import numpy as np
 import pytest
 
 from infimed.pipeline.report import write_report
+from tests.browser import browse, needs_browser, probe
 from tests.pipeline.fake_run import make_run
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH"
-)
+pytestmark = needs_browser
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars",
-)  # fmt: skip
 PROBE = """<!DOCTYPE html><title>waiting</title><iframe src="report.html" width="{width}" height="900"></iframe>
 <script>
 onload = () => {{
@@ -45,24 +33,6 @@ onload = () => {{
   }});
 }};
 </script>"""
-
-
-def browse(folder: Path, page: Path, *extra: str) -> str:
-    assert BROWSER is not None
-    done = subprocess.run(
-        [
-            BROWSER,
-            *FLAGS,
-            "--allow-file-access-from-files",
-            f"--user-data-dir={folder / 'profile'}",
-            *extra,
-            page.as_uri(),
-        ],
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return done.stdout.decode("utf-8", "replace")
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +56,7 @@ def test_the_page_has_its_title_and_tables_and_runs_no_script_from_data(
 def test_pictures_load_and_nothing_overflows(report: Path, tmp_path: Path, width: int) -> None:
     """Measured from a page around the report, because the report itself runs no script."""
     shutil.copy(report, tmp_path / "report.html")
-    probe = tmp_path / "probe.html"
-    probe.write_text(PROBE.format(width=width), encoding="utf-8")
-    dom = browse(tmp_path, probe, "--dump-dom")
-    found = re.search(r"\{.*\}", dom.replace("&lt;", "<").replace("&gt;", ">"))
-    assert found is not None, dom[:500]
-    seen = json.loads(found.group())
+    seen = probe(tmp_path, PROBE, width)
     assert seen["title"] == "demo · InfiMed run report"
     assert seen["images"] > 20 and seen["loaded"] == seen["images"]
     assert seen["curves"] == 4

@@ -26,6 +26,10 @@ from infimed.packing.planner import Limits, Plan, Samples, plan_stage
 from infimed.training.loop import StageJob
 from infimed.training.rows import without_images
 
+NOT_DESCRIBED = (
+    "set data.describe=true and state modality or anatomy of your images (a column of the table, or "
+    "DICOM headers), or copy the recipe and leave this stage out"
+)
 INDEX = ["task", "split", "license", "image_sha256", "facts"]
 
 
@@ -125,6 +129,7 @@ def matching_facts(index: Index, stage: Stage) -> NDArray[np.bool_]:
                     seen=value,
                     accepted=present[:20] or "a field of the records' facts",
                     nearest=nearest_name(str(value), present),
+                    fix=NOT_DESCRIBED if field == "described" else None,
                 )
         kept &= np.array([value in values for value in found])
     return kept
