@@ -6,6 +6,7 @@ command after a kill goes on where it stopped and ends with the same numbers.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -336,6 +337,7 @@ def _steps(recipe: Recipe, run: RunFolder) -> Path:
     def at(step: str, work: Callable[[], Any]) -> Any:
         run.status(step)
         done = work()
+        gc.collect()  # a trainer refers to itself: without this its model lives on beside the next
         return_free_memory()
         return done
 

@@ -43,7 +43,7 @@ from infimed.packing.planner import Plan
 from infimed.training.device import autocast, best_device
 from infimed.training.loader import rows_from
 from infimed.training.loss import target_loss
-from infimed.training.meter import Flops, peak_memory_gib, step_counts
+from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
 from infimed.training.optimizer import (
     factor,
     freeze,
@@ -55,7 +55,9 @@ from infimed.training.optimizer import (
 from infimed.training.rows import PixelCache, Row, RowBuilder
 
 TRIM_EVERY = 8
-"""Steps between two returns of free memory to the kernel."""
+"""Most steps between two returns of free memory to the kernel."""
+TRIM_GROWTH_GIB = 2.5
+"""Growth of resident memory at which it is returned at once: rows of changing length fragment it."""
 
 
 class Interrupted(InfiMedError):
@@ -112,6 +114,7 @@ class Trainer:
     position: Position = field(default_factory=Position)
     _signal: int = 0
     _saved_at: float = 0.0
+    _trimmed_at: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -234,12 +237,15 @@ class Trainer:
                 self._after_step(job)
 
     def _after_step(self, job: StageJob) -> None:
-        if self.position.step % TRIM_EVERY == 0:
+        grown = resident_gib() - self._trimmed_at > TRIM_GROWTH_GIB
+        if grown or self.position.step % TRIM_EVERY == 0:
             return_free_memory()
+            self._trimmed_at = resident_gib()
         if self.position.row >= len(job.plan.rows):
             self.position.stage += 1
             self.position.row = 0
             self._save()
+            return_free_memory()  # rows of the next stage have other lengths
         elif self._signal or time.monotonic() - self._saved_at > self.train.checkpoint_seconds:
             self._save()
         if self._signal:
