@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infimed.model.processing import IGNORE
 
-CHUNK = 256
+CHUNK = 1024
 """Target positions per chunk of logits."""
 
 
