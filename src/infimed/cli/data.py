@@ -134,7 +134,7 @@ def import_(
         bool,
         typer.Option(
             "--describe",
-            help="Caption images that have no caption with what headers and tables state of them.",
+            help="Add captions and short questions from what headers and tables state of images.",
         ),
     ] = False,
     problems: Annotated[int, typer.Option("--problems", min=0, help="Problems to print.")] = 10,

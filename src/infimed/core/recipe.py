@@ -67,7 +67,7 @@ class Data(Part):
     redact: bool = Field(False, description="replace identifiers of persons in texts at import")
     describe: bool = Field(
         False,
-        description="caption every image that has no caption with what headers and tables state of it",
+        description="add captions and short questions from what headers and tables state of images",
     )
 
     @model_validator(mode="after")

@@ -90,8 +90,8 @@ def import_data(
             source folder). workers: decoding threads (default: CPU count, at most 8).
         resume: take over the finished shards of a killed run with the same source and options.
         privacy: whether burned-in text is masked and identifiers in texts are replaced; None: neither.
-        describe: add a caption of what headers and tables state (`infimed.data.describing`) for
-            every image that has none.
+        describe: add captions and questions from what headers and tables state of images, see
+            `infimed.data.describing`.
 
     Raises:
         DataError: no such source, nothing to import, or `out` holds other data.

@@ -215,7 +215,7 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
     index = prepared.index(blind)
     jobs = plan_jobs(index, recipe)
     if blind:  # a stage of tower and projector alone has nothing to teach a model without images
-        jobs = [job for job in jobs if job.stage.learning_rate.language]
+        jobs = [job for job in jobs if job.stage.learning_rate.language] or jobs
     folder = run / "blind" if blind else run.path
     write_plans(jobs, folder / "plan")
     if not blind:
