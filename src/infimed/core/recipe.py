@@ -190,6 +190,9 @@ class Evaluation(Part):
     trained_blind: bool = Field(True, description="train a twin without images and ask it too")
     low_grid: Grid | None = Field(None, description="ask again at this grid")
     batch_size: int = Field(32, ge=1)
+    processes: int = Field(
+        1, ge=1, description="processes that share the questions; more for small models on a CPU"
+    )
 
 
 class Recipe(Part):

@@ -120,9 +120,10 @@ def near_image_groups(
         result[image] = (first, match)
         return True
 
-    # Copies by the hundred share a whole key: one comparison each settles them.
+    # Copies by the hundred share a whole key: one comparison each settles them. (Of a few images
+    # every pair that is alike is proposed below, the most alike first.)
     index = ProposalIndex(codes)
-    for first, later in index.equal_keys():
+    for first, later in index.equal_keys() if len(codes) > PER_IMAGE else ():
         root = next((i for i in (first, *later) if result[i][0] == i), first)
         open_ones = [i for i in later if i > root and result[i][0] == i]
         if not open_ones:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -98,35 +98,45 @@ class ProposalIndex:
     def __init__(self, fingerprints: Codes) -> None:
         self.size = len(fingerprints)
         self._whole = np.zeros((self.size, 64), np.float16)
-        step = -(-self.size // _SAMPLE) or 1
-        sample = [
-            _values(_whole(fingerprints[start : start + _BLOCK * step : step]))
-            for start in range(0, self.size, _BLOCK * step)
-        ]
-        width = TABLES * KEY_BITS
-        self.cuts = np.median(np.concatenate(sample), axis=0) if sample else np.zeros(width)
-        # Where most images are copies of one, a median lies amid them and tells nothing.
-        self.cuts.reshape(TABLES, KEY_BITS)[1::2] = 0.0
-        keys = np.zeros((self.size, TABLES), np.uint32)
         for start in range(0, self.size, _BLOCK):
             part = slice(start, start + _BLOCK)
-            vectors = _whole(fingerprints[part])
-            self._whole[part] = vectors
-            keys[part] = self._keys(vectors)
+            self._whole[part] = _whole(fingerprints[part])
+        self._fingerprints = fingerprints
+        self._usable = np.flatnonzero(self._whole.any(axis=1))
         # Leading bits that must agree: few for few images, none where all can be compared.
         self._everything = self.size <= _COMPARE_ALL
         self._leading = int(np.clip(np.ceil(np.log2(max(2, self.size))) + 7, 12, 28))
-        usable = np.flatnonzero(self._whole.any(axis=1))
-        self._orders: list[NDArray[np.uint32]] = []
-        self._sorted: list[NDArray[np.uint32]] = []
+
+    @cached_property
+    def _cuts(self) -> Floats:
+        """Where each invariant is cut to a bit."""
+        step = -(-self.size // _SAMPLE) or 1
+        sample = [
+            _values(_whole(self._fingerprints[start : start + _BLOCK * step : step]))
+            for start in range(0, self.size, _BLOCK * step)
+        ]
+        width = TABLES * KEY_BITS
+        cuts = np.median(np.concatenate(sample), axis=0) if sample else np.zeros(width)
+        # Where most images are copies of one, a median lies amid them and tells nothing.
+        cuts.reshape(TABLES, KEY_BITS)[1::2] = 0.0
+        return np.asarray(cuts)
+
+    @cached_property
+    def _tables(self) -> list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
+        """(images, their keys) in the order of each key. Many small collections never ask."""
+        keys = np.zeros((self.size, TABLES), np.uint32)
+        for start in range(0, self.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            keys[part] = self._keys(_whole(self._fingerprints[part]))
+        tables = []
         for table in range(TABLES):
-            order = usable[np.argsort(keys[usable, table], kind="stable")]
-            self._orders.append(order.astype(np.uint32))
-            self._sorted.append(keys[order, table])
+            order = self._usable[np.argsort(keys[self._usable, table], kind="stable")]
+            tables.append((order.astype(np.uint32), keys[order, table]))
+        return tables
 
     def equal_keys(self) -> Iterator[tuple[int, list[int]]]:
         """(first, later ones) of images with one whole key in common, table by table."""
-        for order, keys in zip(self._orders, self._sorted, strict=True):
+        for order, keys in self._tables:
             if not len(keys):
                 continue
             starts = np.flatnonzero(np.r_[True, np.diff(keys) != 0]).tolist()
@@ -142,7 +152,7 @@ class ProposalIndex:
         return resemblance(one, whole)[0]
 
     def _keys(self, vectors: Floats) -> NDArray[np.uint32]:
-        bits = (_values(vectors) > self.cuts).reshape(-1, TABLES, KEY_BITS)
+        bits = (_values(vectors) > self._cuts).reshape(-1, TABLES, KEY_BITS)
         packed = np.packbits(bits, axis=2).reshape(-1, TABLES, 4)
         return np.ascontiguousarray(packed).view(">u4")[:, :, 0].astype(np.uint32)
 
@@ -168,29 +178,11 @@ class ProposalIndex:
         crops = seen.shape[1]
         flat = seen.reshape(-1, seen.shape[2])
         usable = np.flatnonzero(flat.any(axis=1))
-        keys = self._keys(flat[usable])
-        window = np.where(usable % crops == 0, _WHOLE_WINDOW, _CROP_WINDOW)
-        codes: list[Integers] = []
-        shift = KEY_BITS - self._leading
-        for table in range(TABLES):
-            key, stored = keys[:, table], self._sorted[table]
-            low = np.searchsorted(stored, key >> shift << shift)
-            high = np.searchsorted(stored, key | np.uint32((1 << shift) - 1), "right")
-            centre = np.searchsorted(stored, key)
-            low, high = np.maximum(low, centre - window), np.minimum(high, centre + window)
-            if self._everything:
-                if table:
-                    break
-                low, high = np.zeros_like(low), np.full_like(high, len(stored))
-            count = np.maximum(0, high - low)
-            total = int(count.sum())
-            if not total:
-                continue
-            inside = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
-            places = np.repeat(low, count) + inside
-            codes.append(
-                np.repeat(usable, count) * self.size + self._orders[table][places].astype(np.int64)
-            )
+        codes = (
+            [(usable[:, None] * self.size + self._usable).ravel()]
+            if self._everything
+            else self._neighbours(flat[usable], usable, usable % crops == 0)
+        )
         if not codes:
             empty = np.zeros(0, np.int64)
             return empty, empty, np.zeros(0, np.float32)
@@ -214,6 +206,33 @@ class ProposalIndex:
         self._refine(queries, start, query, found, similarity, orientation[good][chosen])
         chosen = _best(query, found, similarity, PER_IMAGE)
         return query[chosen], found[chosen], similarity[chosen]
+
+    def _neighbours(
+        self, vectors: Floats, views: Integers, whole: NDArray[np.bool_]
+    ) -> list[Integers]:
+        """``view * size + image`` of images that stand close to a view in the order of a key.
+
+        Args:
+            vectors: [n, 64] of the views. views: their numbers. whole: which are no crops.
+        """
+        keys = self._keys(vectors)
+        window = np.where(whole, _WHOLE_WINDOW, _CROP_WINDOW)
+        codes: list[Integers] = []
+        shift = KEY_BITS - self._leading
+        for table, (order, stored) in enumerate(self._tables):
+            key = keys[:, table]
+            low = np.searchsorted(stored, key >> shift << shift)
+            high = np.searchsorted(stored, key | np.uint32((1 << shift) - 1), "right")
+            centre = np.searchsorted(stored, key)
+            low, high = np.maximum(low, centre - window), np.minimum(high, centre + window)
+            count = np.maximum(0, high - low)
+            total = int(count.sum())
+            if not total:
+                continue
+            inside = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+            places = np.repeat(low, count) + inside
+            codes.append(np.repeat(views, count) * self.size + order[places].astype(np.int64))
+        return codes
 
     def _refine(
         self,

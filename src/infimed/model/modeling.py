@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForCondit
 from infimed.core.errors import DataError
 from infimed.model.attention import PACKED, PackedLayout
 from infimed.model.configuration import InfiMedConfig, token_side
+from infimed.model.norm import use_fast_norms
 
 
 def pool_grid(features: Tensor, side: int) -> Tensor:
@@ -67,6 +68,10 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
 
     config_class = InfiMedConfig
     config: InfiMedConfig
+
+    def __init__(self, config: InfiMedConfig) -> None:
+        super().__init__(config)
+        use_fast_norms(self.model.language_model)
 
     @property
     def patch_size(self) -> int:

@@ -7,7 +7,6 @@ command after a kill goes on where it stopped and ends with the same numbers.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +28,16 @@ from infimed.data.importing import import_data
 from infimed.data.privacy.options import Privacy
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.report import Scoreboard
-from infimed.evaluation.runner import evaluate
-from infimed.evaluation.scoring import score
-from infimed.inference.local import LocalModel
-from infimed.model.loading import base_processor, build_model, find_checkpoint
+from infimed.model.loading import base_processor, build_model
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
+from infimed.pipeline.asking import evaluate_step, wants_twin
 from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
 from infimed.pipeline.report import write_report
-from infimed.pipeline.report_results import BLIND, LOW, MODEL, ZEROED
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
-from infimed.pipeline.twin import beside, wait
+from infimed.pipeline.twin import twin_beside
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
 from infimed.training.whitening import tower_features, training_images, whiten_projector
@@ -244,50 +240,6 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
     return final
 
 
-def evaluate_step(prepared: Prepared, final: Path, twin: Path | None) -> Any:
-    """Ask the model and its controls; score everything offline."""
-    settings = prepared.recipe.evaluation
-    folder = prepared.run / "evaluation"
-    set_threads(os.cpu_count() or 1)  # batches are large enough for all cores here
-    labels: list[str] = []
-
-    def ask(
-        label: str, checkpoint: Path, *, blank: bool = False, blind: bool = False, low: bool = False
-    ) -> None:
-        model = LocalModel.open(checkpoint, batch_size=settings.batch_size)
-        if low and settings.low_grid is not None:
-            grid = model.processor.with_grid(
-                settings.low_grid.image_size, settings.low_grid.visual_tokens
-            )
-            model = LocalModel(model.model, grid, model.checkpoint, settings.batch_size)
-        evaluate(
-            model,
-            prepared.shards,
-            settings.tasks,
-            folder,
-            label=label,
-            blank_images=blank,
-            no_images=blind,
-            limit=settings.limit,
-        )
-        labels.append(label)
-
-    ask(MODEL, final)
-    if settings.zeroed:
-        ask(ZEROED, final, blank=True)
-    if twin is not None:
-        ask(BLIND, twin, blind=True)
-    if settings.low_grid is not None:
-        ask(LOW, final, low=True)
-    return score(
-        folder,
-        prepared.shards,
-        settings.tasks,
-        labels,
-        prior_splits=tuple(prepared.recipe.data.train_splits),
-    )
-
-
 def headline(board: Scoreboard) -> Group:
     """The scoreboard in brief: overall, kinds, subsets and question types; the rest is in the report."""
     parts: list[RenderableType] = []
@@ -344,17 +296,17 @@ def _steps(recipe: Recipe, run: RunFolder) -> Path:
     shards = at("import", lambda: import_step(recipe, run))
     at("curate", lambda: curate_step(recipe, run, shards))
     prepared = prepare(recipe, run)
-    twin = run / "blind" if recipe.evaluation.trained_blind and recipe.evaluation.tasks else None
-    if twin is not None and recipe.train.twin_beside:
-        with beside(run) as process:
+    twin = wants_twin(recipe)
+    if twin and recipe.train.twin_beside:
+        with twin_beside(run) as process:
             final = at("train", lambda: train_step(prepared, blind=False))
-            at("train-blind", lambda: wait(process, run))
+            at("train-blind", process.wait)
     else:
         final = at("train", lambda: train_step(prepared, blind=False))
-        if twin is not None:
+        if twin:
             at("train-blind", lambda: train_step(prepared, blind=True))
     if recipe.evaluation.tasks:
-        board = at("evaluate", lambda: evaluate_step(prepared, find_checkpoint(final), twin))
+        board = at("evaluate", lambda: evaluate_step(recipe, run, shards))
         out.print(headline(board))
     report = at("report", lambda: write_report(run.path))
     run.status("done", report=report.name, checkpoint=final.name)
