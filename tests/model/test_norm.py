@@ -52,7 +52,7 @@ def test_gradient_is_the_derivative() -> None:
     g = torch.randn(5, 7, dtype=torch.float64)
     Double()(x, w).backward(g)
     a, b = x.detach().float().requires_grad_(), w.detach().float().requires_grad_()
-    RootMeanSquare.apply(a, b, 1e-6).backward(g.float())
+    RootMeanSquare.apply(a, b, 1e-6, torch.float32).backward(g.float())
     torch.testing.assert_close(a.grad.double(), x.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(b.grad.double(), w.grad, rtol=1e-5, atol=1e-6)
 
@@ -67,6 +67,21 @@ def test_types_are_those_of_the_stock_one(weight) -> None:
     for a, b in zip(run(one, x, gradient), run(holder[0], x, gradient), strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=4e-2)
+
+
+def test_under_autocast_a_linear_layer_gets_the_same_bits(make_model) -> None:
+    """Rounding once what three linear layers read changes nothing they compute."""
+    torch.manual_seed(3)
+    model = make_model()
+    layer = model.model.language_model.layers[0]
+    one = Qwen3RMSNorm(32)
+    one.weight.data.copy_(layer.input_layernorm.weight.data.normal_())
+    x, linear = torch.randn(1, 9, 32), torch.nn.Linear(32, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer.input_layernorm(x)
+        assert rounded.dtype == torch.bfloat16
+        assert torch.equal(linear(rounded), linear(one(x)))
+        assert layer.self_attn.q_norm(x.view(1, 9, 4, 8)).dtype == torch.float32
 
 
 def test_the_model_trains_with_it_and_its_tensors_keep_their_names(make_model) -> None:

@@ -26,6 +26,7 @@ from infimed.model.attention_cpu import (
     batch_attention,
     batch_documents,
     bias_of,
+    places_of,
 )
 
 PACKED = "infimed_packed"
@@ -98,10 +99,9 @@ class PackedLayout:
         return batch_documents([document.mask() for document in self.documents])
 
     @cached_property
-    def row_order(self) -> Tensor:
-        """int64 [tokens]: where each token of the row is among the batches' valid tokens."""
-        placed = torch.cat([batch.index[batch.valid] for batch in self.batches])
-        return torch.argsort(placed)
+    def places(self) -> Tensor:
+        """int64 [tokens]: where each token of the row is among the batches' places."""
+        return places_of(self.batches)
 
     def biases(self, dtype: torch.dtype) -> list[Tensor]:
         """The batches' masks as 0 and -inf; made once for all layers."""
@@ -125,7 +125,7 @@ def attend_by_document(
         batch_attention(rows[0], rows[1], rows[2], batch, bias, scale)
         for batch, bias in zip(layout.batches, layout.biases(dtype), strict=True)
     ]
-    return torch.cat(outputs)[layout.row_order].transpose(0, 1).unsqueeze(0)
+    return torch.cat(outputs).index_select(0, layout.places).transpose(0, 1).unsqueeze(0)
 
 
 def attend_reference(

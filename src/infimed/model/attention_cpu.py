@@ -1,11 +1,12 @@
-"""Masked attention of packed documents on a CPU, forward and backward, without storing probabilities.
+"""Masked attention of packed documents on a CPU, forward and backward, in memory linear in the row.
 
 torch's fused CPU kernel is slow at the short lengths and narrow heads of packed documents; plain
 matrix products in the row's own precision are faster there and equal to it in fp32
 (benchmarks/attention.py). Documents of similar length are padded into one batch, so that a row of
-many short documents costs a few large operations instead of many small ones. Probabilities are
-recomputed in the backward pass, and queries go in blocks that only see keys up to their own end, so
-memory stays linear in the block and half of the causal square is never computed.
+many short documents costs a few large operations instead of many small ones. Queries go in blocks
+that only see keys up to their own end, so half of the causal square is never computed.
+Probabilities of documents up to `KEPT_LENGTH` are kept for the backward pass, longer ones are
+recomputed: the memory for them is at most that length for every token and head.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch.autograd.function import once_differentiable
 QUERY_BLOCK = 128
 BATCH_TOKENS = 4096
 """Most padded tokens in one batch of documents."""
+KEPT_LENGTH = 256
+"""Longest document whose probabilities are kept for the backward pass."""
 LONGEST_RATIO = 1.3
 """Longest over shortest document of a batch: bounds the work on padding."""
 
@@ -75,6 +78,15 @@ def _padded(members: Sequence[tuple[int, Tensor]]) -> DocumentBatch:
     return DocumentBatch(index, valid, allowed)
 
 
+def places_of(batches: Sequence[DocumentBatch]) -> Tensor:
+    """int64 [tokens]: where each token of the row is among the batches' places, padding included."""
+    valid = torch.cat([batch.valid.flatten() for batch in batches])
+    row = torch.cat([batch.index.flatten() for batch in batches])
+    places = torch.empty(int(valid.sum()), dtype=torch.int64)
+    places[row[valid]] = torch.nonzero(valid).flatten()
+    return places
+
+
 def bias_of(batch: DocumentBatch, dtype: torch.dtype) -> Tensor:
     """0 where a query may see a key, -inf elsewhere: [documents, 1, 1, length, length]."""
     bias = torch.zeros(batch.allowed.shape, dtype=dtype)
@@ -103,25 +115,27 @@ class DocumentAttention(Function):
         with torch.autocast(query.device.type, enabled=False):
             q = query * scale
             out = torch.empty_like(q)
+            kept = []
             for start, stop in _blocks(q.shape[-2]):
-                out[..., start:stop, :] = torch.matmul(
-                    _probabilities(q, key, bias, start, stop), value[..., :stop, :]
-                )
-        ctx.save_for_backward(q, key, value, bias)
+                p = _probabilities(q, key, bias, start, stop)
+                out[..., start:stop, :] = torch.matmul(p, value[..., :stop, :])
+                if q.shape[-2] <= KEPT_LENGTH:
+                    kept.append(p)
+        ctx.save_for_backward(q, key, value, bias, *kept)
         ctx.scale = scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, bias = ctx.saved_tensors
+        q, k, v, bias, *kept = ctx.saved_tensors
         batch, groups, _, length, width = q.shape
         d_query = torch.empty_like(q)
         d_key = torch.zeros(batch, groups, length, width)
         d_value = torch.zeros_like(d_key)
         with torch.autocast(q.device.type, enabled=False):
-            for start, stop in _blocks(length):
-                p = _probabilities(q, k, bias, start, stop)
+            for number, (start, stop) in enumerate(_blocks(length)):
+                p = kept[number] if kept else _probabilities(q, k, bias, start, stop)
                 g = gradient[..., start:stop, :].contiguous()
                 by_key = p.reshape(batch, groups, -1, stop).transpose(-1, -2)
                 d_value[..., :stop, :] += torch.matmul(by_key, g.reshape(batch, groups, -1, width))
@@ -138,7 +152,7 @@ class DocumentAttention(Function):
 def batch_attention(
     query: Tensor, key: Tensor, value: Tensor, batch: DocumentBatch, bias: Tensor, scale: float
 ) -> Tensor:
-    """Attention of the batch's documents; returns [valid tokens of the batch, heads, d].
+    """Attention of the batch's documents; returns [documents * length, heads, d], padding included.
 
     Args:
         query: [tokens, heads, d] of the whole row. key, value: [tokens, groups, d].
@@ -154,4 +168,4 @@ def batch_attention(
         padded(query, heads // groups), padded(key, 1), padded(value, 1), bias, scale
     )
     assert isinstance(out, Tensor)
-    return out.permute(0, 3, 1, 2, 4).reshape(count * length, heads, width)[batch.valid.flatten()]
+    return out.permute(0, 3, 1, 2, 4).reshape(count * length, heads, width)
