@@ -25,6 +25,8 @@ BATCH_TOKENS = 4096
 """Most padded tokens in one batch of documents."""
 KEPT_LENGTH = 256
 """Longest document whose probabilities are kept for the backward pass."""
+VECTOR = 16
+"""Lengths are padded to multiples of this: softmax is three times slower in bf16 at 111 than at 112."""
 LONGEST_RATIO = 1.3
 """Longest over shortest document of a batch: bounds the work on padding."""
 
@@ -66,7 +68,7 @@ def batch_documents(masks: Sequence[Tensor]) -> list[DocumentBatch]:
 
 
 def _padded(members: Sequence[tuple[int, Tensor]]) -> DocumentBatch:
-    longest = max(len(mask) for _, mask in members)
+    longest = -(-max(len(mask) for _, mask in members) // VECTOR) * VECTOR
     index = torch.zeros(len(members), longest, dtype=torch.int64)
     valid = torch.zeros(len(members), longest, dtype=torch.bool)
     allowed = torch.eye(longest, dtype=torch.bool).repeat(len(members), 1, 1)
