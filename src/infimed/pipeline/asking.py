@@ -1,9 +1,9 @@
 """Asking a run's model and its controls, alone or shared between processes.
 
 A unit of asking is one label (the model, image-zeroed, the twin, the low grid) and one task; each
-has its own response file, which is cache and resume at once. Units are dealt to the processes in
-turn, so who asks what is a function of the recipe, and so are the answers: every process uses the
-same number of threads.
+has its own response file, which is cache and resume at once. Units are dealt to the processes to and
+fro, so who asks what is a function of the recipe, and so are the answers: every process uses the same
+number of threads.
 """
 
 from __future__ import annotations
@@ -79,11 +79,17 @@ def ask_share(recipe: Recipe, run: RunFolder, shards: ShardSet, number: int) -> 
     set_threads(max(1, (os.cpu_count() or 1) // settings.processes))
     own = [label for label in labels(settings) if not (label == BLIND and twin_asks(recipe))]
     units = [(label, task) for label in own for task in settings.tasks]
-    dealt = units[number :: settings.processes]
+    dealt = [unit for at, unit in enumerate(units) if _dealt_to(at, settings.processes) == number]
     for label in own:
         tasks = [task for name, task in dealt if name == label]
         if tasks:
             ask_label(recipe, run, shards, label, tasks)
+
+
+def _dealt_to(place: int, processes: int) -> int:
+    """0 1 2 2 1 0 0 1 2 ...: later units are shorter, so dealing to and fro balances them."""
+    turn, at = divmod(place, processes)
+    return processes - 1 - at if turn % 2 else at
 
 
 def twin_asks(recipe: Recipe) -> bool:
