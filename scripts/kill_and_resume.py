@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL at five places, go on each time, and compare with an uninterrupted run.
+"""Kill a run with SIGKILL at six places, go on each time, and compare with an uninterrupted run.
 
     python scripts/kill_and_resume.py nano --reference runs/nano --runs killed
 
@@ -50,15 +50,17 @@ def places(run: Path) -> list[tuple[str, Callable[[], bool]]]:
     def at_switch() -> bool:
         return len({row["stage"] for row in steps(run)}) >= 2
 
-    def evaluating() -> bool:
-        return any(file.stat().st_size > 0 for file in run.glob("evaluation/*/*.responses.jsonl"))
+    def answered(label: str) -> bool:
+        files = run.glob(f"evaluation/*/{label}.responses.jsonl")
+        return any(file.stat().st_size > 0 for file in files)
 
     return [
         ("in import", importing),
         ("in curation", curating),
         ("mid-stage", mid_stage),
         ("at a stage switch", at_switch),
-        ("in evaluation", evaluating),
+        ("while the twin is asked", lambda: answered("trained-blind")),
+        ("in evaluation", lambda: answered("model")),
     ]
 
 
