@@ -28,6 +28,8 @@ demo: $(READY) ## the whole pipeline on generated phantoms, in minutes on two CP
 	@echo
 	@echo "Open the report:     runs/nano/report.html"
 	@echo "Chat with the model: $(BIN)/infimed chat runs/nano --image \$$(ls runs/nano/clinic/images/*.png | head -1)"
+	@echo "It is small and knows the wording of its clinic. Ask, for example: Which kind of image is this?"
+	@echo "  Is a pleural effusion visible?   Write a caption for this image."
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
