@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def base_processor(chosen: Preset, language: Path) -> Processor:
     )
 
 
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """transformers draws a bar for every file it reads, even one that takes milliseconds."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def build_model(
     chosen: Preset, vision: Path, language: Path
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
@@ -126,10 +141,11 @@ def build_model(
         language: folder with the same of the language model, and tokenizer.json.
     """
     processor = base_processor(chosen, language)
-    tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
-    base = AutoModelForCausalLM.from_pretrained(
-        language, dtype=torch.float32, trust_remote_code=False
-    )
+    with _no_loading_bars():
+        tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
+        base = AutoModelForCausalLM.from_pretrained(
+            language, dtype=torch.float32, trust_remote_code=False
+        )
     config = build_config(
         chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id
     )

@@ -1,7 +1,7 @@
 """`--dry-run`: the plan of a recipe without doing it.
 
 Records are read and measured, nothing is decoded, written or trained. Where data would have to be
-generated, a few patients are made in memory and the counts scaled up. What curation would drop is not known yet,
+generated, a few patients are made in memory and repeated. What curation would drop is not known yet,
 so the plan is an upper bound. Time is floating-point operations over a rate measured on this machine.
 """
 
@@ -99,6 +99,22 @@ def to_samples(records: Iterable[Record], processor: Processor, stage: Stage) ->
     )
 
 
+def repeated(samples: Samples, copies: int) -> Samples:
+    """The samples of so many times as many patients. A plan of the few would be all rows half full."""
+    keys = np.tile(samples.image_key, copies)
+    copy = np.repeat(np.arange(copies), len(samples))
+    offset = copy * (int(samples.image_key.max(initial=-1)) + 1)
+    return Samples(
+        row=np.arange(copies * len(samples)),
+        trunk_tokens=np.tile(samples.trunk_tokens, copies),
+        branch_tokens=np.tile(samples.branch_tokens, copies),
+        target_tokens=np.tile(samples.target_tokens, copies),
+        images=np.tile(samples.images, copies),
+        image_key=np.where(keys >= 0, keys + offset, keys),
+        weight=np.tile(samples.weight, copies),
+    )
+
+
 def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
     """Measured bf16 operations per second of a square matrix product on this machine."""
     left = torch.randn(size, size, dtype=torch.bfloat16)
@@ -131,6 +147,8 @@ def estimate(recipe: Recipe) -> list[Estimate]:
     vision = sum(p.numel() for p in model.model.vision_tower.parameters())
     language = sum(p.numel() for p in model.model.language_model.parameters())
     records, scale = training_records(recipe)
+    copies = max(1, round(scale))
+    scale /= copies
     rate = matmul_rate() * EFFICIENCY
     found = []
     for stage in recipe.stages:
@@ -141,7 +159,7 @@ def estimate(recipe: Recipe) -> list[Estimate]:
             recipe.train.window,
             stage.share_images,
         )
-        samples = to_samples(records, processor, stage)
+        samples = repeated(to_samples(records, processor, stage), copies)
         plan = plan_stage(samples, limits, seed=recipe.train.seed, epochs=stage.epochs)
         rows = max(1, round(len(plan.rows) * scale))
         if stage.max_rows is not None:
