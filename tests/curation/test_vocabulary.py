@@ -10,7 +10,7 @@ from infimed.curation import curate
 from infimed.curation.ledger import FINDINGS, read_ledger
 from infimed.curation.rules.base import caption, sample
 from infimed.curation.statements import canonical, statements
-from infimed.curation.text_signals import measure_text
+from infimed.curation.text_signals import measure_text, medical_word
 from infimed.curation.vocabulary import everyday_words, foreign_language, misspelt
 from tests.curation.clinic import Memory, picture
 
@@ -124,3 +124,25 @@ def test_an_image_among_records_of_another_patient_is_found(tmp_path: Path) -> N
     rules = found(memory, tmp_path)
     assert "relevance.image_elsewhere" in rules["r3"]
     assert all("relevance.image_elsewhere" not in rules.get(f"r{i}", set()) for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Are there platelets in this image?",
+        "A smear with two neutrophils.",
+        "Naevus with irregular border.",
+        "Plaque psoriasis of the elbow.",
+        "Caries of the second molar.",
+        "A sessile polyp, seen through the endoscope.",
+        "Drusen beside the fovea.",
+    ],
+)
+def test_fields_that_photograph_in_colour_are_medical(text: str) -> None:
+    """A colour picture whose text has no medical word is taken for a holiday photograph."""
+    assert any(map(medical_word, text.rstrip(".?").split()))
+
+
+@pytest.mark.parametrize("text", ["Two dogs on a beach", "A glass of red wine beside a bowl"])
+def test_everyday_pictures_are_not_medical(text: str) -> None:
+    assert not any(map(medical_word, text.split()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LEXICON_VERSION: Final = 2
+LEXICON_VERSION: Final = 3
 
 _I = re.IGNORECASE
 
@@ -172,6 +172,10 @@ MEDICAL: Final = re.compile(
     r"|consolidations?|humer\w+|femor\w+|tibia\w*|artifacts?|artefacts?|sections?|plane|MCA|CSF|fissure"
     r"|spots?|aneurysms?|microaneurysms?|lacunes?|cavoatrial|calcific\w+|viral|parasit\w+|bacteri\w+"
     r"|syring\w+|hemidiaphragm\w*|nipples?|MR|XR|US|DSA"
+    r"|platelets?|(?:neutro|eosino|baso)phil\w*|ha?emoglobin\w*|smears?|cytoplasm\w*|mitotic|epitheli\w+"
+    r"|(?:epi)?derm(?:is|al|at\w+)|na?ev(?:us|i)|melan\w+|rash(?:es)?|psoria\w+|eczema\w*|ulcer\w*|wounds?"
+    r"|drusen|cornea\w*|polyp\w*|endoscop\w+|dent(?:al|ition)|tooth|teeth|caries|mandib\w+|gingiv\w+"
+    r"|molars?|tonsil\w*|malaria\w*|plasmodium|fung(?:us|al|i)|hyphae|stain(?:s|ed|ing)?|specimens?|ECG"
     r"|infant|uter\w+|prostat\w+|breast\w*|thyroid\w*|tuberc\w+|pneumo\w+|diabet\w+|hypertens\w+)\b",
     _I,
 )
