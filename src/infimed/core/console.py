@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -88,8 +89,15 @@ def progress(title: str, total: int | None, done: int = 0, unit: str = "") -> It
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 1
 ) -> Table:
-    """A table whose columns from index `numeric` on are right-aligned."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    """A table whose columns from index `numeric` on are right-aligned; made for 80 columns."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
         # Fold rather than cut: names in a table are there to be copied.
         made.add_column(column, justify="right" if index >= numeric else "left", overflow="fold")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Group, RenderableType
 
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, out, progress, table
@@ -27,13 +26,13 @@ from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
 from infimed.data.privacy.options import Privacy
 from infimed.data.shards import ShardSet, open_shards
-from infimed.evaluation.report import Scoreboard
 from infimed.model.loading import base_processor, build_model
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
 from infimed.pipeline.asking import evaluate_step, wants_twin
+from infimed.pipeline.headline import headline
 from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
 from infimed.pipeline.report import write_report
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
@@ -238,29 +237,6 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
                 f"pretrain-low trained {ratio:.2f} times the samples per second of pretrain-high"
             )
     return final
-
-
-def headline(board: Scoreboard) -> Group:
-    """The scoreboard in brief: overall, kinds, subsets and question types; the rest is in the report."""
-    parts: list[RenderableType] = []
-
-    def percent(mean: float | None, form: str = ".1f") -> str:
-        return "" if mean is None else f"{100 * mean:{form}}"
-
-    for task in board.tasks:
-        columns = [c for c in task.columns if c.group in ("all", "kind", "subset", "type")]
-        first = task.rows[0].name
-        head = [f"{c.title}\n{task.cell(first, c.name).estimate.n}" for c in columns]
-        rows = [
-            (row.name, *(percent(task.cell(row.name, c.name).estimate.mean) for c in columns))
-            for row in task.rows
-        ]
-        parts.append(table(f"{task.title} (score in %)", ["", *head], rows))
-        for control in task.rows[1:]:
-            found = task.difference(control.name).estimate
-            low, mean, high = (percent(v, "+.1f") for v in (found.low, found.mean, found.high))
-            parts.append(f"  {first} minus {control.name}: {mean} points [{low}, {high}]")
-    return Group(*parts)
 
 
 def run_recipe(recipe: Recipe, folder: Path) -> Path:
