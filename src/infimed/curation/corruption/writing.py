@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from infimed.core import console
 from infimed.core.files import atomic_open, write_json
 from infimed.curation.corruption.measuring import Report
 
@@ -20,19 +21,17 @@ FIGURE_FILE: Final = "benchmark.png"
 
 def table(report: Report) -> Table:
     """One row an operator; the baselines stand in the last two columns."""
-    made = Table(title="Corruption benchmark", title_justify="left", header_style="bold")
-    for name in ("#", "operator", "n", "rules", "1 %", "5 %", "AUROC", "named", "score only"):
-        made.add_column(name, justify="left" if name == "operator" else "right", no_wrap=True)
-    made.add_column("random 5 %", justify="right", no_wrap=True)
-    made.add_column("length 5 %", justify="right", no_wrap=True)
+    heads = ("#", "operator", "n", "rules", "1 %", "5 %", "AUROC", "named", "score\nonly", "random\n5 %",
+             "length\n5 %")  # fmt: skip
+    rows = []
     for s in report.operators:
         mark = " (held out)" if s.held_out else "" if s.core else " *"
-        made.add_row(
-            str(s.number), s.name + mark, str(s.records), _percent(s.rules), _percent(s.at_1),
-            _percent(s.at_5), f"{s.auroc:.3f}", _percent(s.named), _percent(s.evaluator_only),
+        rows.append((
+            s.number, s.name + mark, s.records, _percent(s.rules), _percent(s.at_1),
+            _percent(s.at_5), f"{s.auroc:.2f}", _percent(s.named), _percent(s.evaluator_only),
             _percent(s.random_5), _percent(s.length_5),
-        )  # fmt: skip
-    return made
+        ))  # fmt: skip
+    return console.table("Corruption benchmark", heads, rows, numeric=2)
 
 
 def lines(report: Report) -> list[str]:

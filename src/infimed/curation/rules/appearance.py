@@ -149,15 +149,16 @@ RULES: Final = (
         },
     ),
     Rule(
-        "readability.motion", 2, "readability", "drop",
+        "readability.motion", 3, "readability", "drop",
         "Edges are blurred in one direction, as by motion.",
         _motion,
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(least_sharpness=1.02, noise=0.4, sharpness=2.2),
         {
             "min_sharpness": Threshold(
+                # Ultrasound resolves across the beam far worse than along it, without any motion.
                 1.3, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
-                {"CT": 1.2, "MR": 1.5, "OP": 1.6, "SM": 1.8, "US": 1.5},
+                {"CT": 1.2, "MR": 1.5, "OP": 1.6, "SM": 1.8, "US": 0.6},
             ),
             "min_side": Threshold(224, "pixels; in smaller images edges lie too close together"),
             "max_sharpness": Threshold(
