@@ -44,6 +44,11 @@ def labels(settings: Evaluation) -> list[str]:
     ]
 
 
+def threads_each(settings: Evaluation) -> int:
+    """Threads of every process that asks: the cores shared among them, so that answers agree."""
+    return max(1, (os.cpu_count() or 1) // settings.processes)
+
+
 def ask_label(
     recipe: Recipe, run: RunFolder, shards: ShardSet, label: str, tasks: list[str]
 ) -> None:
@@ -76,7 +81,7 @@ def ask_share(recipe: Recipe, run: RunFolder, shards: ShardSet, number: int) -> 
     The twin's units are no part of this where the twin asked them itself, see `ask_twin`.
     """
     settings = recipe.evaluation
-    set_threads(max(1, (os.cpu_count() or 1) // settings.processes))
+    set_threads(threads_each(settings))
     own = [label for label in labels(settings) if not (label == BLIND and twin_asks(recipe))]
     units = [(label, task) for label in own for task in settings.tasks]
     dealt = [unit for at, unit in enumerate(units) if _dealt_to(at, settings.processes) == number]
@@ -99,7 +104,7 @@ def twin_asks(recipe: Recipe) -> bool:
 
 def ask_twin(recipe: Recipe, run: RunFolder, shards: ShardSet) -> None:
     """Ask the trained-blind twin everything, in its own process."""
-    set_threads(max(1, (os.cpu_count() or 1) // recipe.evaluation.processes))
+    set_threads(threads_each(recipe.evaluation))
     ask_label(recipe, run, shards, BLIND, recipe.evaluation.tasks)
 
 
@@ -114,7 +119,7 @@ def evaluate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> Scoreboar
                     [str(run.path), str(number)],
                     run / FOLDER / f"asking-{number}.log",
                     work="asking the model",
-                    threads=max(1, (os.cpu_count() or 1) // settings.processes),
+                    threads=threads_each(settings),
                 )
             )
             for number in range(1, settings.processes)
