@@ -14,7 +14,7 @@ from infimed.curation.ledger_columns import Lot, read_decisions, rows_where
 from infimed.curation.measures import MEASURES, Measure, threshold
 from infimed.curation.report import draw
 from infimed.curation.rules.base import Example, Rule
-from tests.curation.clinic import clinic
+from tests.curation.clinic import Memory, clinic, picture
 
 RULES = {rule.id: rule for rule in default_rubric().rules}
 
@@ -78,6 +78,20 @@ def test_distributions_equal_a_count_record_by_record(ledger: Path) -> None:
         limit = rule.thresholds["min_sharpness"].at(modality, "")
         assert strip.n == len(values) == strip.counts.sum()
         assert strip.beyond == sum(value < limit for value in values)
+
+
+def test_a_claimed_modality_can_only_make_the_drawn_limit_laxer(tmp_path: Path) -> None:
+    source = Memory()
+    for number, text in enumerate(("CT of the lung.", "PET scan of the body.", "A large cyst.")):
+        source.ask((source.image(picture(number)),), "Describe it.", text, "caption")
+    curate(source, tmp_path)
+    found = read_distributions(tmp_path, default_rubric(), read_decisions(tmp_path, 3))
+    sharp = next(d for d in found if d.measure.limit == "min_sharpness")
+    limit = RULES["readability.blurred_image"].thresholds["min_sharpness"]
+    general = limit.at("", "")
+    expected = {general, min(general, limit.at("CT", "")), min(general, limit.at("PT", ""))}
+    assert set(sharp.strips[""].limits) == expected
+    assert len(expected) > 1
 
 
 def test_the_nearest_records_are_the_nearest(ledger: Path) -> None:

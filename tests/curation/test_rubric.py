@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infimed.core.errors import RecipeError
 from infimed.curation import Rubric, default_rubric
+from infimed.curation.rules.base import Example, sample, with_image
 
 
 def test_a_rubric_round_trips_through_json() -> None:
@@ -66,3 +68,25 @@ def test_a_rubric_of_another_rule_version_is_refused(tmp_path: Path) -> None:
     value["rules"]["completeness.cut_text"]["version"] = 99
     with pytest.raises(RecipeError, match="changed since"):
         Rubric.from_dict(value)
+
+
+@pytest.mark.parametrize(
+    ("caption", "facts", "sharpness", "objects"),
+    [
+        ("A cyst in the liver.", {}, 2.2, True),
+        ("Ultrasound of the liver with a cyst.", {}, 2.2, False),  # as soft as any ultrasound
+        ("Ultrasound of the liver with a cyst.", {"modality": "CT"}, 2.2, True),  # headers win
+        ("A cyst in the liver.", {"modality": "MR"}, 2.9, True),
+        ("MRI of the liver with a cyst.", {}, 2.9, False),  # too sharp for the general limits
+        ("MRI of the liver with a cyst.", {}, 2.2, True),
+    ],
+)
+def test_a_claimed_modality_can_spare_a_record_and_never_condemn_it(
+    caption: str, facts: dict[str, str], sharpness: float, objects: bool
+) -> None:
+    rule = next(r for r in default_rubric().rules if r.id == "readability.motion")
+    image = with_image(least_sharpness=1.02, noise=0.4, sharpness=sharpness).images[0]
+    record = sample("Describe this image.", caption, "caption", facts=facts)
+    example = Example(record, (image,))
+    found = replace(default_rubric(), rules=(rule,)).judge(example.record, example.signals())
+    assert bool(found) == objects

@@ -92,7 +92,7 @@ def read_distributions(
             made.append((Distribution(measure, found[0].severity), found[1]))
     image = sorted({c for d, _ in made if d.measure.of == "image" for c in d.measure.columns})
     text = sorted({c for d, _ in made if d.measure.of == "text" for c in d.measure.columns})
-    columns = ["row", "modality", "task", *text]
+    columns = ["row", "modality", "modalities", "task", *text]
     if image:
         columns += [IMAGE_PREFIX + name for name in dict.fromkeys([*image, "width"])]
     for batch in batches(out, ledger.SIGNALS, columns):
@@ -112,6 +112,7 @@ def _add(
 ) -> None:
     rows = batch["row"].to_numpy()
     modality, modality_names = _codes(batch["modality"])
+    claimed, claimed_names = _codes(_claimed(batch))
     task, task_names = _codes(batch["task"])
     values = {name: _floats(batch[name]) for name in text}
     shown: dict[str, Floats] = {}
@@ -135,8 +136,12 @@ def _add(
         value = np.asarray(measure.value(shown if of_image else values), np.float64)
         if of_image:
             value = np.where(shown["width"] > 0, value, np.nan)  # 0: the image could not be read
-        grid = np.array([[limit.at(m, t) for t in task_names] for m in modality_names], np.float64)
-        limits = grid[modality[at], task[at]]
+        grids = [
+            np.array([[limit.at(m, t) for t in task_names] for m in names], np.float64)
+            for names in (modality_names, claimed_names)
+        ]
+        laxer = np.minimum if measure.side == "below" else np.maximum
+        limits = laxer(grids[0][modality[at], task[at]], grids[1][claimed[at], task[at]])
         beyond = measure.beyond(value, limits)
         there = np.isfinite(value)
         bins = np.minimum((measure.position(value[there]) * BINS).astype(np.int64), BINS - 1)
@@ -200,6 +205,15 @@ def _nearest(
         )  # fmt: skip
         held.sort(key=lambda near: (near.distance, near.row, near.image))
         del held[NEAREST:]
+
+
+def _claimed(batch: pa.RecordBatch) -> pa.Array:
+    """The last of `signals.limits_modalities` of every row, column-wise."""
+    claims, stated = batch["modalities"], pc.fill_null(batch["modality"], "")
+    one = pc.and_(pc.equal(stated, ""), pc.equal(pc.list_value_length(claims), 1))
+    one = pc.fill_null(one, False)
+    # The only element of such lists: flattened, then put back at their rows.
+    return pc.replace_with_mask(stated, one, claims.filter(one).flatten())
 
 
 def _floats(column: pa.Array) -> Floats:

@@ -13,21 +13,27 @@ from infimed.curation.hiding import HIDDEN, hidden_image
 from infimed.curation.ledger import Explanation
 from infimed.curation.report_examples import said
 from infimed.curation.rubric import Rubric
+from infimed.curation.signals import limits_modalities
 from infimed.data.shards import ShardSet
 
 
 def limits_in_force(explanation: Explanation, rubric: Rubric) -> dict[str, str]:
     """Rule id -> the limits that held for this record's modality and task, and where they differ from
     the general ones."""
-    modality = str(explanation.signals.get("modality") or "")
+    general, *claimed = limits_modalities(
+        str(explanation.signals.get("modality") or ""), explanation.signals.get("modalities") or ()
+    )
     task = str(explanation.signals.get("task") or "")
     made = {}
     for rule in rubric.all_rules:
         parts = []
         for name, limit in rule.thresholds.items():
-            here = limit.at(modality, task)
-            why = task if task in limit.by_task else modality
+            here = limit.at(general, task)
+            why = task if task in limit.by_task else general
             special = f" (for {why}; otherwise {limit.value:g})" if here != limit.value else ""
+            for name_of in claimed:
+                if (there := limit.at(name_of, task)) != here:
+                    special = f" (and {there:g}, as the text says {name_of}: both must object)"
             parts.append(f"{name} {here:g}{special}: {limit.meaning}")
         if parts:
             made[rule.id] = "; ".join(parts)

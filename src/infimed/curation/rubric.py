@@ -35,7 +35,7 @@ from infimed.curation.rules.dataset import DataSetRule
 from infimed.curation.signals import Signals
 from infimed.data.record import Record
 
-RUBRIC_VERSION: Final = "1"
+RUBRIC_VERSION: Final = "2"
 
 RULE_FAILED: Final = "the rule itself failed"
 
@@ -55,6 +55,15 @@ RECORD_RULES: Final[tuple[Rule, ...]] = (
     *privacy.RULES,
 )
 DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset.RULES)
+
+
+_Resolved = tuple[Rule, Limits, Limits | None]
+
+
+def _limits(rule: Rule, modalities: tuple[str, ...], task: str) -> tuple[Limits, Limits | None]:
+    """A rule's limits, and those of a second modality family where they differ."""
+    first, *rest = (rule.limits(modality, task) for modality in modalities)
+    return first, rest[0] if rest and rest[0] != first else None
 
 
 @dataclass(frozen=True)
@@ -87,20 +96,22 @@ class Rubric:
         return all(known.get(rule.id) is rule.check for rule in self.all_rules)
 
     @cached_property
-    def _resolved(self) -> dict[tuple[str, str], tuple[tuple[Rule, Limits], ...]]:
+    def _resolved(self) -> dict[tuple[tuple[str, ...], str], tuple[_Resolved, ...]]:
         return {}
 
     def judge(self, record: Record, signals: Signals) -> list[Finding]:
         """All findings of the record rules on one record, in rubric order."""
-        key = (signals.modality, record.task)
+        key = (signals.limits_modalities, record.task)
         rules = self._resolved.get(key)
         if rules is None:
-            rules = tuple((rule, rule.limits(*key)) for rule in self.rules)
+            rules = tuple((rule, *_limits(rule, *key)) for rule in self.rules)
             self._resolved[key] = rules
         found: list[Finding] = []
-        for rule, limits in rules:
+        for rule, limits, others in rules:
             try:
                 hit = rule.check(record, signals, limits)
+                if hit is not None and others is not None:
+                    hit = rule.check(record, signals, others)
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 # A rule that fails on one odd record is reported there and does not end the pass.
                 failed = Hit("record", f"{RULE_FAILED}: {type(error).__name__}")

@@ -7,7 +7,7 @@ whenever a number could change, and stored signals of another version are measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final
@@ -149,6 +149,11 @@ class Signals:
     images: tuple[ImageSignals, ...] = ()
     modality: str = ""
 
+    @property
+    def limits_modalities(self) -> tuple[str, ...]:
+        """The modality families whose limits hold: see `limits_modalities`."""
+        return limits_modalities(self.modality, self.text.modalities)
+
     def to_row(self, row: int, record: Record) -> dict[str, Any]:
         """A ledger row; `from_row` inverts it."""
         values = dict(zip(_TEXT, _text_values(self.text), strict=True))
@@ -180,6 +185,20 @@ def fact_modalities(record: Record) -> frozenset[str]:
     found = {modality_family(record.facts.get("modality"))}
     found.update(modality_family(image.facts.get("modality")) for image in record.images)
     return frozenset(found - {""})
+
+
+def limits_modalities(modality: str, claimed: Sequence[str]) -> tuple[str, ...]:
+    """The modality families whose limits hold; a rule objects only where all of them make it object.
+
+    Most public captions come without a header, and their ultrasound is as soft as any. But a text may
+    be wrong about its image, so it can only spare a record that the general limits would drop.
+
+    Args:
+        modality: the family by facts and headers. claimed: the families the text claims.
+    Returns:
+        The family of the facts; where they are silent, '' (general), and the one the text claims.
+    """
+    return (modality,) if modality or len(claimed) != 1 else ("", claimed[0])
 
 
 def record_modality(record: Record) -> str:
