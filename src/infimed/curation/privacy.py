@@ -8,6 +8,7 @@ evidence may quote it (`without_quotes`).
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -40,11 +41,30 @@ def places(record: Record) -> list[tuple[str, str]]:
     ]
 
 
+class _Last(threading.local):
+    """The record that this thread looked at last, and what was found: two rules ask one after the other."""
+
+    record: Record | None = None
+    found: tuple[tuple[str, str, tuple[Identifier, ...]], ...] = ()
+
+
+_LAST: Final = _Last()
+
+
+def _found(record: Record) -> tuple[tuple[str, str, tuple[Identifier, ...]], ...]:
+    """(where, text, identifiers) of every place that holds any."""
+    if _LAST.record is not record:
+        looked = ((where, text, _identifiers(text)) for where, text in places(record))
+        _LAST.found = tuple(place for place in looked if place[2])
+        _LAST.record = record
+    return _LAST.found
+
+
 def _text_hit(record: Record, weak: bool) -> Hit | None:
     first: Hit | None = None
     count = 0
-    for where, text in places(record):
-        found = [one for one in _identifiers(text) if (one.kind in WEAK_KINDS) is weak]
+    for where, text, all_found in _found(record):
+        found = [one for one in all_found if (one.kind in WEAK_KINDS) is weak]
         count += len(found)
         if found and first is None:
             one = found[0]
@@ -110,8 +130,8 @@ def _mostly_masked(record: Record, signals: Signals, limits: Limits) -> Hit | No
 def without_quotes(record: Record, found: Finding) -> Finding:
     """The finding with evidence that quotes no identifier of the record."""
     evidence = found.evidence
-    for _, text in places(record):
-        for one in _identifiers(text):
+    for _, text, identifiers in _found(record):
+        for one in identifiers:
             quoted = text[one.start : one.end]
             for form in (quoted, " ".join(quoted.split()), quoted.lower()):
                 evidence = evidence.replace(form, f"[{one.kind.upper()}]")

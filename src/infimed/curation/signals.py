@@ -15,7 +15,7 @@ from typing import Any, Final
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
 
-SIGNALS_VERSION: Final = f"4.{LEXICON_VERSION}"
+SIGNALS_VERSION: Final = f"5.{LEXICON_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ImageSignals:
 
     Attributes:
         sha256: key of the stored bytes. problem: why it could not be decoded, else ''.
-        width, height: pixels as decoded. pixel_hash: SHA-256 of the decoded
+        width, height: pixels as decoded. pixel_hash: BLAKE3 of the decoded
             pixels and their shape, three equal channels taken as one.
         fingerprint: 256 bytes that near-duplicates are proposed from (`matching.fingerprint`).
         mean, std: of the grey image. spread: 99.5th minus 0.5th percentile.

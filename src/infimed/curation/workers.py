@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import infimed
+from infimed.core.allocator import TUNABLES, VARIABLE
 from infimed.core.errors import DataError
 
 
@@ -99,7 +100,8 @@ def _start() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path},
+        # Blocks the size of an image are kept: mapping each anew took a seventh of the time.
+        env={VARIABLE: TUNABLES, **os.environ, "PYTHONPATH": path},
     )
 
 

@@ -78,6 +78,9 @@ class Message:
     @property
     def text(self) -> str:
         """The turn's text parts joined; images leave no trace."""
+        if len(self.content) == 1:
+            (only,) = self.content
+            return only if isinstance(only, str) else ""
         return "".join(part for part in self.content if isinstance(part, str))
 
     def to_dict(self) -> dict[str, Any]:

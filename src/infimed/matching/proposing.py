@@ -41,7 +41,13 @@ Codes = list[bytes]
 TABLES: Final = 8
 KEY_BITS: Final = 32
 MIN_SIMILARITY: Final = 0.93
-"""Cosine of two fingerprints below which the pixels are not looked at. Copies reach 0.95."""
+"""Cosine of two fingerprints, in one of few foreseen crops, below which they are not compared
+finely. Copies reach 0.95."""
+
+MIN_FINE_SIMILARITY: Final = 0.965
+"""Cosine in one of 256 foreseen crops below which the pixels are not looked at. Copies of phantoms
+reach 0.976 and copies of radiographs 0.984; six of seven pairs of different phantoms that are alike
+by `MIN_SIMILARITY` stay below (`benchmarks/matching.py`)."""
 
 PER_IMAGE: Final = 16
 """Proposals kept for one image, the most similar ones."""
@@ -204,6 +210,8 @@ class ProposalIndex:
         chosen = _best(query, found, similarity, _RANKED)
         query, found, similarity = query[chosen], found[chosen], similarity[chosen]
         self._refine(queries, start, query, found, similarity, orientation[good][chosen])
+        alike = np.flatnonzero(similarity >= MIN_FINE_SIMILARITY)
+        query, found, similarity = query[alike], found[alike], similarity[alike]
         chosen = _best(query, found, similarity, PER_IMAGE)
         return query[chosen], found[chosen], similarity[chosen]
 
@@ -243,11 +251,9 @@ class ProposalIndex:
         similarity: Floats,
         orientation: NDArray[np.int8],
     ) -> None:
-        """Replace similarities by finer ones where there are more candidates than places."""
+        """Replace similarities by those in the best of many crops, in place."""
         numbers, first, count = np.unique(query, return_index=True, return_counts=True)
         for number, begin, size in zip(numbers, first, count, strict=True):
-            if size <= PER_IMAGE:
-                continue
             part = slice(begin, begin + size)
             seen = views(coefficients([queries[number - start]]), FINE)[0]
             whole = self._whole[found[part]].astype(np.float32)
