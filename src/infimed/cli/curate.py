@@ -50,6 +50,13 @@ def run(
     rubric: Annotated[
         Path | None, typer.Option(help="Rubric file (YAML); default: all rules.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Apply these rules only (RULE or PATTERN such as 'duplication.*'; may be given"
+            " again). What they do not need is not measured: without a rule on images none is opened."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +78,11 @@ def run(
     Run it again after an interruption and it goes on where it stopped; run it with other limits and
     it decides again from what it measured, without opening the images.
 
-    Example: infimed curate run shards --out curated --set readability.small_image.min_side=224
+    Examples:
+
+      infimed curate run shards --out curated --set readability.small_image.min_side=224
+
+      infimed curate run shards --out text --only 'completeness.cut_*' --only 'accuracy.*_value'
     """
     from infimed.core import console
     from infimed.curation import curate, default_rubric
@@ -81,14 +92,17 @@ def run(
     from infimed.curation.tables import summary_tables
     from infimed.data.shards import open_shards
 
-    chosen = (Rubric.load(rubric) if rubric else default_rubric()).with_settings(
-        parse_settings(settings or [])
-    )
+    chosen = Rubric.load(rubric) if rubric else default_rubric()
+    if only:
+        chosen = chosen.only(only)
+    chosen = chosen.with_settings(parse_settings(settings or []))
     if against is not None:
         from infimed.curation.leakage import with_leaks
 
         chosen = with_leaks(chosen, curate_leakage.compare(shards, against, out, workers))
     opened = open_shards(shards)
+    if chosen.needs == "none":
+        console.out.print("no rule needs an image: none is opened")
     with console.progress("curating", len(opened), unit="records") as advance:
         summary = curate(
             opened,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
@@ -26,7 +26,7 @@ from infimed.curation.judging import Judged, judge_data_set
 from infimed.curation.measuring import Measurer, RecordSource
 from infimed.curation.redeciding import Rejudger
 from infimed.curation.rubric import Rubric, default_rubric
-from infimed.curation.signals import SIGNALS_VERSION
+from infimed.curation.signals import IMAGE_LEVELS, SIGNALS_VERSION, ImageLevel
 from infimed.curation.summary import CurationSummary
 from infimed.curation.workers import in_processes, in_threads
 from infimed.data.shards import ShardSet
@@ -96,7 +96,9 @@ def curate(
         return CurationSummary.from_dict(stored["summary"])
 
     out.mkdir(parents=True, exist_ok=True)
-    reuse = _measured(out, stored, measured_key)
+    level = _measured(out, stored, measured_key)
+    reuse = level is not None and IMAGE_LEVELS.index(level) >= IMAGE_LEVELS.index(rubric.needs)
+    measured_key["images"] = rubric.needs
     run = _Run(shards, rubric, out, key, reuse, (stored or {}).get("rubric"))
     with _one_opencv_thread():
         run.measure(max(1, workers), engine, report)
@@ -150,13 +152,24 @@ def _stored(out: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and isinstance(value.get("key"), dict) else None
 
 
-def _measured(out: Path, stored: dict[str, Any] | None, measured_key: dict[str, Any]) -> bool:
-    """Whether the signals in `out` are those of this data and this version."""
+def _measured(
+    out: Path, stored: dict[str, Any] | None, measured_key: dict[str, Any]
+) -> ImageLevel | None:
+    """How much of the images the signals in `out` hold; None where they are not of this data and version."""
     if not ledger.path_of(out, ledger.SIGNALS).is_file():
-        return False
+        return None
+    known = (stored or {}).get("key", {})
     if (out / ledger.MEASURED_FILE).is_file():
-        return bool(read_json(out / ledger.MEASURED_FILE) == measured_key)
-    return stored is not None and {k: stored["key"].get(k) for k in measured_key} == measured_key
+        known = read_json(out / ledger.MEASURED_FILE)
+    if {k: known.get(k) for k in measured_key} != measured_key:
+        return None
+    return measured_level(known)
+
+
+def measured_level(measured: Mapping[str, Any]) -> ImageLevel:
+    """How much of the images was measured, by the content of `measured.json`."""
+    level = measured.get("images", "look")
+    return level if level in IMAGE_LEVELS else "none"
 
 
 @contextlib.contextmanager

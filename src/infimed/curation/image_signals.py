@@ -13,7 +13,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from infimed.curation.signals import ImageSignals
+from infimed.curation.signals import ImageLevel, ImageSignals
 from infimed.matching.fingerprint import fingerprint
 
 WORK_SIDE: Final = 512
@@ -32,17 +32,25 @@ _SOBEL: Final = np.stack([_SOBEL_X.reshape(-1), _SOBEL_X.T.reshape(-1)], axis=1)
 _SECOND: Final = np.array([1, -2, 1], np.float32)
 
 
-def measure_image(pixels: NDArray[np.uint8], sha256: str = "") -> ImageSignals:
-    """All signals of one image.
+def measure_image(
+    pixels: NDArray[np.uint8], sha256: str = "", level: ImageLevel = "look"
+) -> ImageSignals:
+    """The signals of one image.
 
     Args:
         pixels: decoded, uint8 [H, W] grey or [H, W, 3] RGB. sha256: key of the stored bytes.
+        level: "look" for all of them, "pixels" for size, pixel hash and fingerprint.
     """
     import cv2
 
     pixels = without_repeats(pixels)
     height, width = pixels.shape[:2]
     full = pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    if level == "pixels":
+        return ImageSignals(
+            sha256=sha256, width=width, height=height, pixel_hash=pixel_hash(pixels),
+            fingerprint=fingerprint(full),
+        )  # fmt: skip
     grey = shrink(full, WORK_SIDE)
     share = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
     mode = int(share.argmax())

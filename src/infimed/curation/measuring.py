@@ -78,6 +78,7 @@ class Measurer:
         self._images: OrderedDict[str, ImageSignals] = OrderedDict()
         self._lock = threading.Lock()
         self._pixels = getattr(source, "planes", None) or source.pixels
+        self._level = rubric.needs
 
     def chunk(self, begin: int, end: int) -> dict[str, pa.Table]:
         """Signals, findings and cost of records `begin` to `end` - 1, as ledger tables.
@@ -121,6 +122,8 @@ class Measurer:
 
     def _image(self, ref: ImageRef, timed: _Timed) -> ImageSignals:
         key = ref.sha256 or ref.locator
+        if self._level == "none":
+            return ImageSignals(sha256=key)
         with self._lock:
             known = self._images.get(key)
             if known is not None:
@@ -131,7 +134,7 @@ class Measurer:
             pixels = self._pixels(ref)
             decoded = time.perf_counter()
             timed.decode_ms += 1e3 * (decoded - started)
-            measured = measure_image(pixels, key)
+            measured = measure_image(pixels, key, self._level)
             timed.image_ms += 1e3 * (time.perf_counter() - decoded)
         except DataError as error:
             # A bad image is a finding about its records, never the end of the pass.

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from infimed.core.errors import DataError
 from infimed.core.files import read_json
 from infimed.curation import ledger
-from infimed.curation.engine import curate, read_summary
+from infimed.curation.engine import curate, measured_level, read_summary
 from infimed.curation.label_agreement import AGREEMENT_FILE
 from infimed.curation.ledger_columns import Decisions, batches, read_decisions
 from infimed.curation.origin import note_shards
 from infimed.curation.rubric import Rubric
-from infimed.curation.signals import SIGNALS_VERSION
+from infimed.curation.signals import IMAGE_LEVELS, SIGNALS_VERSION
 from infimed.curation.summary import CurationSummary
 from infimed.data.record import ImageRef, Record
 from infimed.data.shards import ShardSet
@@ -165,6 +165,19 @@ def redecide(
             seen=version,
             accepted=SIGNALS_VERSION,
             fix="measure again: infimed curate run SHARDS --out FOLDER",
+        )
+    measured = measured_level(read_json(folder / ledger.MEASURED_FILE))
+    if IMAGE_LEVELS.index(after.needs) > IMAGE_LEVELS.index(measured):
+        wanting = [
+            rule.id
+            for rule in after.all_rules
+            if IMAGE_LEVELS.index(rule.needs) > IMAGE_LEVELS.index(measured)
+        ]
+        raise DataError(
+            "rules need image signals that this ledger, made with --only, does not hold",
+            where=str(folder),
+            seen=", ".join(wanting[:3]) + (", ..." if len(wanting) > 3 else ""),
+            fix="measure again: infimed curate run SHARDS --out NEW_FOLDER",
         )
     target = Path(out) if out is not None else folder
     if out is not None:

@@ -7,8 +7,9 @@ hash that goes into every ledger, and can be written to and read from a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -32,7 +33,7 @@ from infimed.curation.rules import (
 )
 from infimed.curation.rules.base import Limits, Rule, Threshold, finding
 from infimed.curation.rules.dataset import DataSetRule
-from infimed.curation.signals import Signals
+from infimed.curation.signals import IMAGE_LEVELS, ImageLevel, Signals
 from infimed.data.record import Record
 
 RUBRIC_VERSION: Final = "2"
@@ -83,6 +84,11 @@ class Rubric:
     def order(self) -> dict[str, int]:
         """Rule id -> position."""
         return {rule.id: position for position, rule in enumerate(self.all_rules)}
+
+    @cached_property
+    def needs(self) -> ImageLevel:
+        """How much of an image must be measured for these rules."""
+        return max((rule.needs for rule in self.all_rules), key=IMAGE_LEVELS.index, default="none")
 
     @cached_property
     def identity(self) -> str:
@@ -165,6 +171,27 @@ class Rubric:
             tuple(made[rule.id] for rule in RECORD_RULES if rule.id in made),  # type: ignore[misc]
             tuple(made[rule.id] for rule in DATASET_RULES if rule.id in made),  # type: ignore[misc]
             str(value.get("version", RUBRIC_VERSION)),
+        )
+
+    def only(self, patterns: Sequence[str]) -> Rubric:
+        """A copy with the rules that match a pattern: ``duplication.*``, ``completeness.cut_text``.
+
+        What no rule of it needs is not measured; without a rule on images none is opened.
+
+        Raises:
+            RecipeError: a pattern that matches no rule.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(rule.id, pattern) for rule in self.all_rules):
+                raise _unknown("rule", pattern, self.order, "--only")
+
+        def chosen(rule: AnyRule) -> bool:
+            return any(fnmatchcase(rule.id, pattern) for pattern in patterns)
+
+        return replace(
+            self,
+            rules=tuple(filter(chosen, self.rules)),
+            dataset_rules=tuple(filter(chosen, self.dataset_rules)),
         )
 
     def with_settings(self, settings: Mapping[str, str | float]) -> Rubric:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
@@ -133,6 +133,13 @@ class TextSignals:
 _TEXT: Final = tuple(f.name for f in fields(TextSignals))
 _IMAGE: Final = tuple(f.name for f in fields(ImageSignals))
 _text_values, _image_values = attrgetter(*_TEXT), attrgetter(*_IMAGE)
+
+ImageLevel = Literal["none", "pixels", "look"]
+"""How much of an image is measured: nothing, and it is never opened; size, pixel hash and
+fingerprint; or everything, how it looks included."""
+
+IMAGE_LEVELS: Final[tuple[ImageLevel, ...]] = ("none", "pixels", "look")
+"""From least to most; what is measured on one level is the same on the next."""
 
 UNMEASURED: Final = TextSignals(text_chars=-1)
 """The text signals of a record that could not be read or measured."""

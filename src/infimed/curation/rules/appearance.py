@@ -122,6 +122,7 @@ RULES: Final = (
             "max_medical": Threshold(0, "medical words"),
             "min_colour": Threshold(0.35, "share of coloured pixels"),
         },
+        needs="look",
     ),
     Rule(
         "relevance.drawing", 1, "relevance", "drop",
@@ -134,6 +135,7 @@ RULES: Final = (
             "min_white": Threshold(0.25, "share of white pixels, or"),
             "min_colour": Threshold(0.03, "share of coloured pixels"),
         },
+        needs="look",
     ),
     Rule(
         "readability.no_detail", 1, "readability", "drop",
@@ -147,6 +149,7 @@ RULES: Final = (
             "soft_sharpness": Threshold(2.15, "sharpness up to which edges are soft"),
             "max_sharpness": Threshold(2.7, "sharpness above which a clean image may be drawn or denoised"),
         },
+        needs="look",
     ),
     Rule(
         "readability.motion", 3, "readability", "drop",
@@ -172,6 +175,7 @@ RULES: Final = (
                 {"CT": 99, "MR": 99, "OP": 99, "SM": 99, "US": 99},
             ),
         },
+        needs="look",
     ),
     Rule(
         "readability.jpeg_blocks", 1, "readability", "drop",
@@ -180,6 +184,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(blocking=4.0),
         {"max_blocking": Threshold(2.4, "step across block borders over the step inside blocks")},
+        needs="look",
     ),
     Rule(
         "relevance.colours", 1, "relevance", "drop",
@@ -191,6 +196,7 @@ RULES: Final = (
             "max_colour": Threshold(0.5, "share of coloured pixels of a grey modality"),
             "min_colour": Threshold(0.05, "share of coloured pixels of a slide or fundus photograph"),
         },
+        needs="look",
     ),
     Rule(
         "relevance.header_modality", 1, "relevance", "drop",

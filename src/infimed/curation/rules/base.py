@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from infimed.curation.findings import Dimension, Finding, Hit, Severity, shorten
-from infimed.curation.signals import ImageSignals, Signals, record_modality
+from infimed.curation.signals import ImageLevel, ImageSignals, Signals, record_modality
 from infimed.curation.text_signals import measure_text
 from infimed.data.privacy.identifiers import redact_text
 from infimed.data.record import ImageRef, Message, Record, Task, question_record
@@ -81,7 +81,7 @@ class Rule:
 
     Attributes:
         id: "dimension.name". version: rises when its meaning changes. catches: one sentence.
-        passes, fails: examples that the tests run.
+        passes, fails: examples that the tests run. needs: how much of an image it must have measured.
     """
 
     id: str
@@ -93,6 +93,7 @@ class Rule:
     passes: Example
     fails: Example
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    needs: ImageLevel = "none"
 
     def limits(self, modality: str, task: str) -> dict[str, float]:
         """All thresholds resolved for a modality family and a task."""

@@ -261,6 +261,7 @@ RULES: Final = (
         _unreadable_image,
         Example(sample(), (CLEAN_IMAGE,)),
         Example(sample(), (ImageSignals("0" * 64, problem="the image data ends too early"),)),
+        needs="pixels",
     ),
     Rule(
         "completeness.missing_scale", 1, "completeness", "note",

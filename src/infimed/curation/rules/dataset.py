@@ -34,6 +34,7 @@ from infimed.curation.findings import Dimension, Finding, Hit, Severity
 from infimed.curation.lexicon import modality_family
 from infimed.curation.rules import gathering
 from infimed.curation.rules.base import Limits, Threshold, finding
+from infimed.curation.signals import ImageLevel
 from infimed.matching.image import near_image_groups
 from infimed.matching.text import critical_words, near_text_groups, normalise_answer
 
@@ -85,6 +86,7 @@ class DataSetRule:
             its check is given whole groups, several at a time. None: all records at once.
         sees_pairs: whether the check must also see every record that shows two of these images.
         check_columns: takes the place of `check` for a rule that needs no record, only columns.
+        needs: how much of an image must be measured; pictures are told apart by their pixels.
     """
 
     id: str
@@ -97,6 +99,7 @@ class DataSetRule:
     group: Callable[[SetColumns], Keys] | None = None
     sees_pairs: bool = False
     check_columns: Callable[[SetColumns, Flags, Limits], Found] | None = None
+    needs: ImageLevel = "pixels"
 
     def limits(self, modality: str = "", task: str = "") -> dict[str, float]:
         """The thresholds; data-set rules do not vary by modality or task."""
@@ -336,6 +339,7 @@ RULES: Final = (
             "min_words": Threshold(4, "words below which a text may be a label"),
         },
         check_columns=_missing_stop_columns,
+        needs="none",
     ),
     DataSetRule(
         "consistency.conflicting_answers", 1, "consistency", "drop",

@@ -55,5 +55,6 @@ DATASET_RULES: Final = (
         "Another record of the data set has the same id; both are judged, by row.",
         _repeated_id,
         group=_id_key,
+        needs="none",
     ),
 )  # fmt: skip

@@ -218,6 +218,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(width=20, height=30),
         {"min_side": Threshold(48, "pixels of the shorter side")},
+        needs="pixels",
     ),
     Rule(
         "readability.elongated_image", 1, "readability", "note",
@@ -226,6 +227,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(width=1200, height=200),
         {"max_ratio": Threshold(4.0, "longer over shorter side")},
+        needs="pixels",
     ),
     Rule(
         "readability.blurred_image", 1, "readability", "drop",
@@ -240,6 +242,7 @@ RULES: Final = (
                 {"CT": 1.95, "MR": 1.95, "OP": 1.9, "SM": 1.9, "PT": 1.1},
             )
         },
+        needs="look",
     ),
     Rule(
         "readability.low_contrast", 1, "readability", "drop",
@@ -248,6 +251,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(spread=14.0, std=4.0),
         {"min_spread": Threshold(24.0, "grey levels between the 0.5th and 99.5th percentile")},
+        needs="look",
     ),
     Rule(
         "readability.over_exposed", 1, "readability", "drop",
@@ -256,6 +260,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(bright_share=0.9, edges=0.001),
         {"max_bright": Threshold(0.7, "share of saturated pixels", {"SM": 0.9})},
+        needs="look",
     ),
     Rule(
         "readability.under_exposed", 1, "readability", "drop",
@@ -264,5 +269,6 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(dark_share=0.99),
         {"max_dark": Threshold(0.97, "share of black pixels", {"US": 0.985, "PT": 0.99})},
+        needs="look",
     ),
 )  # fmt: skip

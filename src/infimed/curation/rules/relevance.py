@@ -150,6 +150,7 @@ RULES: Final = (
             "min_std": Threshold(3.0, "grey-level standard deviation"),
             "max_mode_share": Threshold(0.985, "share of pixels within 2 of the commonest value"),
         },
+        needs="look",
     ),
     Rule(
         "relevance.noise_image", 1, "relevance", "drop",
@@ -158,6 +159,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(std=50.0, noise=49.0),
         {"max_noise_share": Threshold(0.8, "noise over total standard deviation")},
+        needs="look",
     ),
     Rule(
         "relevance.figure_page", 1, "relevance", "drop",
@@ -170,6 +172,7 @@ RULES: Final = (
             "min_two_tone": Threshold(0.85, "share of black or white pixels"),
             "min_edges": Threshold(0.08, "share of pixels with a step of 40 grey levels"),
         },
+        needs="look",
     ),
     Rule(
         "relevance.flat_graphic", 1, "relevance", "drop",
@@ -178,6 +181,7 @@ RULES: Final = (
         Example(sample(), (CLEAN_IMAGE,)),
         with_image(entropy=0.9, noise=0.05, std=60.0),
         {"min_entropy": Threshold(1.2, "bits of the grey histogram")},
+        needs="look",
     ),
     Rule(
         "relevance.no_medical_words", 1, "relevance", "note",
