@@ -3,7 +3,8 @@
 In a virtual environment of its own: ``pip install py-data-juicer==1.6.1 aiohttp`` and, because it
 would otherwise download packages while it runs, ``ray av torch torchvision imagededup``. Its
 perceptual-hash operator imports a neural network that downloads weights; without a network, remove the
-import of ``CNN`` from ``imagededup/methods/__init__.py``: the hashes do not use it.
+imports of ``CNN`` from ``imagededup/methods/__init__.py`` and of ``CustomModel`` from
+``imagededup/utils/__init__.py``: the hashes do not use them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ OPERATORS = """
   - image_deduplicator: {method: phash}
 """
 """Sizes, lengths, repetition, and equal perceptual hashes: what both tools have."""
+
+MATCHING = (
+    "readability.small_image", "readability.elongated_image", "completeness.unreadable_image",
+    "completeness.short_response", "completeness.short_question", "readability.character_noise",
+    "readability.repetition", "duplication.exact", "duplication.near_image",
+)  # fmt: skip
+"""Our rules like these operators. Equal hashes only propose there: pixels must confirm."""
 
 
 @dataclass(frozen=True, slots=True)
