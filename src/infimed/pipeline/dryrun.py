@@ -131,8 +131,8 @@ def stage_flops(chosen: Preset, job: StageJob, parameters: tuple[int, int]) -> f
     """Operations of a stage, linear layers only (attention adds a few percent at these lengths)."""
     vision, language = parameters
     patches = (job.stage.image_size // chosen.patch_size) ** 2
-    tokens = sum(row.tokens for row in job.plan.rows)
-    images = sum(row.images for row in job.plan.rows)
+    tokens = job.plan.tokens
+    images = job.plan.images
     passes = 3 if job.stage.learning_rate.vision else 1
     return 6.0 * language * tokens + 2.0 * passes * vision * patches * images
 
@@ -170,10 +170,10 @@ def estimate(recipe: Recipe) -> list[Estimate]:
             Estimate(
                 stage=stage.name,
                 grid=f"{stage.image_size} px / {stage.visual_tokens}",
-                records=round(sum(r.records for r in plan.rows) * share),
+                records=round(plan.records * share),
                 rows=rows,
                 steps=-(-rows // stage.rows_per_step),
-                tokens=round(sum(r.tokens for r in plan.rows) * share),
+                tokens=round(plan.tokens * share),
                 seconds=flops * share / rate,
             )
         )

@@ -22,7 +22,8 @@ from infimed.core.seeds import derive_seed
 from infimed.data.measure import token_lengths
 from infimed.data.shards import ShardSet
 from infimed.model.processing import Processor
-from infimed.packing.planner import Limits, Plan, Samples, plan_stage
+from infimed.packing.plan import Plan
+from infimed.packing.planner import Limits, Samples, plan_stage
 from infimed.training.loop import StageJob
 from infimed.training.rows import without_images
 
@@ -237,13 +238,13 @@ def summarise(job: StageJob) -> PlanSummary:
         stage=job.stage.name,
         image_size=job.stage.image_size,
         visual_tokens=job.stage.visual_tokens,
-        records=sum(row.records for row in plan.rows),
-        documents=sum(len(row.documents) for row in plan.rows),
+        records=plan.records,
+        documents=len(plan.documents),
         rows=len(plan.rows),
         steps=job.steps,
-        tokens=sum(row.tokens for row in plan.rows),
-        target_tokens=sum(row.target_tokens for row in plan.rows),
-        images=sum(row.images for row in plan.rows),
+        tokens=plan.tokens,
+        target_tokens=plan.target_tokens,
+        images=plan.images,
         fill=plan.fill,
         over_long=len(plan.over_long),
     )

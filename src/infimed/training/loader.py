@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from infimed.packing.planner import RowPlan
+from infimed.packing.plan import RowPlan
 from infimed.training.rows import Row, RowBuilder
 
 

@@ -39,7 +39,7 @@ from infimed.model.loading import (
 )
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import Processor
-from infimed.packing.planner import Plan
+from infimed.packing.plan import Plan
 from infimed.training.device import autocast, best_device
 from infimed.training.loader import rows_from
 from infimed.training.loss import target_loss

@@ -23,7 +23,7 @@ from infimed.data.record import ImageRef, Message, Record
 from infimed.data.shards import ShardSet
 from infimed.model.attention import Document, PackedLayout
 from infimed.model.processing import IGNORE, Processor
-from infimed.packing.planner import DocumentPlan, RowPlan
+from infimed.packing.plan import DocumentPlan, RowPlan
 
 
 @dataclass(frozen=True)

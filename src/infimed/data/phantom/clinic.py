@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,10 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
             _make_chunk(job)
             yield job
         return
-    with ProcessPoolExecutor(min(workers, len(jobs))) as executor:
+    # Not by forking: where this process has computed with torch before, a fork inherits locks that
+    # threads it does not inherit would have to open, and waits for ever.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as executor:
         for job, _ in zip(jobs, executor.map(_make_chunk, jobs), strict=True):
             yield job
 
