@@ -4,8 +4,8 @@ A pure function of token counts, image keys, weights, limits, window, epoch and 
 an image. Invariants: no row exceeds `row_tokens` or `max_images`, an image span is never cut, and
 every selected record is in exactly one row or is counted as over-long.
 
-Method: documents are shuffled, then packed window by window with best-fit decreasing (`bestfit`). All of
-it works on arrays: a million records take about two seconds.
+Method: documents are shuffled, then rows are filled from a window of them (`filling`). Everything works on
+arrays: a million records take about a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.core.seeds import stream
-from infimed.packing.bestfit import best_fit
+from infimed.packing.filling import fill_rows
 from infimed.packing.plan import Documents, Plan, joined
 
 
@@ -168,21 +168,22 @@ def plan_epoch(samples: Samples, limits: Limits, seed: int, epoch: int) -> Plan:
     random = stream(seed, "pack", epoch)
     shuffled = np.arange(len(documents))
     random.shuffle(shuffled)
-    order: list[NDArray[np.int64]] = []
-    sizes: list[int] = []
-    for begin in range(0, len(shuffled), limits.window):
-        window = shuffled[begin : begin + limits.window]
-        tokens = documents.tokens[window]
-        row = best_fit(tokens, documents.images[window], limits.row_tokens, limits.max_images)
-        by_row = np.lexsort((-tokens, row))  # stable: within a row the longest first
-        ends = np.cumsum(np.bincount(row))
-        for place in random.permutation(len(ends)).tolist():
-            members = by_row[ends[place - 1] if place else 0 : ends[place]]
-            order.append(window[members[random.permutation(len(members))]])
-            sizes.append(len(members))
-    start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    everything = np.concatenate(order) if order else np.zeros(0, np.int64)
-    return Plan(documents.take(everything), start, over_long, limits.row_tokens)
+    documents = documents.take(shuffled)
+    row = fill_rows(
+        documents.tokens,
+        documents.images,
+        row_tokens=limits.row_tokens,
+        max_images=limits.max_images,
+        window=limits.window,
+    )
+    sizes = np.bincount(row) if len(row) else np.zeros(0, np.int64)
+    # Rows in any order, and the documents of each in any order: a row's last ones were chosen to fit.
+    order = random.permutation(len(sizes))
+    place = np.empty(len(sizes), np.int64)
+    place[order] = np.arange(len(sizes))
+    inside = np.lexsort((random.random(len(row)), place[row]))
+    start = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
+    return Plan(documents.take(inside), start, over_long, limits.row_tokens)
 
 
 def plan_stage(
