@@ -155,6 +155,60 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
     return np.asarray(vectors / np.maximum(norm, 1e-6), np.float32)
 
 
+_PARTS: Final = 4
+"""Steps between two neighbouring sides of `FINE` when a crop is sharpened."""
+
+_PLACES: Final = 16
+"""Sides a sharpened crop may have: from one step outside the image to the largest trim and more."""
+
+
+@lru_cache(maxsize=1)
+def _sharp_matrices() -> Floats:
+    """Matrices of all intervals of sharpened crops; [_PLACES * _PLACES, COMPARED, KEPT]."""
+    trims = (np.arange(_PLACES) - 1) * (TRIM / 3 / _PARTS)
+    intervals = tuple((float(low), float(1 - high)) for low in trims for high in trims)
+    return _crop_matrices(Crops(intervals)).reshape(len(intervals), COMPARED, KEPT)
+
+
+def sharpened(low: Floats, whole: Floats, view: NDArray[np.int64]) -> Floats:
+    """Cosine of foreseen crops with whole images, each crop moved until it fits best.
+
+    A crop of `FINE` misses the true one by up to 0.8 % of a side, which costs copies more than it costs
+    pictures that are merely alike. Sides are moved by a half, then by a quarter of FINE's step.
+
+    Args:
+        low: `coefficients` of the pictures that are cropped, [n, KEPT, KEPT].
+        whole: vectors of the others (`views`), turned to lie like them, [n, 64].
+        view: the crop of `FINE` to begin with, [n].
+    """
+    order, weight = _order()
+    wanted, scale = np.zeros_like(whole), np.zeros(len(order), np.float32)
+    wanted[:, order], scale[order] = whole * weight, weight
+    matrices, count = _sharp_matrices(), len(low)
+    moves = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    rows, columns = np.divmod(view, len(FINE.intervals))
+    # Side k lies k - 1 steps inside: (low, high) of rows and of columns.
+    sides = [np.stack(np.divmod(axis, 4), axis=1) * _PARTS + 1 for axis in (rows, columns)]
+    best = np.zeros(count, np.float32)
+    everyone = np.arange(count)
+    for step in (_PARTS // 2, _PARTS // 4):
+        tried = [np.clip(side[:, None] + step * moves, 0, _PLACES - 1) for side in sides]
+        down, across = (
+            matrices[t[..., 0] * _PLACES + t[..., 1]].reshape(count, 9 * COMPARED, KEPT)
+            for t in tried
+        )
+        seen = (down @ low @ across.transpose(0, 2, 1)).reshape(count, 9, COMPARED, 9, COMPARED)
+        flat = np.ascontiguousarray(seen.transpose(0, 1, 3, 2, 4)).reshape(
+            count, 81, COMPARED * COMPARED
+        )
+        norm = np.sqrt(np.square(flat * scale).sum(axis=2))
+        cosine = (flat @ wanted[:, :, None])[:, :, 0] / np.maximum(norm, 1e-6)
+        chosen = cosine.argmax(axis=1)
+        best = cosine[everyone, chosen]
+        sides = [t[everyone, move] for t, move in zip(tried, np.divmod(chosen, 9), strict=True)]
+    return np.asarray(best, np.float32)
+
+
 _MIRROR: Final = np.array(
     [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32
 )
