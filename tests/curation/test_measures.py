@@ -10,6 +10,7 @@ import pytest
 from infimed.curation import curate, default_rubric
 from infimed.curation import ledger as tables
 from infimed.curation.distributions import BINS, read_distributions
+from infimed.curation.explaining import limits_in_force
 from infimed.curation.ledger_columns import Lot, read_decisions, rows_where
 from infimed.curation.measures import MEASURES, Measure, threshold
 from infimed.curation.report import draw
@@ -92,6 +93,14 @@ def test_a_claimed_modality_can_only_make_the_drawn_limit_laxer(tmp_path: Path) 
     expected = {general, min(general, limit.at("CT", "")), min(general, limit.at("PT", ""))}
     assert set(sharp.strips[""].limits) == expected
     assert len(expected) > 1
+    said = [
+        limits_in_force(tables.explain(tmp_path, f"r{number}"), default_rubric())[
+            sharp.measure.rule
+        ]
+        for number in range(3)
+    ]
+    assert "and 1.1, as the text says PT: both must object" in said[1]
+    assert "as the text says" not in said[2]
 
 
 def test_the_nearest_records_are_the_nearest(ledger: Path) -> None:

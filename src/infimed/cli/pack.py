@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infimed.cli.run import Overrides, RecipeName
+from infimed.cli.run import Overrides, RecipeName, RunsFolder
 
 
 def pack(
@@ -19,9 +19,7 @@ def pack(
             "--stats", help="Draw fill, documents and images per row, and tokens by source."
         ),
     ] = False,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")] = Path(
-        "runs"
-    ),
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Import, curate and plan the rows of every stage, and stop before training.
 

@@ -14,6 +14,7 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...",
     ),
 ]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")]
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe that ships (nano, mini, ...) or a path to a YAML file.")
 ]
@@ -28,9 +29,7 @@ def run(
             "--dry-run", help="Show the plan: records, rows, steps, tokens, estimated time."
         ),
     ] = False,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")] = Path(
-        "runs"
-    ),
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Do everything a recipe says: import, curate, train, evaluate, report.
 

@@ -31,9 +31,9 @@ def limits_in_force(explanation: Explanation, rubric: Rubric) -> dict[str, str]:
             here = limit.at(general, task)
             why = task if task in limit.by_task else general
             special = f" (for {why}; otherwise {limit.value:g})" if here != limit.value else ""
-            for name_of in claimed:
-                if (there := limit.at(name_of, task)) != here:
-                    special = f" (and {there:g}, as the text says {name_of}: both must object)"
+            for family in claimed:
+                if (there := limit.at(family, task)) != here:
+                    special = f" (and {there:g}, as the text says {family}: both must object)"
             parts.append(f"{name} {here:g}{special}: {limit.meaning}")
         if parts:
             made[rule.id] = "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Image measurements from one decode: about 0.8 ms for grey 512x512 on one core without the decoding.
+"""Image measurements from one decode: about 1 ms for grey 512x512 on one core without the decoding.
 
 Everything after the exact hash runs on a grey copy of at most 512 pixels a side; the shares all
 come from one histogram. OpenCV releases the interpreter lock, so threads scale. A grey image may
