@@ -59,6 +59,7 @@ DATASET_RULES: Final[tuple[DataSetRule, ...]] = (*intake.DATASET_RULES, *dataset
 
 
 _Resolved = tuple[Rule, Limits, Limits | None]
+"""A rule with its limits, and those of the modality that only the text claims, where they differ."""
 
 
 def _limits(rule: Rule, modalities: tuple[str, ...], task: str) -> tuple[Limits, Limits | None]:
