@@ -69,23 +69,30 @@ def tiny_preset():  # type: ignore[no-untyped-def]
     )
 
 
-@pytest.fixture
-def make_model() -> Callable[..., torch.nn.Module]:
-    """A factory of tiny models."""
+def tiny_model(seed: int = 0):  # type: ignore[no-untyped-def]
+    """A model of the tiny preset; equal for equal seeds."""
     from infimed.model.modeling import InfiMedForConditionalGeneration
     from infimed.model.presets import build_config
 
-    def make(seed: int = 0) -> InfiMedForConditionalGeneration:
-        torch.manual_seed(seed)
-        model = InfiMedForConditionalGeneration(build_config(tiny_preset(), image_token_id=3))
-        return model.float().eval()
+    torch.manual_seed(seed)
+    model = InfiMedForConditionalGeneration(build_config(tiny_preset(), image_token_id=3))
+    return model.float().eval()
 
-    return make
+
+def tiny_processor():  # type: ignore[no-untyped-def]
+    """A processor at the tiny model's full grid."""
+    from infimed.model.processing import Processor
+
+    return Processor(tokenizer_json=tiny_tokenizer_json(), image_size=32, visual_tokens=16)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., torch.nn.Module]:
+    """A factory of tiny models."""
+    return tiny_model
 
 
 @pytest.fixture
 def processor():  # type: ignore[no-untyped-def]
     """A processor at the tiny model's full grid."""
-    from infimed.model.processing import Processor
-
-    return Processor(tokenizer_json=tiny_tokenizer_json(), image_size=32, visual_tokens=16)
+    return tiny_processor()

@@ -117,7 +117,7 @@ def row_of(layout, images):
 
 def test_packed_row_equals_separate_forwards_in_loss_and_gradients(make_model):
     """Mixed rows: a shared image with three questions, text only, one question, a single token."""
-    from infimed.training.loss import target_loss
+    from infimed.training.loss import target_losses
 
     layout = PackedLayout((Document(9, (5, 3, 4)), Document(6), Document(7, (4,)), Document(1)))
     images = (True, False, True, False)
@@ -126,7 +126,9 @@ def test_packed_row_equals_separate_forwards_in_loss_and_gradients(make_model):
     ids, targets = row_of(layout, images)
     pixels = torch.randn(2, 3, 32, 32)
     model.set_attention(PACKED)
-    packed = target_loss(model.lm_head, model.forward_row(ids, layout, pixels=pixels), targets)
+    packed = target_losses(
+        model.lm_head, model.forward_row(ids, layout, pixels=pixels), targets
+    ).sum()
     packed.backward()
     packed_gradients = {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
@@ -148,7 +150,7 @@ def test_packed_row_equals_separate_forwards_in_loss_and_gradients(make_model):
             hidden = model.model.language_model(
                 inputs_embeds=model.embed(own[None], features), use_cache=False
             ).last_hidden_state[0]
-            total = total + target_loss(model.lm_head, hidden, wanted)
+            total = total + target_losses(model.lm_head, hidden, wanted).sum()
             at += branch
         shown += has_image
         start += document.length

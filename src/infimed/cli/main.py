@@ -13,6 +13,7 @@ from infimed.cli.chat import chat
 from infimed.cli.eval import app as eval_app
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
+from infimed.cli.train import train
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
 
@@ -28,6 +29,7 @@ app.command("run")(run.run)
 app.command("validate")(run.validate)
 app.command("env")(run.env)
 app.command("pack")(pack)
+app.command("train")(train)
 app.command("weights")(weights)
 app.command("chat")(chat)
 app.add_typer(data.app, name="data")

@@ -33,11 +33,17 @@ Advance = Callable[..., None]
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int | None, done: int = 0, unit: str = "") -> Iterator[Advance]:
+def progress(
+    title: str, total: int | None, done: int = 0, unit: str = "", *, quiet: bool = False
+) -> Iterator[Advance]:
     """Show progress of `total` units, `done` of them finished before; yields `advance`.
 
-    `advance(n, loss="1.23")` moves n units and shows the given fields behind the bar.
+    `advance(n, loss="1.23")` moves n units and shows the given fields behind the bar. Nothing is shown
+    if `quiet`.
     """
+    if quiet:
+        yield lambda n=1, **fields: None
+        return
     if err.is_terminal:
         bar = Progress(
             TextColumn("[bold]{task.description}"),

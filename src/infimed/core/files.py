@@ -31,6 +31,17 @@ def _no_space(path: Path, error: OSError) -> DataError:
     )
 
 
+FULL = ("No space left", "os error 28", "quota", "os error 122", "File too large", "os error 27")
+"""How libraries that write files of their own tell of a full disk, a quota, a limit."""
+
+
+def write_failed(path: Path, reason: str) -> DataError:
+    """The error for a write that failed in a library, given what the library said of it."""
+    if any(sign in reason for sign in FULL):
+        return _no_space(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return DataError(f"cannot be written ({reason})", where=str(path))
+
+
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that appears under `path` only when the block ends without error.
@@ -62,6 +73,11 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         raise
 
 
+def partial_folder(target: Path) -> Path:
+    """Where `atomic_folder` builds `target`, for other processes that help to fill it."""
+    return target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Fill a folder that appears under `path` only when the block ends without error.
@@ -70,7 +86,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+    partial = partial_folder(target)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir()

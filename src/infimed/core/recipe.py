@@ -133,6 +133,14 @@ class Stage(Part):
     question_weight: float = Field(
         0.0, ge=0, description="weight of the mean loss over the words of the questions themselves"
     )
+    weighting: Literal["token", "document", "sqrt"] = Field(
+        "token",
+        description="what counts the same in the loss: every target token, every sample, or between",
+    )
+    isolation: Literal["document", "row"] = Field(
+        "document",
+        description="row lets the documents of a row see one another, as recipes without separation do",
+    )
     share_images: bool = Field(True, description="all questions about one image in one document")
     augment: float = Field(
         0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom"
@@ -165,6 +173,16 @@ class Train(Part):
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint at least this often")
     keep_checkpoints: int = Field(2, ge=1)
     prefetch_rows: int = Field(4, ge=1)
+    feature_cache: bool = Field(
+        False,
+        description="keep the features of a frozen tower on disk in stages without augmentation",
+    )
+    bad_images: float = Field(
+        0.001,
+        ge=0,
+        lt=1,
+        description="share of the images that may fail to decode before the run stops; one always may",
+    )
 
 
 class Curation(Part):

@@ -21,7 +21,7 @@ import yaml
 
 import infimed
 from infimed.core.errors import DataError, RecipeError
-from infimed.core.files import read_json, write_json, write_text
+from infimed.core.files import read_json, write_failed, write_json, write_text
 from infimed.core.recipe import Recipe, differences, dump_recipe, same
 
 PACKAGES = (
@@ -180,6 +180,13 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one line."""
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+        """Add one line.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise write_failed(self.path, str(error)) from error

@@ -31,12 +31,16 @@ class Measure:
         images: images in the record.
         trunk_tokens: text tokens before and around the images that every question about the same
             images shares.
+        exchanges: of a record with several answers, five numbers for each of them and what leads to it:
+            turns, images, text tokens where a part of the record begins with it, text tokens where a part
+            goes on, target tokens. Empty for a single answer.
     """
 
     text_tokens: int
     target_tokens: int
     images: int
     trunk_tokens: int
+    exchanges: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
 LENGTHS: Final = pa.schema(
@@ -46,6 +50,7 @@ LENGTHS: Final = pa.schema(
         ("target_tokens", pa.int32()),
         ("images", pa.int32()),
         ("trunk_tokens", pa.int32()),
+        ("exchanges", pa.list_(pa.int32())),
     ]
 )
 
@@ -89,6 +94,7 @@ def _batches(
                 "target_tokens": lengths.target_tokens,
                 "images": lengths.images,
                 "trunk_tokens": lengths.trunk_tokens,
+                "exchanges": [number for exchange in lengths.exchanges for number in exchange],
             }
         )
         if len(rows) >= batch:

@@ -22,6 +22,10 @@ TAR = re.compile(r"images-[0-9]{5,}\.tar")
 MEMBER = re.compile(r"[0-9a-f]{64}\.(png|jpg)")
 
 
+class DamagedImage(DataError):
+    """The stored bytes of one image are not what was written; its shard can be read."""
+
+
 class TarWriter:
     """Appends members to an open file. `add` returns the offset of the member's data in bytes."""
 
@@ -69,13 +73,20 @@ class TarReader:
         """`size` bytes at `offset` of `tar`, checked against `sha256` when it is given.
 
         Raises:
-            DataError: the tar is missing, short, or its bytes do not match the hash.
+            DataError: the tar is missing, short or cannot be read.
+            DamagedImage: the bytes do not match the hash.
         """
-        data = os.pread(self._descriptor(tar), size, offset)
+        descriptor = self._descriptor(tar)
+        try:
+            data = os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise DataError(
+                f"a shard cannot be read ({error.strerror})", where=str(self._folder / tar)
+            ) from error
         if len(data) != size:
             raise DataError("a shard is shorter than its index says", where=str(self._folder / tar))
         if sha256 is not None and sha256_bytes(data) != sha256:
-            raise DataError(
+            raise DamagedImage(
                 "an image in a shard does not match its hash",
                 where=f"{self._folder / tar} at {offset}",
                 fix="import the data again; the file was changed or damaged after it was written",

@@ -22,7 +22,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from infimed.core.errors import DataError
-from infimed.core.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from infimed.core.files import (
+    atomic_folder,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_failed,
+    write_json,
+)
 from infimed.model.configuration import InfiMedConfig
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import Preset, build_config
@@ -48,11 +55,16 @@ def hub_key(name: str, vision_model_type: str) -> str:
 
 def to_hub_state(model: InfiMedForConditionalGeneration) -> dict[str, Tensor]:
     """The model's tensors under their checkpoint names; a tied output layer is left out."""
-    vision_type = model.config.vision_config.model_type
-    tied = model.config.tie_word_embeddings
+    return hub_state(model.state_dict(), model.config)
+
+
+def hub_state(weights: Mapping[str, Tensor], config: InfiMedConfig) -> dict[str, Tensor]:
+    """Tensors under a model's own names -> the same under their checkpoint names."""
+    vision_type = config.vision_config.model_type
+    tied = config.tie_word_embeddings
     return {
         hub_key(name, vision_type): tensor.detach().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in weights.items()
         if not (tied and name == "lm_head.weight")
     }
 
@@ -164,36 +176,59 @@ def save_checkpoint(
     processor: Processor,
     *,
     about: Mapping[str, Any],
-    training_state: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Write a checkpoint atomically and return its fingerprint.
 
     Args:
         about: JSON facts kept in the manifest (step, stage, versions, plan position, seeds).
-        training_state: optimizer and generator tensors; left out of final, shareable checkpoints.
     """
     with atomic_folder(folder) as partial:
-        save_file(to_hub_state(model), partial / "model.safetensors", metadata={"format": "pt"})
-        if training_state is not None:
-            save_file(dict(training_state), partial / "training_state.safetensors")
-        values = model.config.to_dict()
-        values["architectures"] = ["InfiMedForConditionalGeneration"]
-        values.pop("auto_map", None)
-        write_json(partial / "config.json", values)
-        processor.save(partial)
-        files = {f.name: sha256_file(f) for f in sorted(partial.iterdir())}
-        fingerprint = sha256_json(
-            {k: files[k] for k in ("model.safetensors", "infimed_processor.json")}
-        )[:16]
-        write_json(partial / MARKER, {"files": files, "fingerprint": fingerprint, **about})
+        return write_checkpoint(partial, model.state_dict(), model.config, processor, about=about)
+
+
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: InfiMedConfig,
+    processor: Processor,
+    *,
+    about: Mapping[str, Any],
+) -> str:
+    """Complete a checkpoint folder: model, configuration, processor, and last the manifest.
+
+    Args:
+        weights: whole tensors under the model's own names. Other files in `folder` are hashed too.
+    """
+    file = folder / "model.safetensors"
+    try:
+        save_file(hub_state(weights, config), file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise write_failed(file, str(error)) from error
+    values = config.to_dict()
+    values["architectures"] = ["InfiMedForConditionalGeneration"]
+    values.pop("auto_map", None)
+    write_json(folder / "config.json", values)
+    processor.save(folder)
+    files = {
+        file.relative_to(folder).as_posix(): sha256_file(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    fingerprint = sha256_json(
+        {k: files[k] for k in ("model.safetensors", "infimed_processor.json")}
+    )[:16]
+    write_json(folder / MARKER, {"files": files, "fingerprint": fingerprint, **about})
     return fingerprint
 
 
-def verify_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete, unharmed checkpoint; None when the marker or a hash is off."""
+def verify_checkpoint(folder: Path, *, hashes: bool = True) -> dict[str, Any] | None:
+    """The manifest of a complete, unharmed checkpoint; None when the marker or a hash is off.
+
+    `hashes=False` trusts the files, for ranks whose first has just read them.
+    """
     try:
         manifest: dict[str, Any] = read_json(folder / MARKER)
-        intact = all(
+        intact = not hashes or all(
             sha256_file(folder / name) == digest for name, digest in manifest["files"].items()
         )
     except (DataError, OSError, KeyError, AttributeError, TypeError):
@@ -257,11 +292,6 @@ def load_checkpoint(
     model = model.to(dtype).eval()
     model.set_attention("sdpa")
     return model, Processor.load(folder)
-
-
-def load_training_state(folder: Path) -> dict[str, Tensor]:
-    """Optimizer and generator tensors of a checkpoint."""
-    return _read_tensors(folder / "training_state.safetensors")
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

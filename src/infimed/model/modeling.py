@@ -7,6 +7,7 @@ largest grid and is interpolated on the fly for other image sizes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,15 +99,35 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         assert isinstance(features, Tensor)
         return features
 
-    def image_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
-        """Projected features [n, visual_tokens, d] of normalised pixels [n, 3, H, W]."""
+    def pooled_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
+        """The tower's features [n, visual_tokens, width] of normalised pixels [n, 3, H, W]."""
         features = self.tower_features(pixels)
         tokens = visual_tokens or self.config.visual_tokens
-        if tokens is not None:
-            features = pool_grid(features, token_side(tokens, pixels.shape[-1], self.patch_size))
-        projected = self.model.multi_modal_projector(features)
+        if tokens is None:
+            return features
+        return pool_grid(features, token_side(tokens, pixels.shape[-1], self.patch_size))
+
+    def pooled_each(self, pixels: Tensor, visual_tokens: Sequence[int]) -> Tensor:
+        """Features [sum of visual_tokens, width] of images that each become their own number of tokens."""
+        features = self.tower_features(pixels)
+        sides = [token_side(tokens, pixels.shape[-1], self.patch_size) for tokens in visual_tokens]
+        pooled: list[Tensor] = [features[:0]] * len(sides)
+        for side in set(sides):
+            numbers = [number for number, own in enumerate(sides) if own == side]
+            same = pool_grid(features[numbers], side)
+            for number, tokens_of_it in zip(numbers, same, strict=True):
+                pooled[number] = tokens_of_it
+        return torch.cat(pooled)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Features [..., width] as embeddings [..., d]."""
+        projected = self.model.multi_modal_projector(pooled)
         assert isinstance(projected, Tensor)
         return projected
+
+    def image_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
+        """Projected features [n, visual_tokens, d] of normalised pixels [n, 3, H, W]."""
+        return self.project(self.pooled_features(pixels, visual_tokens))
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Stock entry point, pooled: a list of [visual_tokens, d] in ``pooler_output``."""
@@ -115,7 +136,7 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         return BaseModelOutputWithPooling(pooler_output=list(self.image_features(pixel_values)))
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
-        """Token embeddings [1, T, d] with image features put at their placeholders, in order.
+        """Token embeddings [1, T, d] with image features [..., d] put at their placeholders, in order.
 
         Raises:
             DataError: placeholders and features do not match in number.
@@ -123,7 +144,7 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         embedded = self.get_input_embeddings()(input_ids)
         slots = input_ids == self.config.image_token_id
         placeholders = int(slots.sum())
-        given = 0 if features is None else features.shape[0] * features.shape[1]
+        given = 0 if features is None else features.numel() // features.shape[-1]
         if placeholders != given:
             raise DataError(
                 f"the row has {placeholders} image placeholders and {given} image features",
@@ -140,6 +161,8 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         layout: PackedLayout,
         *,
         pixels: Tensor | None = None,
+        visual_tokens: Sequence[int] | None = None,
+        pooled: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states [T, d] of one packed row.
@@ -148,10 +171,16 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
             input_ids: int64 [T].
             layout: the documents of the row.
             pixels: normalised [n, 3, H, W], or None.
-            features: projected [n, visual_tokens, d] instead of pixels.
+            visual_tokens: tokens of each image, where they differ; the model's grid otherwise.
+            pooled: the tower's [n, visual_tokens, width] instead of pixels.
+            features: projected [n, visual_tokens, d] instead of either.
         """
-        if pixels is not None:
-            features = self.image_features(pixels)
+        if pixels is not None and visual_tokens is not None:
+            pooled = self.pooled_each(pixels, visual_tokens)
+        elif pixels is not None:
+            pooled = self.pooled_features(pixels)
+        if pooled is not None:
+            features = self.project(pooled)
         language = self.model.language_model
         if language.config._attn_implementation != PACKED:
             raise LeakingCallError("call set_attention('infimed_packed') before forward_row")

@@ -11,9 +11,10 @@ the same images share its tokens exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,30 @@ class Encoded:
     targets: list[int]
     images: tuple[int, ...]
     trunk: int
+
+
+def part_of(messages: Sequence[Message], first: int, last: int) -> tuple[Message, ...]:
+    """Turns `first` to `last` - 1 as a chat of their own.
+
+    A leading system turn stands before them and every image that came before is shown again at their
+    beginning.
+    """
+    if first == 0:
+        return tuple(messages[:last])
+    system = tuple(takewhile(lambda turn: turn.role == "system", messages))
+    shown = [
+        part for turn in messages[:first] for part in turn.content if not isinstance(part, str)
+    ]
+    opening, rest = messages[first], messages[first + 1 : last]
+    if shown and opening.role == "user":
+        opening = Message("user", (*shown, *opening.content))
+    elif shown:
+        return (*system, Message("user", tuple(shown)), opening, *rest)
+    return (*system, opening, *rest)
+
+
+def _learned(encoded: Encoded) -> int:
+    return sum(target != IGNORE for target in encoded.targets)
 
 
 @dataclass(frozen=True)
@@ -219,14 +244,32 @@ class Processor:
 
     def measure(self, record: Record) -> Measure:
         """Token counts of a record as it is trained on, visual tokens apart."""
-        encoded = self.encode(self.conversation(record, answer=True))
+        messages = self.conversation(record, answer=True)
+        encoded = self.encode(messages)
         visual = self.visual_tokens * len(encoded.images)
         return Measure(
-            text_tokens=len(encoded.input_ids) - visual,
-            target_tokens=sum(target != IGNORE for target in encoded.targets),
+            text_tokens=self._text_tokens(encoded),
+            target_tokens=_learned(encoded),
             images=len(encoded.images),
             trunk_tokens=max(0, encoded.trunk - visual),
+            exchanges=tuple(self._exchanges(messages)),
         )
+
+    def _exchanges(self, messages: Sequence[Message]) -> Iterator[tuple[int, int, int, int, int]]:
+        """See `Measure.exchanges`. Turns are tokenised one by one, so their counts add up."""
+        ends = [at for at, turn in enumerate(messages, 1) if turn.role == "assistant"]
+        if len(ends) < 2:
+            return
+        between = len(self.text_ids("\n"))
+        for first, last in pairwise([0, *ends]):
+            begun = self.encode(part_of(messages, first, last))
+            alone = [self.encode([turn]) for turn in messages[first:last]]
+            later = sum(self._text_tokens(turn) + between for turn in alone)
+            images = sum(len(turn.images) for turn in alone)
+            yield last - first, images, self._text_tokens(begun), later, _learned(begun)
+
+    def _text_tokens(self, encoded: Encoded) -> int:
+        return len(encoded.input_ids) - self.visual_tokens * len(encoded.images)
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Normalised float32 [n, 3, S, S] of uint8 [H, W, 3] images, squashed to the square."""

@@ -1,14 +1,14 @@
 """A pack plan: which records share a document and which documents share a row.
 
-Held as flat arrays (40 bytes a document and 8 a record), so that the plan of millions of records takes no
+Held as flat arrays (48 bytes a document and 24 a record), so that the plan of millions of records takes no
 object for each; rows and documents are made when they are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, field, replace
+from typing import Final, overload
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,26 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 
 
+WHOLE: Final = (0, 0)
+"""Turns of a record that is trained on from its first to its last."""
+
+
 @dataclass(frozen=True)
 class DocumentPlan:
-    """Records (shard rows) that share one trunk, and the document's token and image counts."""
+    """Records (shard rows) that share one trunk, and the document's token and image counts.
+
+    Attributes:
+        turns: of each record, the first turn and the one after the last; `WHOLE` for all of them.
+            Empty where every record is whole.
+        visual_tokens: tokens of each image where they are fewer than the stage's, else 0.
+    """
 
     records: tuple[int, ...]
     tokens: int
     images: int
     target_tokens: int
+    turns: tuple[tuple[int, int], ...] = ()
+    visual_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ class Documents:
         records: shard rows of all documents, one after another.
         start: document d holds ``records[start[d]:start[d + 1]]``; int64 [n + 1].
         tokens, images, target_tokens: of each document, int64 [n].
+        turns: of each record, int64 [records, 2]; `WHOLE` for all of it.
+        visual_tokens: of each image of a document where they are fewer than the stage's, else 0; int64 [n].
     """
 
     records: Integers
@@ -69,6 +83,8 @@ class Documents:
     tokens: Integers
     images: Integers
     target_tokens: Integers
+    turns: Integers
+    visual_tokens: Integers
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,11 +92,15 @@ class Documents:
     def __getitem__(self, number: int) -> DocumentPlan:
         if not 0 <= number < len(self):
             raise IndexError(number)
+        inside = slice(int(self.start[number]), int(self.start[number + 1]))
+        turns = self.turns[inside]
         return DocumentPlan(
-            records=tuple(self.records[self.start[number] : self.start[number + 1]].tolist()),
+            records=tuple(self.records[inside].tolist()),
             tokens=int(self.tokens[number]),
             images=int(self.images[number]),
             target_tokens=int(self.target_tokens[number]),
+            turns=tuple((first, last) for first, last in turns.tolist()) if turns.any() else (),
+            visual_tokens=int(self.visual_tokens[number]),
         )
 
     def __iter__(self) -> Iterator[DocumentPlan]:
@@ -91,12 +111,15 @@ class Documents:
         sizes = np.diff(self.start)[order]
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         inside = np.arange(start[-1]) - np.repeat(start[:-1], sizes)
+        members = np.repeat(self.start[:-1][order], sizes) + inside
         return Documents(
-            records=self.records[np.repeat(self.start[:-1][order], sizes) + inside],
+            records=self.records[members],
             start=start,
             tokens=self.tokens[order],
             images=self.images[order],
             target_tokens=self.target_tokens[order],
+            turns=self.turns[members],
+            visual_tokens=self.visual_tokens[order],
         )
 
 
@@ -107,13 +130,18 @@ class Plan:
     Attributes:
         documents: all documents, row after row.
         start: row r holds the documents ``start[r]`` to ``start[r + 1] - 1``; int64 [rows + 1].
-        over_long: shard rows of the records that are longer than a row. row_tokens: capacity of a row.
+        over_long: shard rows of the records that are longer than a row, whole or in a part that could
+            not be made shorter. row_tokens: capacity of a row.
+        without_targets: shard rows of the records that teach nothing, and are left out.
+        switch: the row from which on another mixture is drawn; None where there is only one.
     """
 
     documents: Documents
     start: Integers
     over_long: Integers
     row_tokens: int
+    without_targets: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    switch: int | None = None
 
     @property
     def rows(self) -> Sequence[RowPlan]:
@@ -155,10 +183,21 @@ class Plan:
         """The first rows of it."""
         start = self.start[: rows + 1]
         documents = self.documents.take(np.arange(start[-1]))
-        return Plan(documents, start, self.over_long, self.row_tokens)
+        return replace(self, documents=documents, start=start)
+
+    @property
+    def split(self) -> Integers:
+        """Shard rows of the records that are trained on in parts, each once."""
+        return np.unique(self.documents.records[self.documents.turns.any(1)])
+
+    @property
+    def shrunk(self) -> Integers:
+        """Shard rows of the records whose images have fewer visual tokens, each once."""
+        fewer = np.repeat(self.documents.visual_tokens > 0, np.diff(self.documents.start))
+        return np.unique(self.documents.records[fewer])
 
     def table(self) -> pa.Table:
-        """One line a record: row, document, record. The form in which a plan is stored."""
+        """One line a record: row, document, record, turns, visual tokens. The form in which a plan is stored."""
         documents = np.diff(self.start)
         row = np.repeat(np.arange(len(documents)), documents)
         place = np.arange(len(row)) - self.start[:-1][row]
@@ -167,6 +206,9 @@ class Plan:
             "row": np.repeat(row, records),
             "document": np.repeat(place, records),
             "record": self.documents.records,
+            "first_turn": self.documents.turns[:, 0],
+            "last_turn": self.documents.turns[:, 1],
+            "visual_tokens": np.repeat(self.documents.visual_tokens, records),
         }
         return pa.table({name: pa.array(values, pa.int64()) for name, values in columns.items()})
 
@@ -193,7 +235,7 @@ class _Rows(Sequence[RowPlan]):
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
-    """One plan after another; what is over-long is taken from the first."""
+    """One plan after another; what is left out is taken from the first."""
     documents = [plan.documents for plan in plans]
     return Plan(
         Documents(
@@ -202,10 +244,13 @@ def joined(plans: Sequence[Plan]) -> Plan:
             tokens=np.concatenate([d.tokens for d in documents]),
             images=np.concatenate([d.images for d in documents]),
             target_tokens=np.concatenate([d.target_tokens for d in documents]),
+            turns=np.concatenate([d.turns for d in documents]),
+            visual_tokens=np.concatenate([d.visual_tokens for d in documents]),
         ),
         _starts([plan.start for plan in plans]),
         plans[0].over_long,
         plans[0].row_tokens,
+        plans[0].without_targets,
     )
 
 

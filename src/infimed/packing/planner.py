@@ -11,7 +11,7 @@ them (`filling`). Everything works on arrays: a million records take about a sec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -38,6 +38,9 @@ class Samples:
         images: images of the record.
         image_key: equal for records that show the same images in the same order; -1 without images.
         weight: times the record is seen per epoch; a fraction is drawn by chance.
+        turns: int64 [n, 2], the first turn and the one after the last of a part of a record; `WHOLE`
+            otherwise. A record may have several entries, one a part. None: all are whole.
+        visual_tokens: of each image where they are fewer than the limits say, else 0. None: nowhere.
     """
 
     row: NDArray[np.int64]
@@ -47,9 +50,26 @@ class Samples:
     images: NDArray[np.int64]
     image_key: NDArray[np.int64]
     weight: NDArray[np.float64]
+    turns: NDArray[np.int64] | None = None
+    visual_tokens: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def take(self, numbers: NDArray[np.int64]) -> Samples:
+        """The entries of these numbers, in this order."""
+        taken = {name: values[numbers] for name, values in vars(self).items() if values is not None}
+        return replace(self, **taken)
+
+    def image_tokens(self, limits: Limits) -> NDArray[np.int64]:
+        """Visual tokens of each image."""
+        if self.visual_tokens is None:
+            return np.full(len(self), limits.visual_tokens)
+        return np.where(self.visual_tokens > 0, self.visual_tokens, limits.visual_tokens)
+
+    def tokens(self, limits: Limits) -> NDArray[np.int64]:
+        """All tokens of each record, alone."""
+        return self.images * self.image_tokens(limits) + self.trunk_tokens + self.branch_tokens
 
 
 @dataclass(frozen=True)
@@ -78,16 +98,17 @@ def documents_of(
 ) -> tuple[Documents, NDArray[np.int64]]:
     """Group records that show the same images into documents no longer than a row.
 
-    A record drawn twice lands in two documents, so that no document holds a question twice.
+    A record drawn twice lands in two documents, so that no document holds a question twice. Records
+    without target tokens are left out.
 
     Returns:
         the documents: those of a single record in the order drawn, then those that share images, by
         their first record; and the shard rows of the records that are longer than a row.
     """
-    head = samples.images * limits.visual_tokens + samples.trunk_tokens
+    head = samples.images * samples.image_tokens(limits) + samples.trunk_tokens
     length = head + samples.branch_tokens
     fits = (length <= limits.row_tokens) & (samples.images <= limits.max_images)
-    kept = order[fits[order]]
+    kept = order[(fits & (samples.target_tokens > 0))[order]]
     shares = (samples.image_key[kept] >= 0) & limits.share_images
     alone, shared = kept[~shares], kept[shares]
     together, group = _grouped(samples.image_key, shared)
@@ -106,12 +127,15 @@ def documents_of(
         return np.asarray(running[start[1:]] - running[start[:-1]], np.int64)
 
     leading = members[begins]
+    turns, fewer = samples.turns, samples.visual_tokens
     documents = Documents(
         records=samples.row[members].astype(np.int64),
         start=start,
         tokens=head[leading] + summed(samples.branch_tokens),
         images=samples.images[leading],
         target_tokens=summed(samples.target_tokens),
+        turns=np.zeros((len(members), 2), np.int64) if turns is None else turns[members],
+        visual_tokens=np.zeros(len(begins), np.int64) if fewer is None else fewer[leading],
     )
     return documents, samples.row[order[~fits[order]]]
 
@@ -190,7 +214,8 @@ def plan_epoch(samples: Samples, limits: Limits, seed: int, epoch: int) -> Plan:
     place[order] = np.arange(len(sizes))
     inside = np.lexsort((random.random(len(row)), place[row]))
     start = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
-    return Plan(documents.take(inside), start, over_long, limits.row_tokens)
+    idle = np.unique(samples.row[samples.target_tokens == 0])
+    return Plan(documents.take(inside), start, over_long, limits.row_tokens, idle)
 
 
 def plan_stage(
@@ -205,6 +230,16 @@ def plan_stage(
         if max_rows is not None and sum(len(p.rows) for p in plans) >= max_rows:
             return joined(plans).first(max_rows)
     return joined(plans)
+
+
+def with_decay(stable: Plan, decay: Plan) -> Plan:
+    """The rows of `stable`, then those of another mixture; where that begins is kept as ``switch``."""
+    both = joined([stable, decay])
+    left_out = np.unique(np.concatenate([stable.without_targets, decay.without_targets]))
+    over_long = np.concatenate([stable.over_long, decay.over_long])
+    return replace(
+        both, over_long=over_long, without_targets=left_out, switch=len(stable.start) - 1
+    )
 
 
 def _epochs(epochs: float) -> Iterator[tuple[int, float]]:

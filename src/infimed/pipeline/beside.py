@@ -7,9 +7,7 @@ log there, stops with its parent and resumes with it.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,16 +17,11 @@ from pathlib import Path
 
 import infimed
 from infimed.core.errors import InfiMedError
+from infimed.core.process import signal_at_death_of_parent
 
 
 class BesideError(InfiMedError):
     """A process beside this one failed; its own message is the reason."""
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def beside(
             stdout=handle,
             stderr=handle,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path},
-            preexec_fn=_die_with_parent,
+            preexec_fn=signal_at_death_of_parent,
         )
     try:
         yield Beside(process, work, log)

@@ -39,6 +39,7 @@ from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.pipeline.twin import twin_beside
 from infimed.training.device import set_threads
 from infimed.training.loop import StageJob, Trainer
+from infimed.training.parallel import World
 from infimed.training.whitening import tower_features, training_images, whiten_projector
 
 LEDGER = "ledger.parquet"
@@ -204,16 +205,23 @@ def align_projector(
         whiten_projector(model, tower_features(model, at, prepared.shards, images), seed)
 
 
-def train_step(prepared: Prepared, *, blind: bool) -> Path:
+def train_step(prepared: Prepared, *, blind: bool, world: World | None = None) -> Path:
     """Train the model, or its twin without images; returns the final checkpoint."""
     recipe, run = prepared.recipe, prepared.run
+    world = world or World()
+    folder = run / "blind" if blind else run.path
+    shown = world.main and not blind
+    if world.main:
+        world.together(lambda: prepared.index(blind))  # measures lengths once, for every rank
+    else:
+        world.agree(None)
     index = prepared.index(blind)
     jobs = plan_jobs(index, recipe)
     if blind:  # a stage of tower and projector alone has nothing to teach a model without images
         jobs = [job for job in jobs if job.stage.learning_rate.language] or jobs
-    folder = run / "blind" if blind else run.path
-    write_plans(jobs, folder / "plan")
-    if not blind:
+    if world.main:
+        write_plans(jobs, folder / "plan")
+    if shown:
         err.print(plan_table(jobs))
     model, processor = base_model(recipe)
     if not blind:
@@ -226,9 +234,10 @@ def train_step(prepared: Prepared, *, blind: bool) -> Path:
         train=recipe.train,
         folder=folder,
         blind=blind,
+        world=world,
     )
     final = trainer.run()
-    if not blind:
+    if shown:
         speeds = stage_speeds(MetricsLog(folder / "metrics.jsonl").read())
         err.print(speed_table(speeds))
         ratio = speed_ratio(speeds)

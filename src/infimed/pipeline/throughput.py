@@ -35,7 +35,8 @@ def stage_speeds(metrics: Iterable[Mapping[str, Any]]) -> list[StageSpeed]:
     """One entry a stage, in training order."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in metrics:
-        groups.setdefault(row["stage"], []).append(row)
+        if "loss" in row:  # not a step whose every document was left out
+            groups.setdefault(row["stage"], []).append(row)
     return [
         StageSpeed(
             stage=stage,

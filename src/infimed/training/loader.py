@@ -7,29 +7,32 @@ plan order whatever the threads do, so the number of workers cannot change train
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 from infimed.packing.plan import RowPlan
 from infimed.training.rows import Row, RowBuilder
 
 
 def rows_from(
-    builder: RowBuilder, plans: Sequence[RowPlan], start: int, prefetch: int, workers: int = 1
-) -> Iterator[tuple[int, Row]]:
-    """(number, row) from row `start` to the end of the stage."""
+    builder: RowBuilder,
+    plans: Sequence[RowPlan],
+    numbers: Iterable[int],
+    prefetch: int,
+    workers: int = 1,
+) -> Iterator[Row]:
+    """The rows of these numbers, in this order."""
+    following = iter(numbers)
+    ahead: deque[Future[Row]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="rows") as pool:
-        ahead: deque[tuple[int, Future[Row]]] = deque()
-        following = start
         try:
-            while following < len(plans) or ahead:
-                while following < len(plans) and len(ahead) < prefetch:
-                    ahead.append(
-                        (following, pool.submit(builder.build, plans[following], following))
-                    )
-                    following += 1
-                number, future = ahead.popleft()
-                yield number, future.result()
+            while True:
+                for number in islice(following, prefetch - len(ahead)):
+                    ahead.append(pool.submit(builder.build, plans[number], number))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
         finally:
-            for _, future in ahead:
+            for future in ahead:
                 future.cancel()

@@ -1,58 +1,59 @@
 """The training loop: stages as data, one readable pass.
 
-    for each stage: plan rows -> for each optimizer step: rows -> loss / target tokens -> update
+    for each stage: plan rows -> for each optimizer step: rows -> loss / weights of the step -> update
 
 State that resumes is small: the stage, the row number in it, the weights and the optimizer's
 moments. Everything random is derived from the seed and the row number, so a killed run continues to
-the same bits. A step either happened or did not: interruption and failure act at step boundaries.
+the same bits. A step either happened or did not: interruption and failure act at step boundaries, and
+with several ranks they agree on it.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-import infimed
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, progress
 from infimed.core.errors import EXIT_SIGINT, EXIT_SIGTERM, DataError, InfiMedError, NonFiniteError
-from infimed.core.recipe import Stage, Train
+from infimed.core.recipe import Train
 from infimed.core.run import MetricsLog
+from infimed.core.seeds import derive_seed
 from infimed.data.shards import ShardSet
 from infimed.model.attention import PACKED
-from infimed.model.loading import (
-    checkpoint_folders,
-    load_checkpoint,
-    load_training_state,
-    prune_checkpoints,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from infimed.model.loading import checkpoint_folders, load_checkpoint
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import Processor
-from infimed.packing.plan import Plan
-from infimed.training.device import autocast, best_device
-from infimed.training.loader import rows_from
-from infimed.training.loss import target_loss
-from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
-from infimed.training.optimizer import (
-    factor,
-    freeze,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
-    set_rates,
+from infimed.training.checkpoint import (
+    check_continues,
+    load_training_state,
+    newest_checkpoint,
+    save_training,
 )
-from infimed.training.rows import PixelCache, Row, RowBuilder
+from infimed.training.device import autocast
+from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
+from infimed.training.loader import rows_from
+from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
+from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
+from infimed.training.parallel import World, shard_model, whole_tensor
+from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
+from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
+from infimed.training.stage import Position, StageJob
+from infimed.training.step import RowLoss, non_finite_samples, row_weights
+
+__all__ = ["Interrupted", "Position", "StageJob", "Trainer"]
 
 TRIM_EVERY = 8
 """Most steps between two returns of free memory to the kernel."""
@@ -72,35 +73,15 @@ class Interrupted(InfiMedError):
 
 
 @dataclass
-class Position:
-    """Where training is: the next stage, the next row in it, and optimizer steps done in all."""
-
-    stage: int = 0
-    row: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class StageJob:
-    """A stage with its plan."""
-
-    stage: Stage
-    plan: Plan
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the stage; the last may hold fewer rows."""
-        return -(-len(self.plan.rows) // self.stage.rows_per_step)
-
-
-@dataclass
 class Trainer:
     """Trains a model through its stages and keeps the run resumable.
 
     Args:
+        model: where training starts; the same on every rank.
         folder: where `checkpoints/` and `metrics.jsonl` go.
         jobs: the stages with their plans, in order.
         blind: train the twin that never sees an image.
+        world: the ranks that train together; only the first writes.
     """
 
     model: InfiMedForConditionalGeneration
@@ -110,8 +91,9 @@ class Trainer:
     train: Train
     folder: Path
     blind: bool = False
-    device: torch.device = field(default_factory=best_device)
+    world: World = field(default_factory=World)
     position: Position = field(default_factory=Position)
+    _resumed: Path | None = None
     _signal: int = 0
     _saved_at: float = 0.0
     _trimmed_at: float = 0.0
@@ -129,54 +111,54 @@ class Trainer:
 
         Raises:
             NonFiniteError: loss or gradient is not finite. Interrupted: a signal came.
+            DataError: the run began with other plans or another seed.
         """
         log = MetricsLog(self.folder / "metrics.jsonl")
-        optimizer_state = self._resume()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log.rewind(self.position.step)
+        self._resume()
+        self._quarantine = Quarantine(
+            self.folder / UNREADABLE, self.train.bad_images, writes=self.world.main
+        )
+        self._quarantine.rewind(self.position.step)
+        if self.world.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            log.rewind(self.position.step)
         cache = PixelCache(self.shards)
         self._saved_at = time.monotonic()
         with self._signals():
             while self.position.stage < len(self.jobs):
-                self._stage(log, cache, optimizer_state)
-                optimizer_state = {}
+                self._stage(log, cache)
+        if self.world.main:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
         return checkpoint_folders(self.checkpoints)[0]
 
-    def _resume(self) -> dict[str, torch.Tensor]:
-        """Restore the newest verified checkpoint; returns its optimizer tensors."""
-        for folder in checkpoint_folders(self.checkpoints):
-            manifest = verify_checkpoint(folder)
-            if manifest is None:
-                err.print(
-                    f"{folder.name} is damaged or incomplete; using the one before", style="yellow"
-                )
-                continue
-            if manifest["seed"] != self.train.seed:
-                raise DataError("the checkpoint was made with another seed", where=str(folder))
-            self.model, _ = load_checkpoint(folder)
-            at = manifest["position"]
-            self.position = Position(at["stage"], at["row"], at["step"])
-            err.print(
-                f"resuming after step {at['step']} (stage {at['stage'] + 1}, row {at['row']})"
-            )
-            return load_training_state(folder)
-        return {}
+    def _resume(self) -> None:
+        """Go to the newest verified checkpoint, if there is one."""
+        found = newest_checkpoint(self.checkpoints, self.world)
+        if found is None:
+            return
+        folder, manifest = found
+        self.position = at = check_continues(manifest, folder, self.jobs, self.train.seed)
+        self.model, _ = load_checkpoint(folder)
+        self._resumed = folder
+        if self.world.main:
+            err.print(f"resuming after step {at.step} (stage {at.stage + 1}, row {at.row})")
 
     def _save(self) -> None:
-        state = optimizer_tensors(self.model, self._optimizer) if self.position.row else {}
-        save_checkpoint(
+        between = self.position.row > 0
+        save_training(
             self.checkpoints / f"step-{self.position.step}",
             self.model,
             self._grid_processor(),
+            self._optimizer if between else None,
             about={
-                "infimed": infimed.__version__,
                 "seed": self.train.seed,
                 "blind": self.blind,
                 "position": vars(self.position),
+                "plans": {job.stage.name: job.hash for job in self.jobs},
             },
-            training_state=state,
+            world=self.world,
+            keep=self.train.keep_checkpoints,
         )
-        prune_checkpoints(self.checkpoints, self.train.keep_checkpoints)
         self._saved_at = time.monotonic()
 
     def _grid_processor(self) -> Processor:
@@ -184,16 +166,10 @@ class Trainer:
         stage = self.jobs[max(0, self.position.stage - (self.position.row == 0))].stage
         return self.processor.with_grid(stage.image_size, stage.visual_tokens)
 
-    def _stage(self, log: MetricsLog, cache: PixelCache, state: dict[str, torch.Tensor]) -> None:
+    def _stage(self, log: MetricsLog, cache: PixelCache) -> None:
         job = self.jobs[self.position.stage]
         stage = job.stage
-        self.model.to(self.device).train()
-        self.model.set_attention(PACKED)
-        self.model.set_grid(stage.visual_tokens, stage.image_size)
-        freeze(self.model, stage.learning_rate)
-        self._optimizer = make_optimizer(self.model, stage, self.train)
-        load_optimizer_tensors(self.model, self._optimizer, state)
-        flops = Flops(self.model)
+        flops = self._begin(job)
         builder = RowBuilder(
             self.shards,
             self.processor.with_grid(stage.image_size, stage.visual_tokens),
@@ -201,95 +177,198 @@ class Trainer:
             seed=self.train.seed,
             augment=0.0 if self.blind else stage.augment,
             blind=self.blind,
+            features=self._features,
         )
         title = ("blind " if self.blind else "") + stage.name
-        done = self.position.row // stage.rows_per_step
-        rows = rows_from(builder, job.plan.rows, self.position.row, self.train.prefetch_rows)
-        with progress(title, job.steps, done, "steps") as advance:
-            for number, batch, waited in _steps(rows, stage.rows_per_step, job.steps, done):
+        done = job.step_at(self.position.row)
+        mine = [rows[self.world.rank] for rows in self._shares(job, done)]
+        rows = rows_from(
+            builder,
+            job.plan.rows,
+            (row for share in mine for row in share),
+            self.train.prefetch_rows,
+        )
+        with progress(title, job.steps, done, "steps", quiet=not self.world.main) as advance:
+            for number, share in enumerate(mine, done):
+                waiting = time.monotonic()
+                batch = self.world.together(partial(_taken, rows, len(share)))
                 started = time.monotonic()
+                left_out = self._quarantined(job, batch)
                 measured = self._step(batch, factor(number, job.steps, stage), flops)
-                self.position.row += len(batch)
+                if left_out:
+                    measured["left_out"] = left_out
+                self.position.row = int(job.starts[number + 1])
                 self.position.step += 1
-                seconds = time.monotonic() - started
-                counts = step_counts(batch, stage.row_tokens)
-                log.append(
-                    {
-                        "step": self.position.step,
-                        "stage": stage.name,
-                        **counts,
-                        **measured,
-                        "seconds": round(seconds, 4),
-                        "wait_seconds": round(waited, 4),
-                        "tokens_per_second": round(counts["tokens"] / seconds, 1),
-                        "padded_tokens_per_second": round(
-                            counts["tokens"] / counts["fill"] / seconds, 1
-                        ),
-                        "samples_per_second": round(counts["samples"] / seconds, 2),
-                        "memory_gib": round(peak_memory_gib(), 3),
-                    }
-                )
+                ended = time.monotonic()
+                line = self._line(job, number, batch, measured, ended - started, started - waiting)
+                self.world.together(partial(log.append, line) if self.world.main else _nothing)
                 advance(
                     1,
-                    loss=f"{measured['loss']:.3f}",
-                    samples_s=f"{counts['samples'] / seconds:.0f}",
+                    loss=f"{measured.get('loss', math.nan):.3f}",
+                    samples_s=f"{line['samples_per_second']:.0f}",
                 )
                 self._after_step(job)
+
+    def _quarantined(self, job: StageJob, batch: Sequence[Row]) -> int:
+        """Note the documents that any rank left out of this step; how many."""
+        lost = [one for row in batch for one in row.left_out]
+        total = int(self.world.sums([len(lost)])[0])
+        if total:
+            self._quarantine.add(
+                from_texts(self.world.texts(as_text(lost))),
+                step=self.position.step + 1,
+                stage=job.stage.name,
+                images=job.plan.images,
+            )
+        return total
+
+    def _shares(self, job: StageJob, done: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+        return (job.shares(step, self.world.size) for step in range(done, job.steps))
+
+    def _begin(self, job: StageJob) -> Flops:
+        """Model, training step and optimizer of a stage, as its checkpoint left them."""
+        stage, world = job.stage, self.world
+        self.model.to(world.device).train()
+        self.model.set_attention(PACKED)
+        self.model.set_grid(stage.visual_tokens, stage.image_size)
+        freeze(self.model, stage.learning_rate)
+        flops = Flops(self.model)
+        cached = cacheable(stage, self.train) and not self.blind
+        self._features = self._stage_features(job) if cached else None
+        self._row_loss = RowLoss(
+            self.model,
+            question_weight=stage.question_weight,
+            isolated=stage.isolation == "document",
+            image_size=stage.image_size if world.many else None,
+            cached=cached,
+        )
+        if world.many:
+            shard_model(self._row_loss, self.model, world, self.train.precision)
+        self._optimizer = make_optimizer(self.model, stage, self.train)
+        if self._resumed is not None and self.position.row:
+            load_training_state(self._resumed, self.model, self._optimizer, world)
+        self._resumed = None
+        return flops
+
+    def _stage_features(self, job: StageJob) -> FeatureCache:
+        return stage_features(
+            self.model,
+            self.processor.with_grid(job.stage.image_size, job.stage.visual_tokens),
+            self.shards,
+            job.plan,
+            self.folder / FOLDER,
+            precision=self.train.precision,
+            world=self.world,
+        )
+
+    def _line(
+        self, job: StageJob, number: int, batch: Sequence[Row], measured: dict[str, Any],
+        seconds: float, waited: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What `metrics.jsonl` holds of a step."""
+        stage = job.stage
+        mine = step_counts(batch)
+        counts = dict(zip(mine, map(int, self.world.sums(list(mine.values()))), strict=True))
+        rows = int(job.starts[number + 1] - job.starts[number])
+        fill = counts["tokens"] / (rows * stage.row_tokens)
+        return {
+            "step": self.position.step,
+            "stage": stage.name,
+            **counts,
+            "fill": round(fill, 4),
+            **measured,
+            "records": job.samples_hash(number),
+            "seconds": round(seconds, 4),
+            "wait_seconds": round(waited, 4),
+            "tokens_per_second": round(counts["tokens"] / seconds, 1),
+            "padded_tokens_per_second": round(counts["tokens"] / fill / seconds, 1),
+            "samples_per_second": round(counts["samples"] / seconds, 2),
+            "memory_gib": round(peak_memory_gib(), 3),
+        }
 
     def _after_step(self, job: StageJob) -> None:
         grown = resident_gib() - self._trimmed_at > TRIM_GROWTH_GIB
         if grown or self.position.step % TRIM_EVERY == 0:
             return_free_memory()
             self._trimmed_at = resident_gib()
+        due = self.world.main and time.monotonic() - self._saved_at > self.train.checkpoint_seconds
+        stop, save = map(int, self.world.largest([self._signal, due]))
         if self.position.row >= len(job.plan.rows):
             self.position.stage += 1
             self.position.row = 0
             self._save()
+            if self.world.many:  # a sharded unit remembers what learned; the next stage shards anew
+                self.model, _ = load_checkpoint(checkpoint_folders(self.checkpoints)[0])
             return_free_memory()  # rows of the next stage have other lengths
-        elif self._signal or time.monotonic() - self._saved_at > self.train.checkpoint_seconds:
+        elif stop or save:
             self._save()
-        if self._signal:
-            raise Interrupted(self._signal)
+        if stop:
+            raise Interrupted(stop)
 
     def _step(self, rows: Sequence[Row], share: float, flops: Flops) -> dict[str, Any]:
-        """One optimizer step; nothing is updated unless loss and gradient are finite."""
-        targets = sum(row.target_tokens for row in rows)
-        ids = [name for row in rows for name in row.record_ids]
-        if targets == 0:
-            raise DataError("no target tokens in this step", where=", ".join(ids[:5]))
-        weight = self.jobs[self.position.stage].stage.question_weight
-        asked = max(1, sum(row.question_tokens for row in rows)) if weight else 1
+        """One optimizer step; nothing is updated unless loss and gradient are finite on every rank."""
+        stage = self.jobs[self.position.stage].stage
+        torch.manual_seed(derive_seed(self.train.seed, "step", self.position.step, self.world.rank))
+        weights = [row_weights(row, stage.weighting) for row in rows]
+        whole, asked = self.world.sums(
+            [sum(one.total for one in weights), sum(row.question_tokens for row in rows)]
+        )
+        if whole == 0:
+            return self._passed_over(rows)
+        # Every rank runs as many rows as the busiest.
+        idle = int(self.world.largest([len(rows)])[0]) - len(rows)
+        batch = [*rows, *[idle_row(self.processor.end_id)] * idle]
         total, questions = 0.0, 0.0
-        for row in rows:
-            row = row.to(self.device)
-            with autocast(self.device, self.train.precision):
-                hidden = self.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
-                loss = target_loss(self.model.lm_head, hidden, row.targets) / targets
-                total += float(loss.detach())
-                if weight:
-                    words = target_loss(self.model.lm_head, hidden, row.questions) / asked
-                    questions += float(words.detach())
-                    loss = loss + weight * words
+        suspects: list[str] = []
+        for row, one in zip_longest(batch, weights):
+            row = row.to(self.world.device)
+            weight = torch.zeros(0) if one is None else one.weights
+            weight = weight.to(self.world.device)
+            with autocast(self.world.device, self.train.precision):
+                loss, losses, words = self._row_loss(row, weight, whole, max(asked, 1))
+            total += float((losses * weight).sum())
+            if one is not None and not math.isfinite(total):
+                suspects += non_finite_samples(row, one, losses)
+            questions += float(words)
             if loss.requires_grad:  # a row without images teaches a projector nothing
                 loss.backward()
         learning = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(learning, self.train.clip))
-        if not (torch.isfinite(torch.tensor([total, questions, norm])).all()):
-            raise NonFiniteError(
-                f"loss {total + weight * questions} and gradient norm {norm} at step {self.position.step + 1}; nothing was updated",
-                where=f"records {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}",
-                fix="lower the learning rate of this stage, or look at these records",
+        norm = float(whole_tensor(torch.nn.utils.clip_grad_norm_(learning, self.train.clip)))
+        total, questions = self.world.sums([total / whole, questions / max(asked, 1)])
+        if not all(map(math.isfinite, (total, questions, norm))):
+            raise self._diverged(
+                f"loss {total + stage.question_weight * questions} and gradient norm {norm}",
+                suspects or [name for row in rows for name in row.record_ids],
             )
         rates = set_rates(self._optimizer, share)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return {
             "loss": total,
-            **({"question_loss": questions} if weight else {}),
+            **({"question_loss": questions} if stage.question_weight else {}),
             "gradient_norm": round(norm, 5),
             "learning_rate": rates,
-            "flops": sum(flops.row(row) for row in rows),
+            "flops": self.world.sums([sum(flops.row(row) for row in rows)])[0],
         }
+
+    def _passed_over(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """A step of which nothing is left to learn.
+
+        Raises:
+            DataError: not because documents were left out: the plan holds records without answers.
+        """
+        if not self.world.largest([bool(row.left_out) for row in rows] or [0])[0]:
+            raise DataError("no target tokens in this step", where=_named(rows))
+        return {"gradient_norm": 0.0, "learning_rate": {}, "flops": 0.0}
+
+    def _diverged(self, what: str, names: Sequence[str]) -> NonFiniteError:
+        """The same error on every rank, naming the records of all."""
+        told = ", ".join(filter(None, self.world.texts(_listed(names))))
+        return NonFiniteError(
+            f"{what} at step {self.position.step + 1}; nothing was updated",
+            where=f"records {told}",
+            fix="lower the learning rate of this stage, or look at these records",
+        )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -309,11 +388,17 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _steps(
-    rows: Iterator[tuple[int, Row]], rows_per_step: int, steps: int, done: int
-) -> Iterator[tuple[int, list[Row], float]]:
-    """(step number in the stage, its rows, seconds spent waiting for them)."""
-    for number in range(done, steps):
-        started = time.monotonic()
-        batch = [row for _, row in islice(rows, rows_per_step)]
-        yield number, batch, time.monotonic() - started
+def _taken(rows: Iterator[Row], count: int) -> list[Row]:
+    return list(islice(rows, count))
+
+
+def _nothing() -> None:
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+
+
+def _named(rows: Sequence[Row]) -> str:
+    return _listed([name for row in rows for name in row.record_ids])

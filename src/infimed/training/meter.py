@@ -61,14 +61,12 @@ class Flops:
         return total
 
 
-def step_counts(rows: Sequence[Row], row_tokens: int) -> dict[str, float]:
-    """Counts of one optimizer step; `fill` is the share of the rows' capacity in use."""
-    tokens = sum(row.layout.tokens for row in rows)
+def step_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Counts of the rows of one optimizer step."""
     return {
-        "tokens": tokens,
+        "tokens": sum(row.layout.tokens for row in rows),
         "target_tokens": sum(row.target_tokens for row in rows),
         "samples": sum(len(row.record_ids) for row in rows),
         "documents": sum(len(row.layout.documents) for row in rows),
-        "images": sum(0 if row.pixels is None else row.pixels.shape[0] for row in rows),
-        "fill": round(tokens / (len(rows) * row_tokens), 4),
+        "images": sum(row.images for row in rows),
     }

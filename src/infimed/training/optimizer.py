@@ -7,7 +7,7 @@ parameters then ask for no gradient. Weight decay acts on matrices only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -111,11 +111,30 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return tensors
 
 
-def load_optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+def restore_optimizer(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stored: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    fill: Callable[[dict[str, Tensor]], None],
 ) -> None:
-    """Inverse of `optimizer_tensors`; the optimizer must have been made for the same stage."""
+    """Inverse of `optimizer_tensors`; the optimizer must have been made for the same stage.
+
+    Args:
+        stored: shape and type of every stored tensor, by its name.
+        fill: reads the tensors of these names into those given; sharded like their parameters where
+            they have their shape, whole otherwise.
+    """
     named = dict(_trained(model))
+    tensors: dict[str, Tensor] = {}
+    for key, (shape, dtype) in stored.items():
+        parameter = named[key.partition("|")[0]]
+        like_it = tuple(parameter.shape) == shape
+        tensors[key] = (
+            torch.empty_like(parameter.detach(), dtype=dtype)
+            if like_it
+            else torch.empty(shape, dtype=dtype)
+        )
+    fill(tensors)
     for key, value in tensors.items():
         name, _, field = key.partition("|")
-        optimizer.state[named[name]][field] = value.clone()
+        optimizer.state[named[name]][field] = value

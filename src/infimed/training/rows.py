@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,11 +20,14 @@ from torch import Tensor
 from infimed.core.errors import DataError
 from infimed.core.seeds import stream
 from infimed.data.imaging import squash
+from infimed.data.limits import ImageError
 from infimed.data.record import ImageRef, Message, Record
-from infimed.data.shards import ShardSet
+from infimed.data.shards import DamagedRecord, ShardSet
+from infimed.data.tarstore import DamagedImage
 from infimed.model.attention import Document, PackedLayout
-from infimed.model.processing import IGNORE, Processor
-from infimed.packing.plan import DocumentPlan, RowPlan
+from infimed.model.processing import IGNORE, Processor, part_of
+from infimed.packing.plan import WHOLE, DocumentPlan, RowPlan
+from infimed.training.quarantine import LeftOut
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class Row:
         layout: the documents; gives position ids and attention.
         questions: int64 [T]; the same for the words before an answer, which a stage may learn too.
         pixels: float32 [n, 3, S, S], or None for a row without images.
+        pooled: the tower's features [n, visual_tokens, width] in place of pixels, from a cache.
+        visual_tokens: tokens of each image, where some have fewer than the stage's grid.
         record_ids: ids of the records, in order.
+        left_out: documents whose image or record could not be read.
     """
 
     input_ids: Tensor
@@ -44,6 +51,15 @@ class Row:
     layout: PackedLayout
     pixels: Tensor | None
     record_ids: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    pooled: Tensor | None = None
+    visual_tokens: tuple[int, ...] | None = None
+
+    @property
+    def images(self) -> int:
+        """Images that the row shows."""
+        shown = self.pixels if self.pooled is None else self.pooled
+        return 0 if shown is None else len(shown)
 
     @property
     def target_tokens(self) -> int:
@@ -60,13 +76,22 @@ class Row:
         if device.type == "cpu":
             return self
         pixels = None if self.pixels is None else self.pixels.to(device)
+        pooled = None if self.pooled is None else self.pooled.to(device)
         return replace(
             self,
             input_ids=self.input_ids.to(device),
             targets=self.targets.to(device),
             questions=self.questions.to(device),
             pixels=pixels,
+            pooled=pooled,
         )
+
+
+def idle_row(token: int) -> Row:
+    """A row that teaches nothing."""
+    nothing = torch.full((2,), IGNORE)
+    layout = PackedLayout((Document(2),))
+    return Row(torch.full((2,), token), nothing, nothing, layout, None, ())
 
 
 def without_images(record: Record) -> Record:
@@ -127,12 +152,21 @@ def augmented(
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
+class FeatureSource(Protocol):
+    """Where pooled features of images are kept."""
+
+    def read(self, image: ImageRef) -> Tensor:
+        """Features [visual_tokens, width] of an image."""
+        ...
+
+
 class RowBuilder:
     """Builds rows of one stage.
 
     Args:
         processor: at the stage's grid.
         blind: build for the trained-blind twin: records lose their images.
+        features: read the tower's features of images there instead of decoding them.
     """
 
     def __init__(
@@ -144,6 +178,7 @@ class RowBuilder:
         seed: int,
         augment: float = 0.0,
         blind: bool = False,
+        features: FeatureSource | None = None,
     ) -> None:
         self.shards = shards
         self.processor = processor
@@ -151,6 +186,7 @@ class RowBuilder:
         self.seed = seed
         self.augment = augment
         self.blind = blind
+        self.features = features
 
     def option_order(self, record: Record, number: int) -> Sequence[int] | None:
         """A fresh order of the options each time the record is seen."""
@@ -169,9 +205,22 @@ class RowBuilder:
         documents: list[Document] = []
         squares: list[NDArray[np.uint8]] = []
         names: list[str] = []
+        pooled: list[Tensor] = []
+        tokens: list[int] = []
+        left_out: list[LeftOut] = []
+        parts: tuple[list[Any], ...] = (ids, targets, documents, squares, names, pooled, tokens)
         for place, document in enumerate(plan.documents):
-            self._add(document, number, place, ids, targets, documents, squares, names)
+            begun = [len(part) for part in parts]
+            try:
+                self._add(document, number, place, *parts)
+            except (ImageError, DamagedImage, DamagedRecord) as error:
+                for part, length in zip(parts, begun, strict=True):
+                    del part[length:]
+                left_out.append(self._left_out(document, number, error))
+        if not ids:
+            return replace(idle_row(self.processor.end_id), left_out=tuple(left_out))
         layout = PackedLayout(tuple(documents))
+        grid = self.processor.visual_tokens
         return Row(
             input_ids=torch.tensor(ids),
             targets=torch.tensor(targets),
@@ -179,7 +228,19 @@ class RowBuilder:
             layout=layout,
             pixels=self.processor.pixels(squares) if squares else None,
             record_ids=tuple(names),
+            left_out=tuple(left_out),
+            pooled=torch.stack(pooled) if pooled else None,
+            visual_tokens=tuple(tokens) if any(n != grid for n in tokens) else None,
         )
+
+    def _left_out(self, document: DocumentPlan, number: int, error: DataError) -> LeftOut:
+        names = []
+        for record in document.records:
+            try:
+                names.append(self.shards.record(record).id)
+            except DamagedRecord as damaged:
+                names.append(damaged.record_id)
+        return LeftOut(number, tuple(names), error.where or "", error.what)
 
     def _add(
         self,
@@ -191,22 +252,32 @@ class RowBuilder:
         documents: list[Document],
         squares: list[NDArray[np.uint8]],
         names: list[str],
+        pooled: list[Tensor],
+        tokens: list[int],
     ) -> None:
         trunk: list[int] = []
         branches: list[int] = []
+        processor = self.processor
+        if plan.visual_tokens:
+            processor = processor.with_grid(processor.image_size, plan.visual_tokens)
         for index, row_number in enumerate(plan.records):
             record = self.shards.record(row_number)
             if self.blind:
                 record = without_images(record)
             order = self.option_order(record, number)
-            encoded = self.processor.encode(
-                self.processor.conversation(record, option_order=order, answer=True)
-            )
+            messages = processor.conversation(record, option_order=order, answer=True)
+            if plan.turns and plan.turns[index] != WHOLE:
+                messages = part_of(messages, *plan.turns[index])
+            encoded = processor.encode(messages)
             if index == 0:
                 trunk = encoded.input_ids[: encoded.trunk]
                 ids.extend(trunk)
                 targets.extend(encoded.targets[: encoded.trunk])
                 for shown in encoded.images:
+                    tokens.append(processor.visual_tokens)
+                    if self.features is not None:
+                        pooled.append(self.features.read(record.images[shown]))
+                        continue
                     square = self.cache.square(record.images[shown], self.processor.image_size)
                     if self.augment:
                         random = stream(self.seed, "augment", number, place, shown)
