@@ -116,3 +116,19 @@ def test_any_seed_survives_the_round_trip_of_an_override(seed):
 def test_training_on_a_split_that_judges_the_model_is_refused(split):
     with pytest.raises(RecipeError):
         load_recipe("nano", [f"data.train_splits=[train, {split}]"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.low.rows_per_step=2", "stages.low.samples_per_step=8"], "give one of"),
+        (["stages.low.samples_per_step=8", "stages.low.targets_per_step=8"], "give one of"),
+        (["stages.low.mixture_unit=tokens"], "needs a mixture"),
+        (["stages.low.decay_mixture={closed: 1}"], "warmup-stable-decay"),
+        (["stages.low.mixture={closed: -1}"], "below 0"),
+        (["stages.low.over_long=shrink", "train.feature_cache=true"], "shrink needs smaller"),
+    ],
+)
+def test_keys_that_contradict_one_another_are_refused(file, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(file), overrides)

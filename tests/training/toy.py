@@ -15,12 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.core.recipe import Data, LearningRate, Stage, Train
 from infimed.data.record import ImageRef, Message, Record, question_record
 from infimed.data.shards import ShardSet, open_shards
-from infimed.packing.planner import Limits, plan_stage
-from infimed.pipeline.planning import read_index, stage_samples
-from infimed.training.loop import StageJob, Trainer
+from infimed.pipeline.index import read_index
+from infimed.pipeline.planning import stage_job
+from infimed.training.loop import Trainer
 from infimed.training.parallel import World, ranks
 
 
@@ -97,19 +97,8 @@ def toy_trainer(
     world: World | None = None,
 ) -> Trainer:
     """A trainer over these shards, in fp32 and without checkpoints between stages by default."""
-    index = read_index(shards, processor, plan, kept=None, blind=blind)
-    jobs = [
-        StageJob(
-            stage,
-            plan_stage(
-                stage_samples(index, stage),
-                Limits(stage.row_tokens, stage.max_images, stage.visual_tokens, 64),
-                seed=1,
-                epochs=stage.epochs,
-            ),
-        )
-        for stage in (stages or low_and_high())
-    ]
+    index = read_index(shards, processor, plan, Data(root=plan), kept=None, blind=blind)
+    jobs = [stage_job(index, stage, 64, 1) for stage in stages or low_and_high()]
     return Trainer(
         model=model,
         processor=processor,

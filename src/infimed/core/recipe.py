@@ -58,6 +58,10 @@ class Data(Part):
     licenses: list[str] = Field(
         default_factory=list, description="keep only these; empty keeps all"
     )
+    consents: list[str] = Field(
+        default_factory=list,
+        description="train only on records whose fact `consent` is one of these; empty asks for none",
+    )
     train_splits: list[Literal["train", "dev"]] = Field(
         ["train"],
         min_length=1,
@@ -114,11 +118,32 @@ class Stage(Part):
     visual_tokens: int = Field(ge=1, description="tokens per image after pooling; a square number")
     row_tokens: int = Field(ge=16, description="most tokens in one packed row")
     rows_per_step: int = Field(1, ge=1, description="packed rows per optimizer step")
+    samples_per_step: int | None = Field(
+        None, ge=1, description="records per optimizer step, on average, instead of rows"
+    )
+    targets_per_step: int | None = Field(
+        None, ge=1, description="target tokens per optimizer step, on average, instead of rows"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the mixture")
     max_rows: int | None = Field(None, ge=1, description="stop after so many rows")
     mixture: dict[str, float] = Field(
         default_factory=dict,
-        description="times each record of a task is seen per epoch; empty = every task once",
+        description="times each record of a task is seen per epoch; empty = every record once",
+    )
+    mixture_of: Literal["task", "source"] = Field(
+        "task", description="what the mixture names: tasks, or the data sets that records come from"
+    )
+    mixture_unit: Literal["samples", "tokens"] = Field(
+        "samples",
+        description="tokens: the mixture gives shares of an epoch's tokens, not times a record is seen",
+    )
+    decay_mixture: dict[str, float] = Field(
+        default_factory=dict,
+        description="mixture of the rows of the decay phase; warmup-stable-decay only",
+    )
+    over_long: Literal["drop", "split", "shrink"] = Field(
+        "drop",
+        description="records longer than a row: left out, split between turns, or fewer visual tokens",
     )
     where: dict[str, list[str | int | float | bool]] = Field(
         default_factory=dict,
@@ -154,6 +179,27 @@ class Stage(Part):
                 f"row_tokens={self.row_tokens} cannot hold one image of {self.visual_tokens} visual "
                 f"tokens and {MIN_TEXT_TOKENS} tokens of text"
             )
+        return self
+
+    @model_validator(mode="after")
+    def one_batch_size(self) -> Self:
+        other = [self.samples_per_step, self.targets_per_step]
+        given = sum(size is not None for size in other) + (self.rows_per_step != 1)
+        if given > 1:
+            raise ValueError("give one of rows_per_step, samples_per_step and targets_per_step")
+        return self
+
+    @model_validator(mode="after")
+    def mixtures_add_up(self) -> Self:
+        if self.mixture_unit == "tokens" and not self.mixture:
+            raise ValueError(
+                "mixture_unit: tokens needs a mixture, e.g. {report: 0.7, closed: 0.3}"
+            )
+        if self.decay_mixture and self.schedule != "warmup-stable-decay":
+            raise ValueError("decay_mixture needs schedule: warmup-stable-decay")
+        for name, weight in [*self.mixture.items(), *self.decay_mixture.items()]:
+            if weight < 0:
+                raise ValueError(f"the weight of {name!r} in a mixture is {weight}, below 0")
         return self
 
 
@@ -223,6 +269,14 @@ class Recipe(Part):
     stages: list[Stage] = Field(min_length=1)
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def cache_has_one_grid(self) -> Self:
+        if self.train.feature_cache and any(s.over_long == "shrink" for s in self.stages):
+            raise ValueError(
+                "train.feature_cache keeps features of one size, and over_long: shrink needs smaller ones"
+            )
+        return self
 
     @model_validator(mode="after")
     def stages_in_order(self) -> Self:

@@ -8,23 +8,22 @@ so the plan is an upper bound. Time is floating-point operations over a rate mea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from infimed.core.console import out, table
-from infimed.core.recipe import Recipe, Stage
+from infimed.core.recipe import Recipe
 from infimed.data.describing import descriptions
 from infimed.data.record import Record
 from infimed.model.presets import Preset, preset
-from infimed.model.processing import Processor
-from infimed.packing.planner import Limits, Samples, plan_stage
 from infimed.pipeline.checks import check_recipe
+from infimed.pipeline.index import index_of
+from infimed.pipeline.planning import stage_job
 from infimed.pipeline.run import base_model, reader_options
-from infimed.training.loop import StageJob
+from infimed.training.stage import StageJob
 
 SAMPLE_PATIENTS = 24
 EFFICIENCY = 0.25
@@ -72,49 +71,6 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return found, 1.0
 
 
-def to_samples(records: Iterable[Record], processor: Processor, stage: Stage) -> Samples:
-    """Planning columns of a stage's records that are not in shards yet."""
-    mixture = stage.mixture
-    chosen = [
-        r
-        for r in records
-        if (not mixture or mixture.get(r.task, 0) > 0)
-        and all(r.facts.get(field) in values for field, values in stage.where.items())
-    ]
-    measured = [processor.measure(r) for r in chosen]
-    keys: dict[tuple[str, ...], int] = {}
-    shown = [tuple(image.locator for image in r.images) for r in chosen]
-
-    def column(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return np.fromiter(values, dtype=np.int64, count=len(chosen))
-
-    return Samples(
-        row=np.arange(len(chosen)),
-        trunk_tokens=column(m.trunk_tokens for m in measured),
-        branch_tokens=column(m.text_tokens - m.trunk_tokens for m in measured),
-        target_tokens=column(m.target_tokens for m in measured),
-        images=column(m.images for m in measured),
-        image_key=column(keys.setdefault(names, len(keys)) if names else -1 for names in shown),
-        weight=np.array([mixture.get(r.task, 0.0) if mixture else 1.0 for r in chosen]),
-    )
-
-
-def repeated(samples: Samples, copies: int) -> Samples:
-    """The samples of so many times as many patients. A plan of the few would be all rows half full."""
-    keys = np.tile(samples.image_key, copies)
-    copy = np.repeat(np.arange(copies), len(samples))
-    offset = copy * (int(samples.image_key.max(initial=-1)) + 1)
-    return Samples(
-        row=np.arange(copies * len(samples)),
-        trunk_tokens=np.tile(samples.trunk_tokens, copies),
-        branch_tokens=np.tile(samples.branch_tokens, copies),
-        target_tokens=np.tile(samples.target_tokens, copies),
-        images=np.tile(samples.images, copies),
-        image_key=np.where(keys >= 0, keys + offset, keys),
-        weight=np.tile(samples.weight, copies),
-    )
-
-
 def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
     """Measured bf16 operations per second of a square matrix product on this machine."""
     left = torch.randn(size, size, dtype=torch.bfloat16)
@@ -149,30 +105,25 @@ def estimate(recipe: Recipe) -> list[Estimate]:
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies
+    index = index_of(records, processor, recipe.data).repeated(copies)
     rate = matmul_rate() * EFFICIENCY
     found = []
     for stage in recipe.stages:
-        limits = Limits(
-            stage.row_tokens,
-            stage.max_images,
-            stage.visual_tokens,
-            recipe.train.window,
-            stage.share_images,
-        )
-        samples = repeated(to_samples(records, processor, stage), copies)
-        plan = plan_stage(samples, limits, seed=recipe.train.seed, epochs=stage.epochs)
+        endless = stage.model_copy(update={"max_rows": None})
+        job = stage_job(index, endless, recipe.train.window, recipe.train.seed)
+        plan = job.plan
         rows = max(1, round(len(plan.rows) * scale))
         if stage.max_rows is not None:
             rows = min(rows, stage.max_rows)
         share = rows / max(1, len(plan.rows))
-        flops = stage_flops(preset(recipe.model.preset), StageJob(stage, plan), (vision, language))
+        flops = stage_flops(preset(recipe.model.preset), job, (vision, language))
         found.append(
             Estimate(
                 stage=stage.name,
                 grid=f"{stage.image_size} px / {stage.visual_tokens}",
                 records=round(plan.records * share),
                 rows=rows,
-                steps=-(-rows // stage.rows_per_step),
+                steps=max(1, round(job.steps * share)),
                 tokens=round(plan.tokens * share),
                 seconds=flops * share / rate,
             )

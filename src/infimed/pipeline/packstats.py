@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from infimed.core.console import table
 from infimed.core.files import atomic_open, write_json
-from infimed.training.loop import StageJob
+from infimed.packing.planner import document_kinds
+from infimed.training.stage import StageJob
 
 STATS_FILE: Final = "stats.json"
 FIGURE_FILE: Final = "stats.png"
@@ -25,13 +26,22 @@ _BLUE: Final = "#2166ac"
 
 @dataclass(frozen=True)
 class SourceStats:
-    """One source's part of a stage. A document's tokens are shared evenly among its records."""
+    """One source's part of a stage. A document's tokens are shared evenly among its records.
+
+    Attributes:
+        records: records, or parts of them, in rows. share: part of the stage's tokens.
+        over_long, split, shrunk, without_targets: records, each once.
+    """
 
     source: str
     records: int
     tokens: int
+    share: float
     target_tokens: int
     over_long: int
+    split: int
+    shrunk: int
+    without_targets: int
 
 
 @dataclass(frozen=True)
@@ -84,23 +94,31 @@ def stage_stats(job: StageJob, source: NDArray[np.str_]) -> StageStats:
 
 
 def _by_source(job: StageJob, source: NDArray[np.str_]) -> tuple[SourceStats, ...]:
-    documents = job.plan.documents
+    plan, documents = job.plan, job.plan.documents
     names, number = np.unique(source, return_inverse=True)
-    sizes = np.diff(documents.start)
-    owner = number[documents.records]
 
-    def shared(values: NDArray[np.int64]) -> NDArray[np.float64]:
-        counted = np.bincount(owner, np.repeat(values / sizes, sizes), len(names))
-        return counted.astype(np.float64)
+    def counted(records: NDArray[np.int64]) -> list[int]:
+        return list(map(int, np.bincount(number[records], minlength=len(names))))
 
-    records = np.bincount(owner, minlength=len(names))
-    tokens, targets = shared(documents.tokens), shared(documents.target_tokens)
-    over_long = np.bincount(number[job.plan.over_long], minlength=len(names))
+    tokens = document_kinds(documents, number, len(names), documents.tokens)
+    targets = document_kinds(documents, number, len(names), documents.target_tokens)
+    records, left_out = counted(documents.records), counted(np.unique(plan.over_long))
+    parts, fewer, idle = counted(plan.split), counted(plan.shrunk), counted(plan.without_targets)
     return tuple(
-        SourceStats(str(names[i]) or "?", int(records[i]), round(tokens[i]), round(targets[i]), int(over_long[i]))
+        SourceStats(
+            source=str(names[i]) or "?",
+            records=records[i],
+            tokens=round(tokens[i]),
+            share=float(tokens[i] / max(1, tokens.sum())),
+            target_tokens=round(targets[i]),
+            over_long=left_out[i],
+            split=parts[i],
+            shrunk=fewer[i],
+            without_targets=idle[i],
+        )
         for i in np.argsort(-tokens, kind="stable").tolist()
-        if records[i] or over_long[i]
-    )  # fmt: skip
+        if records[i] or left_out[i] or idle[i]
+    )
 
 
 def _quantiles(values: NDArray[np.int64]) -> tuple[float, ...]:
@@ -118,11 +136,20 @@ def stats_tables(stats: Sequence[StageStats]) -> list[Any]:
         )
         for s in stats
     ]  # fmt: skip
+    rare = [
+        name
+        for name in ("over_long", "split", "shrunk", "without_targets")
+        if name == "over_long" or any(getattr(o, name) for s in stats for o in s.sources)
+    ]
     sources = [
-        (s.stage, o.source, f"{o.records:,}", f"{o.tokens:,}", f"{o.target_tokens:,}", o.over_long)
+        (
+            s.stage, o.source, f"{o.records:,}", f"{o.tokens:,}", f"{100 * o.share:.1f} %",
+            f"{o.target_tokens:,}", *(getattr(o, name) for name in rare),
+        )
         for s in stats
         for o in s.sources
-    ]
+    ]  # fmt: skip
+    told = {"over_long": "over-long", "without_targets": "without answer"}
     return [
         table(
             "documents and images per row: 5 %, median, 95 %",
@@ -132,7 +159,15 @@ def stats_tables(stats: Sequence[StageStats]) -> list[Any]:
         ),
         table(
             "tokens by source",
-            ["stage", "source", "records", "tokens", "targets", "over-long"],
+            [
+                "stage",
+                "source",
+                "records",
+                "tokens",
+                "share",
+                "targets",
+                *(told.get(name, name) for name in rare),
+            ],
             sources,
             numeric=2,
         ),

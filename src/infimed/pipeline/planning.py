@@ -1,17 +1,14 @@
-"""From shards, verdicts and lengths to the stages' pack plans.
-
-The plan reads the index joined with the verdicts; it never opens an image or a message.
-"""
+"""From the index to the stages' pack plans."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,91 +16,16 @@ from infimed.core.errors import DataError, RecipeError, nearest_name
 from infimed.core.files import atomic_open
 from infimed.core.recipe import Recipe, Stage
 from infimed.core.seeds import derive_seed
-from infimed.data.measure import token_lengths
-from infimed.data.shards import ShardSet
-from infimed.model.processing import Processor
+from infimed.packing.overlong import fit
 from infimed.packing.plan import Plan
-from infimed.packing.planner import Limits, Samples, plan_stage
-from infimed.training.loop import StageJob
-from infimed.training.rows import without_images
+from infimed.packing.planner import Limits, Samples, plan_stage, token_weights, with_decay
+from infimed.pipeline.index import Index
+from infimed.training.stage import StageJob
 
 NOT_DESCRIBED = (
     "set data.describe=true and state modality or anatomy of your images (a column of the table, or "
     "DICOM headers), or copy the recipe and leave this stage out"
 )
-INDEX = ["task", "split", "license", "image_sha256", "facts"]
-
-
-@dataclass(frozen=True)
-class Index:
-    """Planning columns of all records, lengths joined; one entry a record, in shard order."""
-
-    task: NDArray[np.str_]
-    train: NDArray[np.bool_]
-    image_key: NDArray[np.int64]
-    text_tokens: NDArray[np.int64]
-    target_tokens: NDArray[np.int64]
-    trunk_tokens: NDArray[np.int64]
-    images: NDArray[np.int64]
-    facts: tuple[str, ...]
-    """Facts of every record as JSON."""
-
-
-def _image_keys(shown: pa.ChunkedArray) -> NDArray[np.int64]:
-    """A number per distinct tuple of images; -1 for records without images."""
-    names = np.array([" ".join(images or ()) for images in shown.to_pylist()])
-    distinct, number = np.unique(names, return_inverse=True)
-    return (
-        np.where(names == "", -1, number).astype(np.int64)
-        if len(distinct)
-        else number.astype(np.int64)
-    )
-
-
-def read_index(
-    shards: ShardSet,
-    processor: Processor,
-    cache: Path,
-    *,
-    kept: NDArray[np.int64] | None,
-    splits: Sequence[str] = ("train",),
-    licenses: Sequence[str] = (),
-    blind: bool = False,
-) -> Index:
-    """Index ⋈ verdicts ⋈ lengths.
-
-    Args:
-        kept: shard rows that curation keeps; None keeps all.
-        splits: the splits that are trained on.
-        licenses: if given, only records under one of these are trained on.
-        blind: lengths and keys as the trained-blind twin sees the records.
-    """
-    columns = shards.index(INDEX)
-    measure = (lambda r: processor.measure(without_images(r))) if blind else processor.measure
-    key = f"{processor.template_hash}{'-blind' if blind else ''}"
-    lengths = token_lengths(shards, measure, key, cache)
-    train = np.isin(np.array(columns["split"].to_pylist()), list(splits))
-    if kept is not None:
-        allowed = np.zeros(len(shards), dtype=bool)
-        allowed[kept] = True
-        train &= allowed
-    if licenses:
-        train &= np.isin(np.array(columns["license"].to_pylist()), list(licenses))
-
-    def column(name: str) -> NDArray[np.int64]:
-        return np.asarray(lengths[name].to_numpy(), dtype=np.int64)
-
-    keys = np.full(len(shards), -1) if blind else _image_keys(columns["image_sha256"])
-    return Index(
-        task=np.array(columns["task"].to_pylist()),
-        train=train,
-        image_key=keys,
-        text_tokens=column("text_tokens"),
-        target_tokens=column("target_tokens"),
-        trunk_tokens=column("trunk_tokens"),
-        images=column("images"),
-        facts=tuple(columns["facts"].to_pylist()),
-    )
 
 
 def matching_facts(index: Index, stage: Stage) -> NDArray[np.bool_]:
@@ -136,31 +58,37 @@ def matching_facts(index: Index, stage: Stage) -> NDArray[np.bool_]:
     return kept
 
 
+def _kinds(index: Index, stage: Stage) -> NDArray[np.str_]:
+    """What the stage's mixture calls every record."""
+    return index.source if stage.mixture_of == "source" else index.task
+
+
 def stage_samples(index: Index, stage: Stage) -> Samples:
     """The training records of a stage's mixture.
 
     Raises:
-        RecipeError: the mixture names a task that no training record has.
+        RecipeError: the mixture names tasks or sources that no training record has.
         DataError: nothing is left to train on.
     """
-    present = sorted(set(index.task[index.train].tolist()))
+    kinds = _kinds(index, stage)
+    present = sorted(set(kinds[index.train].tolist()))
     if not present:
         raise DataError(
             "no training record is left",
-            fix="check data.splits and data.licenses, and read the curation summary",
+            fix="check data.train_splits, data.licenses and data.consents, and read the curation summary",
         )
-    if stage.mixture and not any(task in present for task in stage.mixture):
-        first = next(iter(stage.mixture))
+    missing = [kind for kind in stage.mixture if kind not in present]
+    # A recipe may name tasks that only some data have; a data set is named because it is there.
+    if missing and (stage.mixture_of == "source" or len(missing) == len(stage.mixture)):
+        first = missing[0]
         raise RecipeError(
-            "no training record has any task of this mixture",
+            f"no training record has this {stage.mixture_of} of the mixture",
             where=f"stages.{stage.name}.mixture",
-            seen=", ".join(stage.mixture),
+            seen=", ".join(missing),
             accepted=present,
             nearest=nearest_name(first, present),
         )
-    weight = np.array(
-        [stage.mixture.get(t, 0.0) if stage.mixture else 1.0 for t in index.task.tolist()]
-    )
+    weight = np.array([stage.mixture.get(k, 0.0) if stage.mixture else 1.0 for k in kinds.tolist()])
     chosen = np.flatnonzero(index.train & (weight > 0) & matching_facts(index, stage))
     return Samples(
         row=chosen,
@@ -173,41 +101,90 @@ def stage_samples(index: Index, stage: Stage) -> Samples:
     )
 
 
+def mixture_plan(index: Index, stage: Stage, window: int, seed: int, rows: int | None) -> Plan:
+    """The rows of a stage with its mixture.
+
+    Args:
+        rows: stop after so many, and not before: the mixture is gone through as often as it takes. None
+            stops as the stage says.
+    """
+    limits = Limits(
+        row_tokens=stage.row_tokens,
+        max_images=stage.max_images,
+        visual_tokens=stage.visual_tokens,
+        window=window,
+        share_images=stage.share_images,
+    )
+    samples = stage_samples(index, stage)
+    exchanges = index.exchanges.take(samples.row) if stage.over_long == "split" else None
+    samples = fit(samples, limits, stage.over_long, exchanges)
+    if stage.mixture_unit == "tokens":
+        names = sorted(stage.mixture)
+        number = {name: place for place, name in enumerate(names)}
+        kind = np.array([number[k] for k in _kinds(index, stage)[samples.row].tolist()], np.int64)
+        shares = np.array([stage.mixture[name] for name in names])
+        samples = replace(samples, weight=token_weights(samples, limits, kind, shares, seed))
+    return plan_stage(
+        samples,
+        limits,
+        seed=seed,
+        epochs=stage.epochs if rows is None else math.inf,
+        max_rows=stage.max_rows if rows is None else rows,
+    )
+
+
+def stage_job(index: Index, stage: Stage, window: int, seed: int) -> StageJob:
+    """A stage with its plan; the rows of the decay phase come from its own mixture if it has one.
+
+    Raises:
+        DataError: the stage has no row.
+    """
+    plan = mixture_plan(index, stage, window, seed, None)
+    if stage.decay_mixture and len(plan.rows) > 1:
+        begins = max(1, len(plan.rows) - max(1, round(stage.decay * len(plan.rows))))
+        other = stage.model_copy(update={"mixture": stage.decay_mixture})
+        decay = mixture_plan(
+            index, other, window, derive_seed(seed, "decay"), len(plan.rows) - begins
+        )
+        if not decay.rows:
+            raise DataError(
+                f"no record of the decay mixture of stage {stage.name!r} fits into a row",
+                where=f"stages.{stage.name}.decay_mixture",
+                seen=stage.decay_mixture,
+            )
+        plan = with_decay(plan.first(begins), decay)
+    if not plan.rows:
+        long = len(plan.over_long)
+        raise DataError(
+            f"no record of stage {stage.name!r} fits into a row"
+            if long
+            else f"no record of stage {stage.name!r} has an answer to learn",
+            where=f"stages.{stage.name}.row_tokens" if long else f"stages.{stage.name}",
+            seen=stage.row_tokens if long else None,
+            fix="raise row_tokens, or set over_long to split or shrink" if long else None,
+        )
+    return StageJob(stage, plan)
+
+
 def plan_jobs(index: Index, recipe: Recipe) -> list[StageJob]:
     """A plan for every stage.
 
     Raises:
         DataError: a stage has no row.
     """
-    jobs = []
-    for stage in recipe.stages:
-        limits = Limits(
-            row_tokens=stage.row_tokens,
-            max_images=stage.max_images,
-            visual_tokens=stage.visual_tokens,
-            window=recipe.train.window,
-            share_images=stage.share_images,
+    return [
+        stage_job(
+            index,
+            stage,
+            recipe.train.window,
+            derive_seed(recipe.train.seed, "stage", stage.name),
         )
-        plan = plan_stage(
-            stage_samples(index, stage),
-            limits,
-            seed=derive_seed(recipe.train.seed, "stage", stage.name),
-            epochs=stage.epochs,
-            max_rows=stage.max_rows,
-        )
-        if not plan.rows:
-            raise DataError(
-                f"every record of stage {stage.name!r} is longer than a row",
-                where=f"stages.{stage.name}.row_tokens",
-                seen=stage.row_tokens,
-                fix="raise row_tokens",
-            )
-        jobs.append(StageJob(stage, plan))
-    return jobs
+        for stage in recipe.stages
+    ]
 
 
 def write_plans(jobs: Sequence[StageJob], folder: Path) -> None:
-    """One Parquet a stage: row, document, record."""
+    """One Parquet a stage; see `Plan.table`."""
     for job in jobs:
         with atomic_open(folder / f"{job.stage.name}.parquet") as handle:
             pq.write_table(job.plan.table(), handle, compression="zstd")
@@ -229,6 +206,9 @@ class PlanSummary:
     images: int
     fill: float
     over_long: int
+    split: int
+    shrunk: int
+    without_targets: int
 
 
 def summarise(job: StageJob) -> PlanSummary:
@@ -247,4 +227,7 @@ def summarise(job: StageJob) -> PlanSummary:
         images=plan.images,
         fill=plan.fill,
         over_long=len(plan.over_long),
+        split=len(plan.split),
+        shrunk=len(plan.shrunk),
+        without_targets=len(plan.without_targets),
     )

@@ -33,7 +33,8 @@ from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights
 from infimed.pipeline.asking import evaluate_step, wants_twin
 from infimed.pipeline.headline import headline
-from infimed.pipeline.planning import Index, plan_jobs, read_index, summarise, write_plans
+from infimed.pipeline.index import Index, read_index
+from infimed.pipeline.planning import plan_jobs, summarise, write_plans
 from infimed.pipeline.report import write_report
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.pipeline.twin import twin_beside
@@ -133,9 +134,8 @@ class Prepared:
             self.shards,
             self.processor,
             self.run / "plan",
+            self.recipe.data,
             kept=self.kept,
-            splits=self.recipe.data.train_splits,
-            licenses=self.recipe.data.licenses,
             blind=blind,
         )
 
@@ -166,28 +166,30 @@ def base_model(recipe: Recipe) -> tuple[InfiMedForConditionalGeneration, Process
 
 
 def plan_table(jobs: list[StageJob]) -> Any:
-    """The plan of all stages as a table for the terminal."""
-    rows = []
-    for job in jobs:
-        s = summarise(job)
-        rows.append(
-            (
-                s.stage,
-                f"{s.image_size} px / {s.visual_tokens}",
-                s.records,
-                s.rows,
-                s.steps,
-                f"{s.tokens:,}",
-                f"{100 * s.fill:.1f} %",
-                s.over_long,
-            )
+    """The plan of all stages as a table for the terminal; a column that has nothing to tell is left out."""
+    found = [summarise(job) for job in jobs]
+    rare = {
+        "over-long": [s.over_long for s in found],
+        "split": [s.split for s in found],
+        "shrunk": [s.shrunk for s in found],
+        "without answer": [s.without_targets for s in found],
+    }
+    told = {name: counts for name, counts in rare.items() if name == "over-long" or any(counts)}
+    rows = [
+        (
+            s.stage,
+            f"{s.image_size} px / {s.visual_tokens}",
+            s.records,
+            s.rows,
+            s.steps,
+            f"{s.tokens:,}",
+            f"{100 * s.fill:.1f} %",
+            *(counts[number] for counts in told.values()),
         )
-    return table(
-        "plan",
-        ["stage", "grid", "records", "rows", "steps", "tokens", "fill", "over-long"],
-        rows,
-        numeric=2,
-    )
+        for number, s in enumerate(found)
+    ]
+    names = ["stage", "grid", "records", "rows", "steps", "tokens", "fill", *told]
+    return table("plan", names, rows, numeric=2)
 
 
 def align_projector(

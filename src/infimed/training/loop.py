@@ -194,7 +194,9 @@ class Trainer:
                 batch = self.world.together(partial(_taken, rows, len(share)))
                 started = time.monotonic()
                 left_out = self._quarantined(job, batch)
-                measured = self._step(batch, factor(number, job.steps, stage), flops)
+                measured = self._step(
+                    batch, factor(number, job.steps, stage, job.decay_from), flops
+                )
                 if left_out:
                     measured["left_out"] = left_out
                 self.position.row = int(job.starts[number + 1])

@@ -76,13 +76,17 @@ def make_optimizer(
     )
 
 
-def factor(step: int, steps: int, stage: Stage) -> float:
-    """Learning rate at `step` (from 0) as a share of the peak."""
+def factor(step: int, steps: int, stage: Stage, decay_from: int | None = None) -> float:
+    """Learning rate at `step` (from 0) as a share of the peak.
+
+    Args:
+        decay_from: step at which another mixture begins, and with it the decay; the stage's share otherwise.
+    """
     warmup = max(1, round(stage.warmup * steps))
     if step < warmup:
         return (step + 1) / warmup
     if stage.schedule == "warmup-stable-decay":
-        decay = max(1, round(stage.decay * steps))
+        decay = max(1, round(stage.decay * steps) if decay_from is None else steps - decay_from)
         left = steps - step
         return min(1.0, left / decay)
     progress = (step - warmup) / max(1, steps - warmup)

@@ -33,12 +33,23 @@ class StageJob:
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """First row of every optimizer step, and the number of rows at the end; int64 [steps + 1]."""
-        return step_starts(self.plan, rows=self.stage.rows_per_step)
+        stage = self.stage
+        return step_starts(
+            self.plan,
+            rows=stage.rows_per_step,
+            samples=stage.samples_per_step,
+            targets=stage.targets_per_step,
+        )
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the stage; the last may hold fewer rows."""
         return len(self.starts) - 1
+
+    @property
+    def decay_from(self) -> int | None:
+        """The first step with another mixture, where the rate begins to fall; None without one."""
+        return None if self.plan.switch is None else self.step_at(self.plan.switch)
 
     def step_at(self, row: int) -> int:
         """The step that begins with `row`."""
@@ -62,9 +73,13 @@ class StageJob:
 
     @cached_property
     def hash(self) -> str:
-        """Names the plan: which records stand in which document and row, in what order."""
+        """Names the plan: which records stand in which document and row, in what order and which part."""
+        documents = self.plan.documents
+        parts = [self.plan.start, documents.start, documents.records]
+        if documents.turns.any() or documents.visual_tokens.any():
+            parts += [documents.turns, documents.visual_tokens]
         content = hashlib.sha256()
-        for part in (self.plan.start, self.plan.documents.start, self.plan.documents.records):
+        for part in parts:
             content.update(np.ascontiguousarray(part, np.int64).tobytes())
         return content.hexdigest()[:16]
 
