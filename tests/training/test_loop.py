@@ -65,18 +65,22 @@ def test_there_are_steps_on_both_sides_of_the_switch(whole):
     assert [job.steps > 2 for job in trainer.jobs] == [True, True]
 
 
-@pytest.mark.parametrize(
-    "kill", ["first", "mid-epoch", "at the switch", "after the switch", "last"]
-)
+KILLS = ("first", "mid-epoch", "epoch end", "mid-epoch 2", "the switch", "after it", "last")
+
+
+@pytest.mark.parametrize("kill", KILLS)
 @pytest.mark.parametrize("every", [1e-9, 1e9])
 def test_killed_run_continues_to_the_same_bits(whole, make_trainer, kill, every):
     trainer, final = whole
     low = trainer.jobs[0].steps
+    assert low == 6, "two epochs of three steps each"
     step = {
         "first": 1,
         "mid-epoch": 2,
-        "at the switch": low,
-        "after the switch": low + 1,
+        "epoch end": 4,
+        "mid-epoch 2": 5,
+        "the switch": low,
+        "after it": low + 1,
         "last": trainer.position.step,
     }[kill]
     train = Train(precision="fp32", checkpoint_seconds=every, keep_checkpoints=99)

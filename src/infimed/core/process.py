@@ -6,8 +6,10 @@ import ctypes
 import signal
 
 PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+"""Opened here, not in a child between fork and exec, where another thread's loader lock may be held."""
 
 
 def signal_at_death_of_parent(number: int = signal.SIGKILL) -> None:
     """Ask the kernel to send this process a signal when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    _LIBC.prctl(PR_SET_PDEATHSIG, number)
