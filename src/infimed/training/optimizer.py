@@ -132,7 +132,7 @@ def restore_optimizer(
         tensors[key] = (
             torch.empty_like(parameter.detach(), dtype=dtype)
             if like_it
-            else torch.empty(shape, dtype=dtype)
+            else torch.empty(shape, dtype=dtype, device=parameter.device)
         )
     fill(tensors)
     for key, value in tensors.items():
