@@ -160,6 +160,7 @@ def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
     return attend_varlen if dtype in HALF else attend_reference
 
 
+@torch.compiler.disable  # a layout is data: traced through, every row would be compiled anew
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
