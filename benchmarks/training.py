@@ -60,7 +60,6 @@ RATES = {"mini": (1e-3, 1e-4), "nano": (1e-3, 1e-3)}
 PADDED_BATCH = 8
 NAIVE_BATCHES = (1, 4, 8)
 ROW_TOKENS = 4096
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -87,16 +86,17 @@ class Cached:
     def fill(self, data: Captions, batch: int = 16) -> float:
         """Seconds that it took for all images."""
         began = time.perf_counter()
+        device = self.model.device
         squares = PixelCache(data)  # type: ignore[arg-type]
         shown = [record.images[0] for record in data.made]
         for at in range(0, len(shown), batch):
             some = shown[at : at + batch]
             pixels = self.processor.pixels(
                 [squares.square(one, self.processor.image_size) for one in some]
-            )
-            with torch.no_grad(), autocast(CPU, "bf16"):
+            ).to(device)
+            with torch.no_grad(), autocast(device, "bf16"):
                 made = self.model.pooled_features(pixels, self.processor.visual_tokens)
-            for image, features in zip(some, made.bfloat16(), strict=True):
+            for image, features in zip(some, made.bfloat16().cpu(), strict=True):
                 self.kept[image.locator] = features
         return time.perf_counter() - began
 
@@ -171,6 +171,12 @@ def pixels_of(processor: Processor, data: Captions, chosen: Sequence[int]) -> Te
     return processor.pixels([cache.square(image, processor.image_size) for image in shown])
 
 
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was given, before the clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def finish(optimizer: torch.optim.Optimizer) -> None:
     """Clip, update, clear."""
     learning = [p for group in optimizer.param_groups for p in group["params"]]
@@ -191,6 +197,7 @@ def packed_arm(
 ) -> Arm:
     """Rows of `ROW_TOKENS`, as the trainer builds and computes them."""
     model, base = make()
+    device = model.device
     processor = base.with_grid(*grid)
     model.set_grid(grid[1], grid[0])
     model.set_attention(PACKED)
@@ -227,8 +234,8 @@ def packed_arm(
         whole = sum(one.total for one in weights)
         total = 0.0
         for row, one in zip(built, weights, strict=True):
-            with autocast(CPU, "bf16"):
-                loss, _, _ = module(row, one.weights, whole, 1)
+            with autocast(device, "bf16"):
+                loss, _, _ = module(row.to(device), one.weights.to(device), whole, 1)
             if learn:
                 loss.backward()
             total += float(loss.detach())
@@ -254,6 +261,7 @@ def packed_arm(
 def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int]) -> Arm:
     """Our model on batches of 8, padded to the longest of similar lengths."""
     model, base = make()
+    device = model.device
     processor = base.with_grid(*grid)
     model.set_grid(grid[1], grid[0])
     model.set_attention("sdpa")
@@ -266,12 +274,13 @@ def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
     def losses(chosen: Sequence[int], learn: bool) -> float:
         some = [samples[i] for i in chosen]
         whole = sum(sum(t != IGNORE for t in sample.targets) for sample in some)
-        pixels, total = pixels_of(processor, data, chosen), 0.0
+        pixels, total = pixels_of(processor, data, chosen).to(device), 0.0
         for batch in by_length(some, PADDED_BATCH):
             ids, mask, labels = padded([some[i] for i in batch], processor.end_id)
             targets = torch.full_like(labels, IGNORE)
             targets[:, :-1] = labels[:, 1:]
-            with autocast(CPU, "bf16"):
+            ids, mask, targets = (tensor.to(device) for tensor in (ids, mask, targets))
+            with autocast(device, "bf16"):
                 embedded = torch.cat(
                     [
                         model.embed(ids[row : row + 1], features)
@@ -311,7 +320,7 @@ def naive_arm(
     own, base = make()
     processor = base.with_grid(*grid)
     own.set_grid(grid[1], grid[0])
-    model = stock(own)
+    model = stock(own).to(own.device)
     model.train()
     stage = stage_of(name, grid)
     freeze(model, stage.learning_rate)  # type: ignore[arg-type]
@@ -321,16 +330,18 @@ def naive_arm(
     def step(chosen: Sequence[int]) -> float:
         set_rates(optimizer, 1.0)
         some = [samples[i] for i in chosen]
-        pixels = pixels_of(processor, data, chosen)
+        pixels = pixels_of(processor, data, chosen).to(model.device)
         return naive_step(model, optimizer, some, pixels, batch=batch, pad=processor.end_id)
 
     def held_out(chosen: Sequence[int]) -> float:
         some = [samples[i] for i in chosen]
         ids, mask, labels = padded(some, processor.end_id)
-        with torch.no_grad(), autocast(CPU, "bf16"):
+        pixels = pixels_of(processor, data, chosen)
+        ids, mask, labels, pixels = (t.to(model.device) for t in (ids, mask, labels, pixels))
+        with torch.no_grad(), autocast(model.device, "bf16"):
             out = model(
-                input_ids=ids, attention_mask=mask, labels=labels,
-                pixel_values=pixels_of(processor, data, chosen), use_cache=False,
+                input_ids=ids, attention_mask=mask, labels=labels, pixel_values=pixels,
+                use_cache=False,
             )  # fmt: skip
         return float(out.loss)
 
@@ -350,6 +361,7 @@ def best_naive(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
         arm.step(chosen)
         began = time.perf_counter()
         arm.step(chosen)
+        settle(arm.model.device)  # type: ignore[arg-type]
         tried[batch] = (time.perf_counter() - began) / len(chosen)
         del arm
     print("naive, seconds a sample by batch size:", {k: round(v, 3) for k, v in tried.items()})
@@ -365,6 +377,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed steps; the first is left out")
     parser.add_argument("--seeds", type=int, default=2, help="runs; speed is the first one's")
     parser.add_argument("--arms", default="naive,padded,full,low,cache")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, help="also write everything there")
     arguments = parser.parse_args()
     if os.environ.get(VARIABLE) != TUNABLES:
@@ -384,14 +397,15 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """All arms on one seed's captions."""
+    """All arms on one seed's captions, on `arguments.device`."""
     name, per_step = arguments.preset, arguments.samples
     full, low = GRIDS[name]
     folders = ensure_weights(name, offline=True)
 
     def make() -> tuple[InfiMedForConditionalGeneration, Processor]:
         torch.manual_seed(seed)
-        return build_model(preset(name), folders.vision, folders.language)
+        model, processor = build_model(preset(name), folders.vision, folders.language)
+        return model.to(arguments.device), processor
 
     held = 2 * per_step
     needed = (arguments.steps + 1) * per_step + held
@@ -412,6 +426,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         for arm in arms[turn:] + arms[:turn]:
             began = time.perf_counter()
             arm.losses.append(arm.step(chosen))
+            settle(arguments.device)
             arm.seconds.append(time.perf_counter() - began)
         counted.append({arm.name: arm.flops(chosen) for arm in arms})
         print(
