@@ -12,6 +12,7 @@ the median step. Loss is per target token on captions that no arm trained on, at
     full    packed rows, full grid
     low     packed rows, low grid
     cache   packed rows, low grid, features of the frozen tower kept
+    lora    packed rows, low grid, adapters of rank 16 instead of the language model's own weights
 
 "predicted" is the ratio of floating-point operations that the two arms execute, padding and the whole
 attention square included where an arm computes them.
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor
 
 from infimed.core.allocator import TUNABLES, VARIABLE
-from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.core.recipe import LearningRate, Lora, Stage, Train
 from infimed.core.run import environment
 from infimed.core.seeds import stream
 from infimed.data.record import ImageRef
@@ -48,6 +49,7 @@ from infimed.model.weights import ensure_weights
 from infimed.packing.filling import fill_rows
 from infimed.packing.plan import DocumentPlan, RowPlan
 from infimed.training.device import autocast
+from infimed.training.lora import add_adapters
 from infimed.training.loss import target_losses
 from infimed.training.optimizer import freeze, make_optimizer, set_rates
 from infimed.training.rows import PixelCache, Row, RowBuilder
@@ -119,15 +121,17 @@ def operations(
     everywhere: bool = False,
     vision: bool = True,
 ) -> dict[str, float]:
-    """Floating-point operations of a step by part; tower frozen, the rest forward and twice backward.
+    """Floating-point operations of a step by part; tower frozen, the rest forward and backward.
 
     Args:
         batches: numbers of samples padded together, or None for packed rows. everywhere: logits of every
             position. vision: the tower runs.
     """
     text, tower = model.config.text_config, model.config.vision_config
-    embedding = text.vocab_size * text.hidden_size
-    language = count_parameters(model.model.language_model) - embedding
+    words, decoder = model.get_input_embeddings().weight, model.model.language_model
+    language = count_parameters(decoder) - words.numel()
+    learning = sum(p.numel() for p in decoder.parameters() if p.requires_grad and p is not words)
+    work = 4 * language + 2 * learning  # forward, gradient of the input, gradient of the weight
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     lengths = [len(sample.input_ids) for sample in samples]
     real = float(sum(lengths))
@@ -142,10 +146,12 @@ def operations(
     forward = 2 * count_parameters(model.model.vision_tower) * patches
     forward += 4 * tower.num_hidden_layers * tower.hidden_size * patches**2
     return {
-        "tokens": 6 * language * real,
-        "padding": 6 * language * (computed - real),
+        "tokens": work * real,
+        "padding": work * (computed - real),
         "attention": 12 * text.num_hidden_layers * text.num_attention_heads * width * pairs,
-        "logits": 6.0 * embedding * (computed if everywhere else targets),
+        "logits": (6.0 if words.requires_grad else 4.0)
+        * words.numel()
+        * (computed if everywhere else targets),
         "vision": float(len(samples) * forward) if vision else 0.0,
         "projector": 6.0
         * count_parameters(model.model.multi_modal_projector)
@@ -193,7 +199,8 @@ def packed_arm(
     data: Captions,
     grid: tuple[int, int],
     *,
-    cache: bool,
+    cache: bool = False,
+    lora: Lora | None = None,
 ) -> Arm:
     """Rows of `ROW_TOKENS`, as the trainer builds and computes them."""
     model, base = make()
@@ -201,7 +208,9 @@ def packed_arm(
     processor = base.with_grid(*grid)
     model.set_grid(grid[1], grid[0])
     model.set_attention(PACKED)
-    model.train()
+    if lora is not None:
+        add_adapters(model, lora, seed=1)
+    model.to(device).train()
     stage = stage_of(name, grid)
     freeze(model, stage.learning_rate)
     optimizer = make_optimizer(model, stage, Train())
@@ -413,9 +422,10 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     builders: dict[str, Callable[[], Arm]] = {
         "naive": lambda: best_naive(name, make, data, full),
         "padded": lambda: padded_arm(name, make, data, full),
-        "full": lambda: packed_arm(name, "full", make, data, full, cache=False),
-        "low": lambda: packed_arm(name, "low", make, data, low, cache=False),
+        "full": lambda: packed_arm(name, "full", make, data, full),
+        "low": lambda: packed_arm(name, "low", make, data, low),
         "cache": lambda: packed_arm(name, "cache", make, data, low, cache=True),
+        "lora": lambda: packed_arm(name, "lora", make, data, low, lora=Lora()),
     }
     arms = [builders[word]() for word in arguments.arms.split(",")]
     order = stream(seed, "order").permutation(needed - held).tolist()
@@ -443,6 +453,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
             "losses": arm.losses,
             "held_out": arm.held_out(unseen),
             "samples": (arguments.steps + 1) * per_step,
+            "learning": sum(p.numel() for p in arm.model.parameters() if p.requires_grad),
             "flops_per_sample": {
                 part: statistics.mean(c[arm.name][part] for c in counted[1:]) / per_step
                 for part in counted[0][arm.name]
