@@ -176,10 +176,13 @@ def test_target_that_is_no_linear_layer_is_refused_with_the_nearest(make_model):
         add_adapters(make_model(), Lora(targets=["q_pro"]), seed=1)
 
 
-def test_without_peft_the_extra_is_named(make_model, monkeypatch):
+def test_without_peft_the_extra_is_named_before_anything_is_trained(make_trainer, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
+    plain, adapted = low_and_high()[0], stages(Lora())[1]
+    trainer = make_trainer("none", stages=[plain, adapted])
     with pytest.raises(UsageError, match=r"infimed\[lora\]"):
-        add_adapters(make_model(), Lora(), seed=1)
+        trainer.run()
+    assert trainer.position.step == 0
 
 
 def test_adapters_of_a_frozen_language_model_are_refused():

@@ -45,7 +45,7 @@ from infimed.training.checkpoint import (
 from infimed.training.device import autocast
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
 from infimed.training.loader import rows_from
-from infimed.training.lora import add_adapters, resume_adapters
+from infimed.training.lora import add_adapters, check_adapters, resume_adapters
 from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
 from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
@@ -114,6 +114,9 @@ class Trainer:
             NonFiniteError: loss or gradient is not finite. Interrupted: a signal came.
             DataError: the run began with other plans or another seed.
         """
+        for job in self.jobs:
+            if job.stage.lora is not None:
+                check_adapters(self.model, job.stage.lora)
         log = MetricsLog(self.folder / "metrics.jsonl")
         self._resume()
         self._quarantine = Quarantine(

@@ -8,6 +8,7 @@ at its end holds the merged weights alone, with which the next stage begins.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,22 +21,15 @@ from infimed.model.loading import hub_key
 from infimed.model.modeling import InfiMedForConditionalGeneration
 
 
-def add_adapters(model: InfiMedForConditionalGeneration, lora: Lora, seed: int) -> None:
-    """Put adapters beside linear layers of the language model, in place; they begin as zero.
-
-    Args:
-        seed: the same seed draws the same adapters, whatever was drawn before.
+def check_adapters(model: InfiMedForConditionalGeneration, lora: Lora) -> list[str]:
+    """Names of the linear layers that get adapters; asked of every stage before the first is trained.
 
     Raises:
         UsageError: peft is not installed. RecipeError: a target is no linear layer.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-    except ImportError as error:
-        raise missing_extra("lora", "peft") from error
-    language = model.model.language_model
-    names = linear_layers(language)
+    if find_spec("peft") is None:
+        raise missing_extra("lora", "peft")
+    names = linear_layers(model.model.language_model)
     for target in lora.targets:
         if target not in names:
             raise RecipeError(
@@ -45,16 +39,32 @@ def add_adapters(model: InfiMedForConditionalGeneration, lora: Lora, seed: int) 
                 accepted=names,
                 nearest=nearest_name(target, names),
             )
+    return lora.targets or names
+
+
+def add_adapters(model: InfiMedForConditionalGeneration, lora: Lora, seed: int) -> None:
+    """Put adapters beside linear layers of the language model, in place; they begin as zero.
+
+    Args:
+        seed: the same seed draws the same adapters, whatever was drawn before.
+
+    Raises:
+        UsageError, RecipeError: as `check_adapters`.
+    """
+    targets = check_adapters(model, lora)
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.scale * lora.rank,
         lora_dropout=lora.dropout,
-        target_modules=lora.targets or names,
+        target_modules=targets,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, language)
-    for layer in language.modules():
+        inject_adapter_in_model(config, model.model.language_model)
+    for layer in model.model.language_model.modules():
         if isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = False  # autocast decides, as for every other layer
 
