@@ -72,9 +72,10 @@ def naive_step(
     total = sum(sum(t != IGNORE for t in sample.targets) for sample in samples)
     loss_sum = 0.0
     for chosen in by_length(samples, batch):
-        ids, mask, labels = padded([samples[i] for i in chosen], pad)
+        batched = padded([samples[i] for i in chosen], pad)
+        ids, mask, labels = (tensor.to(model.device) for tensor in batched)
         targets = int((labels != IGNORE).sum())
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16):
             out = model(
                 input_ids=ids, attention_mask=mask, labels=labels, pixel_values=pixels[chosen],
                 use_cache=False,

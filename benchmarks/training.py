@@ -12,6 +12,7 @@ the median step. Loss is per target token on captions that no arm trained on, at
     full    packed rows, full grid
     low     packed rows, low grid
     cache   packed rows, low grid, features of the frozen tower kept
+    lora    packed rows, low grid, adapters of rank 16 instead of the language model's own weights
 
 "predicted" is the ratio of floating-point operations that the two arms execute, padding and the whole
 attention square included where an arm computes them.
@@ -35,7 +36,7 @@ import torch
 from torch import Tensor
 
 from infimed.core.allocator import TUNABLES, VARIABLE
-from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.core.recipe import LearningRate, Lora, Stage, Train
 from infimed.core.run import environment
 from infimed.core.seeds import stream
 from infimed.data.record import ImageRef
@@ -48,6 +49,7 @@ from infimed.model.weights import ensure_weights
 from infimed.packing.filling import fill_rows
 from infimed.packing.plan import DocumentPlan, RowPlan
 from infimed.training.device import autocast
+from infimed.training.lora import add_adapters
 from infimed.training.loss import target_losses
 from infimed.training.optimizer import freeze, make_optimizer, set_rates
 from infimed.training.rows import PixelCache, Row, RowBuilder
@@ -60,7 +62,6 @@ RATES = {"mini": (1e-3, 1e-4), "nano": (1e-3, 1e-3)}
 PADDED_BATCH = 8
 NAIVE_BATCHES = (1, 4, 8)
 ROW_TOKENS = 4096
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -87,16 +88,17 @@ class Cached:
     def fill(self, data: Captions, batch: int = 16) -> float:
         """Seconds that it took for all images."""
         began = time.perf_counter()
+        device = self.model.device
         squares = PixelCache(data)  # type: ignore[arg-type]
         shown = [record.images[0] for record in data.made]
         for at in range(0, len(shown), batch):
             some = shown[at : at + batch]
             pixels = self.processor.pixels(
                 [squares.square(one, self.processor.image_size) for one in some]
-            )
-            with torch.no_grad(), autocast(CPU, "bf16"):
+            ).to(device)
+            with torch.no_grad(), autocast(device, "bf16"):
                 made = self.model.pooled_features(pixels, self.processor.visual_tokens)
-            for image, features in zip(some, made.bfloat16(), strict=True):
+            for image, features in zip(some, made.bfloat16().cpu(), strict=True):
                 self.kept[image.locator] = features
         return time.perf_counter() - began
 
@@ -119,15 +121,17 @@ def operations(
     everywhere: bool = False,
     vision: bool = True,
 ) -> dict[str, float]:
-    """Floating-point operations of a step by part; tower frozen, the rest forward and twice backward.
+    """Floating-point operations of a step by part; tower frozen, the rest forward and backward.
 
     Args:
         batches: numbers of samples padded together, or None for packed rows. everywhere: logits of every
             position. vision: the tower runs.
     """
     text, tower = model.config.text_config, model.config.vision_config
-    embedding = text.vocab_size * text.hidden_size
-    language = count_parameters(model.model.language_model) - embedding
+    words, decoder = model.get_input_embeddings().weight, model.model.language_model
+    language = count_parameters(decoder) - words.numel()
+    learning = sum(p.numel() for p in decoder.parameters() if p.requires_grad and p is not words)
+    work = 4 * language + 2 * learning  # forward, gradient of the input, gradient of the weight
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     lengths = [len(sample.input_ids) for sample in samples]
     real = float(sum(lengths))
@@ -142,10 +146,12 @@ def operations(
     forward = 2 * count_parameters(model.model.vision_tower) * patches
     forward += 4 * tower.num_hidden_layers * tower.hidden_size * patches**2
     return {
-        "tokens": 6 * language * real,
-        "padding": 6 * language * (computed - real),
+        "tokens": work * real,
+        "padding": work * (computed - real),
         "attention": 12 * text.num_hidden_layers * text.num_attention_heads * width * pairs,
-        "logits": 6.0 * embedding * (computed if everywhere else targets),
+        "logits": (6.0 if words.requires_grad else 4.0)
+        * words.numel()
+        * (computed if everywhere else targets),
         "vision": float(len(samples) * forward) if vision else 0.0,
         "projector": 6.0
         * count_parameters(model.model.multi_modal_projector)
@@ -171,6 +177,12 @@ def pixels_of(processor: Processor, data: Captions, chosen: Sequence[int]) -> Te
     return processor.pixels([cache.square(image, processor.image_size) for image in shown])
 
 
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was given, before the clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def finish(optimizer: torch.optim.Optimizer) -> None:
     """Clip, update, clear."""
     learning = [p for group in optimizer.param_groups for p in group["params"]]
@@ -187,14 +199,18 @@ def packed_arm(
     data: Captions,
     grid: tuple[int, int],
     *,
-    cache: bool,
+    cache: bool = False,
+    lora: Lora | None = None,
 ) -> Arm:
     """Rows of `ROW_TOKENS`, as the trainer builds and computes them."""
     model, base = make()
+    device = model.device
     processor = base.with_grid(*grid)
     model.set_grid(grid[1], grid[0])
     model.set_attention(PACKED)
-    model.train()
+    if lora is not None:
+        add_adapters(model, lora, seed=1)
+    model.to(device).train()
     stage = stage_of(name, grid)
     freeze(model, stage.learning_rate)
     optimizer = make_optimizer(model, stage, Train())
@@ -227,8 +243,8 @@ def packed_arm(
         whole = sum(one.total for one in weights)
         total = 0.0
         for row, one in zip(built, weights, strict=True):
-            with autocast(CPU, "bf16"):
-                loss, _, _ = module(row, one.weights, whole, 1)
+            with autocast(device, "bf16"):
+                loss, _, _ = module(row.to(device), one.weights.to(device), whole, 1)
             if learn:
                 loss.backward()
             total += float(loss.detach())
@@ -254,6 +270,7 @@ def packed_arm(
 def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int]) -> Arm:
     """Our model on batches of 8, padded to the longest of similar lengths."""
     model, base = make()
+    device = model.device
     processor = base.with_grid(*grid)
     model.set_grid(grid[1], grid[0])
     model.set_attention("sdpa")
@@ -266,12 +283,13 @@ def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
     def losses(chosen: Sequence[int], learn: bool) -> float:
         some = [samples[i] for i in chosen]
         whole = sum(sum(t != IGNORE for t in sample.targets) for sample in some)
-        pixels, total = pixels_of(processor, data, chosen), 0.0
+        pixels, total = pixels_of(processor, data, chosen).to(device), 0.0
         for batch in by_length(some, PADDED_BATCH):
             ids, mask, labels = padded([some[i] for i in batch], processor.end_id)
             targets = torch.full_like(labels, IGNORE)
             targets[:, :-1] = labels[:, 1:]
-            with autocast(CPU, "bf16"):
+            ids, mask, targets = (tensor.to(device) for tensor in (ids, mask, targets))
+            with autocast(device, "bf16"):
                 embedded = torch.cat(
                     [
                         model.embed(ids[row : row + 1], features)
@@ -311,7 +329,7 @@ def naive_arm(
     own, base = make()
     processor = base.with_grid(*grid)
     own.set_grid(grid[1], grid[0])
-    model = stock(own)
+    model = stock(own).to(own.device)
     model.train()
     stage = stage_of(name, grid)
     freeze(model, stage.learning_rate)  # type: ignore[arg-type]
@@ -321,16 +339,18 @@ def naive_arm(
     def step(chosen: Sequence[int]) -> float:
         set_rates(optimizer, 1.0)
         some = [samples[i] for i in chosen]
-        pixels = pixels_of(processor, data, chosen)
+        pixels = pixels_of(processor, data, chosen).to(model.device)
         return naive_step(model, optimizer, some, pixels, batch=batch, pad=processor.end_id)
 
     def held_out(chosen: Sequence[int]) -> float:
         some = [samples[i] for i in chosen]
         ids, mask, labels = padded(some, processor.end_id)
-        with torch.no_grad(), autocast(CPU, "bf16"):
+        pixels = pixels_of(processor, data, chosen)
+        ids, mask, labels, pixels = (t.to(model.device) for t in (ids, mask, labels, pixels))
+        with torch.no_grad(), autocast(model.device, "bf16"):
             out = model(
-                input_ids=ids, attention_mask=mask, labels=labels,
-                pixel_values=pixels_of(processor, data, chosen), use_cache=False,
+                input_ids=ids, attention_mask=mask, labels=labels, pixel_values=pixels,
+                use_cache=False,
             )  # fmt: skip
         return float(out.loss)
 
@@ -350,6 +370,7 @@ def best_naive(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
         arm.step(chosen)
         began = time.perf_counter()
         arm.step(chosen)
+        settle(arm.model.device)  # type: ignore[arg-type]
         tried[batch] = (time.perf_counter() - began) / len(chosen)
         del arm
     print("naive, seconds a sample by batch size:", {k: round(v, 3) for k, v in tried.items()})
@@ -365,6 +386,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed steps; the first is left out")
     parser.add_argument("--seeds", type=int, default=2, help="runs; speed is the first one's")
     parser.add_argument("--arms", default="naive,padded,full,low,cache")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, help="also write everything there")
     arguments = parser.parse_args()
     if os.environ.get(VARIABLE) != TUNABLES:
@@ -384,14 +406,15 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """All arms on one seed's captions."""
+    """All arms on one seed's captions, on `arguments.device`."""
     name, per_step = arguments.preset, arguments.samples
     full, low = GRIDS[name]
     folders = ensure_weights(name, offline=True)
 
     def make() -> tuple[InfiMedForConditionalGeneration, Processor]:
         torch.manual_seed(seed)
-        return build_model(preset(name), folders.vision, folders.language)
+        model, processor = build_model(preset(name), folders.vision, folders.language)
+        return model.to(arguments.device), processor
 
     held = 2 * per_step
     needed = (arguments.steps + 1) * per_step + held
@@ -399,9 +422,10 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     builders: dict[str, Callable[[], Arm]] = {
         "naive": lambda: best_naive(name, make, data, full),
         "padded": lambda: padded_arm(name, make, data, full),
-        "full": lambda: packed_arm(name, "full", make, data, full, cache=False),
-        "low": lambda: packed_arm(name, "low", make, data, low, cache=False),
+        "full": lambda: packed_arm(name, "full", make, data, full),
+        "low": lambda: packed_arm(name, "low", make, data, low),
         "cache": lambda: packed_arm(name, "cache", make, data, low, cache=True),
+        "lora": lambda: packed_arm(name, "lora", make, data, low, lora=Lora()),
     }
     arms = [builders[word]() for word in arguments.arms.split(",")]
     order = stream(seed, "order").permutation(needed - held).tolist()
@@ -412,6 +436,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         for arm in arms[turn:] + arms[:turn]:
             began = time.perf_counter()
             arm.losses.append(arm.step(chosen))
+            settle(arguments.device)
             arm.seconds.append(time.perf_counter() - began)
         counted.append({arm.name: arm.flops(chosen) for arm in arms})
         print(
@@ -428,6 +453,7 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
             "losses": arm.losses,
             "held_out": arm.held_out(unseen),
             "samples": (arguments.steps + 1) * per_step,
+            "learning": sum(p.numel() for p in arm.model.parameters() if p.requires_grad),
             "flops_per_sample": {
                 part: statistics.mean(c[arm.name][part] for c in counted[1:]) / per_step
                 for part in counted[0][arm.name]

@@ -13,7 +13,6 @@ from infimed.model.attention import (
     attend_reference,
     packed_attention,
 )
-from infimed.model.attention_cuda import segments
 from infimed.model.modeling import LeakingCallError
 
 LAYOUT = PackedLayout((Document(9, (5, 3, 4)), Document(6), Document(2, (4,)), Document(1)))
@@ -61,19 +60,6 @@ def test_loop_and_reference_have_equal_gradients(tensors):
         found.append(torch.autograd.grad((backend(*tensors, LAYOUT, 0.3) * weight).sum(), tensors))
     for loop, reference in zip(*found, strict=True):
         torch.testing.assert_close(loop, reference, atol=1e-5, rtol=1e-5)
-
-
-def test_cuda_segments_see_exactly_what_the_dense_mask_allows():
-    query_lengths, key_lengths, gather = segments(LAYOUT)
-    seen = torch.zeros(LAYOUT.tokens, LAYOUT.tokens, dtype=torch.bool)
-    query_at = key_at = 0
-    for queries, keys in zip(query_lengths, key_lengths, strict=True):
-        for i in range(queries):
-            visible = gather[key_at : key_at + keys - queries + i + 1]
-            seen[query_at + i, visible] = True
-        query_at += queries
-        key_at += keys
-    assert torch.equal(seen, LAYOUT.dense_mask())
 
 
 def test_positions_go_on_from_the_trunk_in_every_branch():

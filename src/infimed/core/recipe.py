@@ -110,6 +110,25 @@ class LearningRate(Part):
         return self
 
 
+class Lora(Part):
+    """Low-rank adapters on linear layers of the language model, whose own weights then stay frozen."""
+
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float | None = Field(
+        None, gt=0, description="adapters are scaled by alpha / rank; null = twice the rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs left out")
+    targets: list[str] = Field(
+        default_factory=list,
+        description="names of linear layers, e.g. [q_proj, v_proj]; empty = all in the decoder",
+    )
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two matrices is multiplied by."""
+        return (2.0 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+
 class Stage(Part):
     """One stretch of training. Low-to-high resolution is two stages with different grids."""
 
@@ -150,6 +169,9 @@ class Stage(Part):
         description="keep records whose facts have one of these values, e.g. {modality: [CT]}",
     )
     learning_rate: LearningRate
+    lora: Lora | None = Field(
+        None, description="train adapters at the language rate; merged when the stage ends"
+    )
     schedule: Literal["cosine", "warmup-stable-decay"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     decay: float = Field(
@@ -171,6 +193,14 @@ class Stage(Part):
         0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom"
     )
     max_images: int = Field(64, ge=1, description="most images in one row")
+
+    @model_validator(mode="after")
+    def adapters_learn(self) -> Self:
+        if self.lora is not None and self.learning_rate.language == 0:
+            raise ValueError(
+                "lora needs learning_rate.language above 0: adapters learn at that rate"
+            )
+        return self
 
     @model_validator(mode="after")
     def row_holds_an_image(self) -> Self:

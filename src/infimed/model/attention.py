@@ -28,6 +28,7 @@ from infimed.model.attention_cpu import (
     bias_of,
     places_of,
 )
+from infimed.model.attention_cuda import HALF, Segments, attend_varlen, make_segments
 
 PACKED = "infimed_packed"
 """Name under which the attention is registered with transformers."""
@@ -78,6 +79,7 @@ class PackedLayout:
     _biases: dict[torch.dtype, list[Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )
+    _segments: dict[torch.device, Segments] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def tokens(self) -> int:
@@ -108,6 +110,12 @@ class PackedLayout:
         if dtype not in self._biases:
             self._biases[dtype] = [bias_of(batch, dtype) for batch in self.batches]
         return self._biases[dtype]
+
+    def segments(self, device: torch.device) -> Segments:
+        """What the CUDA kernel needs to know; made once for all layers."""
+        if device not in self._segments:
+            self._segments[device] = make_segments(self.documents, device)
+        return self._segments[device]
 
     def dense_mask(self) -> Tensor:
         """Boolean [tokens, tokens] of the whole row; the reference for every backend."""
@@ -145,15 +153,14 @@ def attend_reference(
 Backend = Callable[[Tensor, Tensor, Tensor, PackedLayout, float], Tensor]
 
 
-def backend_for(device: torch.device) -> Backend:
-    """The fastest exact backend of a device."""
-    if device.type == "cuda":
-        from infimed.model.attention_cuda import attend_varlen
-
-        return attend_varlen
-    return attend_by_document
+def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest exact backend of a device; fp32 on CUDA has only the reference."""
+    if device.type == "cpu":
+        return attend_by_document
+    return attend_varlen if dtype in HALF else attend_reference
 
 
+@torch.compiler.disable  # a layout is data: traced through, every row would be compiled anew
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -188,7 +195,7 @@ def packed_attention(
             f"layout holds {layout.tokens} tokens, the row {tuple(query.shape)} / {tuple(key.shape)}: "
             "one row per call and no key-value cache"
         )
-    attend = backend or backend_for(query.device)
+    attend = backend or backend_for(query.device, value.dtype)
     return attend(query, key, value, layout, scaling).transpose(1, 2).contiguous(), None
 
 

@@ -3,7 +3,8 @@
 A checkpoint folder is complete when its `manifest.json` exists and every file matches the hash in
 it; the newest *verified* one is used, never merely the newest. Tensors carry the names that
 `transformers` and vLLM publish for LLaVA (`vision_tower.vision_model.*`, `language_model.model.*`),
-so at the full grid the same files open as stock `llava`.
+so at the full grid the same files open as stock `llava`. In the middle of a stage with adapters these lie
+beside the weights; who loads such a checkpoint gets them merged.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from infimed.core.files import (
     write_failed,
     write_json,
 )
+from infimed.model.adapters import ADAPTERS, Adapters, read_adapters, write_adapters
 from infimed.model.configuration import InfiMedConfig
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import Preset, build_config
@@ -193,17 +195,21 @@ def write_checkpoint(
     processor: Processor,
     *,
     about: Mapping[str, Any],
+    adapters: Adapters | None = None,
 ) -> str:
     """Complete a checkpoint folder: model, configuration, processor, and last the manifest.
 
     Args:
         weights: whole tensors under the model's own names. Other files in `folder` are hashed too.
+        adapters: that are not merged into the weights, under the model's own names.
     """
     file = folder / "model.safetensors"
     try:
         save_file(hub_state(weights, config), file, metadata={"format": "pt"})
     except SafetensorError as error:
         raise write_failed(file, str(error)) from error
+    if adapters is not None:
+        write_adapters(folder, Adapters(hub_state(adapters.tensors, config), adapters.scale))
     values = config.to_dict()
     values["architectures"] = ["InfiMedForConditionalGeneration"]
     values.pop("auto_map", None)
@@ -214,9 +220,8 @@ def write_checkpoint(
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-    fingerprint = sha256_json(
-        {k: files[k] for k in ("model.safetensors", "infimed_processor.json")}
-    )[:16]
+    decisive = {"model.safetensors", ADAPTERS, "infimed_processor.json"}
+    fingerprint = sha256_json({k: files[k] for k in decisive & files.keys()})[:16]
     write_json(folder / MARKER, {"files": files, "fingerprint": fingerprint, **about})
     return fingerprint
 
@@ -269,9 +274,12 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
 
 
 def load_checkpoint(
-    folder: Path, dtype: torch.dtype = torch.float32
+    folder: Path, dtype: torch.dtype = torch.float32, *, merge: bool = True
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
     """Model (in eval mode, SDPA attention) and processor of a checkpoint folder.
+
+    Args:
+        merge: add the adapters that lie beside the weights; training that goes on adds them itself.
 
     Raises:
         DataError: a file is missing, damaged, or asks for custom code.
@@ -288,7 +296,11 @@ def load_checkpoint(
         inner = dict(values[part])
         values[part] = AutoConfig.for_model(inner.pop("model_type"), **inner)
     model = InfiMedForConditionalGeneration(InfiMedConfig(**values))
-    load_hub_state(model, _read_tensors(folder / "model.safetensors"), str(folder))
+    tensors = _read_tensors(folder / "model.safetensors")
+    adapters = read_adapters(folder) if merge else None
+    if adapters is not None:
+        tensors = adapters.merged_into(tensors)
+    load_hub_state(model, tensors, str(folder))
     model = model.to(dtype).eval()
     model.set_attention("sdpa")
     return model, Processor.load(folder)

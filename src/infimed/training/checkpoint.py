@@ -2,7 +2,8 @@
 
 A checkpoint holds the whole model in the Hub's layout, so that any of them can be asked or exported, and
 between the ends of stages also the optimizer's moments as safetensors shards that torch's distributed
-checkpoint wrote: one file a rank, readable at any other number of ranks. No pickle is written or read.
+checkpoint wrote: one file a rank, readable at any other number of ranks. Adapters lie beside the weights
+until their stage ends, then they are merged. No pickle is written or read.
 The manifest names the plan of every stage, so that a run cannot go on with another one unnoticed.
 """
 
@@ -28,6 +29,8 @@ import infimed
 from infimed.core.console import err
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_folder, partial_folder, write_failed
+from infimed.core.recipe import Lora
+from infimed.model.adapters import split_adapters
 from infimed.model.loading import (
     checkpoint_folders,
     prune_checkpoints,
@@ -53,17 +56,23 @@ def save_training(
     about: Mapping[str, Any],
     world: World,
     keep: int,
+    lora: Lora | None = None,
 ) -> None:
     """Write a checkpoint; every rank calls it, rank 0 names and completes it.
 
     Args:
         optimizer: whose moments to keep, or None at the end of a stage.
+        lora: what adapters the model has; without an optimizer they are merged.
         keep: older checkpoints beyond this many are deleted.
 
     Raises:
         InfiMedError: on every rank, when any could not write; the folder is then not there.
     """
-    weights = whole_weights(model, world)
+    weights, adapters = whole_weights(model, world), None
+    if lora is not None:
+        weights, adapters = split_adapters(weights, lora.scale)
+        if optimizer is None:
+            weights, adapters = adapters.merged_into(weights), None
     about = {"infimed": infimed.__version__, "ranks": world.size, **about}
     files = atomic_folder(folder) if world.main else nullcontext(partial_folder(folder))
     # Ranks go on together or stop together: one that met a full disk must not be waited for.
@@ -74,7 +83,9 @@ def save_training(
             world.together(lambda: _write_state(partial / STATE, tensors, world))
         if world.main:
             world.together(
-                lambda: write_checkpoint(partial, weights, model.config, processor, about=about)
+                lambda: write_checkpoint(
+                    partial, weights, model.config, processor, about=about, adapters=adapters
+                )
             )
         else:
             world.together(lambda: None)

@@ -28,7 +28,7 @@ import torch
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, progress
 from infimed.core.errors import EXIT_SIGINT, EXIT_SIGTERM, DataError, InfiMedError, NonFiniteError
-from infimed.core.recipe import Train
+from infimed.core.recipe import Stage, Train
 from infimed.core.run import MetricsLog
 from infimed.core.seeds import derive_seed
 from infimed.data.shards import ShardSet
@@ -45,6 +45,7 @@ from infimed.training.checkpoint import (
 from infimed.training.device import autocast
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
 from infimed.training.loader import rows_from
+from infimed.training.lora import add_adapters, check_adapters, resume_adapters
 from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
 from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
@@ -113,6 +114,9 @@ class Trainer:
             NonFiniteError: loss or gradient is not finite. Interrupted: a signal came.
             DataError: the run began with other plans or another seed.
         """
+        for job in self.jobs:
+            if job.stage.lora is not None:
+                check_adapters(self.model, job.stage.lora)
         log = MetricsLog(self.folder / "metrics.jsonl")
         self._resume()
         self._quarantine = Quarantine(
@@ -138,7 +142,7 @@ class Trainer:
             return
         folder, manifest = found
         self.position = at = check_continues(manifest, folder, self.jobs, self.train.seed)
-        self.model, _ = load_checkpoint(folder)
+        self.model, _ = load_checkpoint(folder, merge=at.row == 0)
         self._resumed = folder
         if self.world.main:
             err.print(f"resuming after step {at.step} (stage {at.stage + 1}, row {at.row})")
@@ -158,13 +162,17 @@ class Trainer:
             },
             world=self.world,
             keep=self.train.keep_checkpoints,
+            lora=self._trained_stage().lora,
         )
         self._saved_at = time.monotonic()
 
     def _grid_processor(self) -> Processor:
         """The processor at the grid of the stage that was last trained."""
-        stage = self.jobs[max(0, self.position.stage - (self.position.row == 0))].stage
+        stage = self._trained_stage()
         return self.processor.with_grid(stage.image_size, stage.visual_tokens)
+
+    def _trained_stage(self) -> Stage:
+        return self.jobs[max(0, self.position.stage - (self.position.row == 0))].stage
 
     def _stage(self, log: MetricsLog, cache: PixelCache) -> None:
         job = self.jobs[self.position.stage]
@@ -230,6 +238,11 @@ class Trainer:
     def _begin(self, job: StageJob) -> Flops:
         """Model, training step and optimizer of a stage, as its checkpoint left them."""
         stage, world = job.stage, self.world
+        if stage.lora is not None:
+            seed = derive_seed(self.train.seed, "adapters", self.position.stage)
+            add_adapters(self.model, stage.lora, seed)
+        if self._resumed is not None and self.position.row:
+            resume_adapters(self.model, stage.lora, self._resumed)
         self.model.to(world.device).train()
         self.model.set_attention(PACKED)
         self.model.set_grid(stage.visual_tokens, stage.image_size)
@@ -299,7 +312,8 @@ class Trainer:
             self.position.stage += 1
             self.position.row = 0
             self._save()
-            if self.world.many:  # a sharded unit remembers what learned; the next stage shards anew
+            # A sharded unit remembers what learned, and adapters are merged: the next stage begins anew.
+            if self.world.many or job.stage.lora is not None:
                 self.model, _ = load_checkpoint(checkpoint_folders(self.checkpoints)[0])
             return_free_memory()  # rows of the next stage have other lengths
         elif stop or save:

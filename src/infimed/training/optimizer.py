@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.model.adapters import is_adapter
 from infimed.model.modeling import InfiMedForConditionalGeneration
 
 MODULES = ("vision", "projector", "language")
@@ -44,10 +45,16 @@ def never_trained(model: InfiMedForConditionalGeneration) -> set[str]:
 
 
 def freeze(model: InfiMedForConditionalGeneration, rates: LearningRate) -> None:
-    """Ask for gradients exactly where the stage's table has a learning rate above 0."""
+    """Ask for gradients exactly where the stage's table has a learning rate above 0.
+
+    With adapters nothing else of the language model learns.
+    """
     idle = never_trained(model)
+    adapted = any(is_adapter(name) for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(getattr(rates, module_of(name)) > 0 and name not in idle)
+        module = module_of(name)
+        held = adapted and module == "language" and not is_adapter(name)
+        parameter.requires_grad_(getattr(rates, module) > 0 and name not in idle and not held)
         parameter.grad = None
 
 
@@ -136,7 +143,7 @@ def restore_optimizer(
         tensors[key] = (
             torch.empty_like(parameter.detach(), dtype=dtype)
             if like_it
-            else torch.empty(shape, dtype=dtype)
+            else torch.empty(shape, dtype=dtype, device=parameter.device)
         )
     fill(tensors)
     for key, value in tensors.items():
