@@ -65,7 +65,7 @@ def counted(model, row: Row, question_weight: float = 0.0) -> float:
 
 
 def expected(model, row: Row, *, questions: bool = False) -> float:
-    flops = Flops(model, questions=questions)
+    flops = Flops(model, 32, questions=questions)
     flops.attention = 0
     return flops.row(row).total
 
@@ -73,14 +73,18 @@ def expected(model, row: Row, *, questions: bool = False) -> float:
 @pytest.mark.parametrize("rates", FREEZING)
 @pytest.mark.parametrize("images", [0, 2])
 def test_every_freezing_pattern_costs_what_torch_counts(model, rates, images):
-    freeze(model, LearningRate(**dict(zip(("vision", "projector", "language"), rates, strict=True))))
+    freeze(
+        model, LearningRate(**dict(zip(("vision", "projector", "language"), rates, strict=True)))
+    )
     row = made_row(images)
     assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
 
 
 @pytest.mark.parametrize("rates", FREEZING)
 def test_the_projector_works_on_pooled_tokens_only(model, rates):
-    freeze(model, LearningRate(**dict(zip(("vision", "projector", "language"), rates, strict=True))))
+    freeze(
+        model, LearningRate(**dict(zip(("vision", "projector", "language"), rates, strict=True)))
+    )
     model.set_grid(4, 32)
     row = made_row(tokens=4)
     assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
@@ -93,10 +97,13 @@ def test_images_with_their_own_numbers_of_tokens(model):
 
 def test_cached_features_cost_the_projector_but_no_tower(model):
     freeze(model, LearningRate(projector=1.0, language=1.0))
+    model.set_grid(4, 32)
     row = made_row(tokens=4, pixels=None, pooled=torch.randn(2, 4, 32))
-    cost = Flops(model).row(row)
+    cost = Flops(model, 32).row(row)
     assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
-    assert cost.vision == 2 * 2 * 4 * (2 * 32 * 32 + 2 * 32 * 32 + 32 * 32)
+    assert cost.vision == 2 * 2 * 4 * (2 * 32 * 32 + 3 * 32 * 32)
+    computed = Flops(model, 32).row(made_row(tokens=4))
+    assert computed.vision == cost.vision + cost.cached > cost.vision
 
 
 def test_predicted_questions_cost_the_head(model):
@@ -120,8 +127,8 @@ def test_a_class_token_passes_the_blocks_but_not_the_convolution():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.pooled_features(torch.randn(2, 3, 32, 32))
     model.requires_grad_(False)
-    cost = Flops(model).row(made_row())
-    projector = 2 * 2 * 16 * Flops(model).projector.all
+    cost = Flops(model, 32).row(made_row())
+    projector = 2 * 2 * 16 * Flops(model, 32).projector.all
     assert cost.vision - projector == counter.get_total_flops()
 
 
@@ -133,7 +140,7 @@ def test_attention_counts_the_pairs_that_see_each_other(make_model, isolated):
     pairs = int(layout.dense_mask().sum())
     assert pairs == attended(layout.documents)
     model = make_model()
-    flops = Flops(model, isolated=isolated)
+    flops = Flops(model, 32, isolated=isolated)
     with_it = flops.row(made_row()).language
     flops.attention = 0
     # Two products of width 8 in each of 4 heads and 2 layers; backward, four.

@@ -24,18 +24,37 @@ from infimed.training.rows import Row
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of some rows: tower and projector; language model and its head."""
+    """Operations of some rows.
+
+    Attributes:
+        vision: tower and projector. language: language model and its head.
+        cached: what the tower would cost for images whose features are kept; not part of the others.
+    """
 
     vision: float = 0.0
     language: float = 0.0
+    cached: float = 0.0
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """What is computed."""
         return self.vision + self.language
 
+    def fields(self) -> dict[str, float]:
+        """As a metrics line has them."""
+        return {
+            "flops": self.total,
+            "vision_flops": self.vision,
+            "language_flops": self.language,
+            "cached_flops": self.cached,
+        }
+
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.vision + other.vision, self.language + other.language)
+        return Cost(
+            self.vision + other.vision,
+            self.language + other.language,
+            self.cached + other.cached,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,12 +95,14 @@ class Flops:
     """Operations of rows for a model as it is frozen and for the grid that it has now.
 
     Args:
+        image_size: side of the images, pixels.
         questions: the words of the questions are predicted too. isolated: documents do not see one another.
     """
 
     def __init__(
         self,
         model: InfiMedForConditionalGeneration,
+        image_size: int,
         *,
         questions: bool = False,
         isolated: bool = True,
@@ -99,44 +120,57 @@ class Flops:
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.attention = 4 * text.num_hidden_layers * text.num_attention_heads * head_dim
         self.tower_attention = 4 * vision.num_hidden_layers * vision.hidden_size
-        self.width, self.patch = vision.hidden_size, vision.patch_size
-        self.grid = model.config.visual_tokens
+        self.patches = (image_size // vision.patch_size) ** 2
         self.class_tokens = int(model.config.vision_feature_select_strategy == "default")
+        self.grid = model.config.visual_tokens or self.patches
 
     def row(self, row: Row) -> Cost:
         """Operations of one row, forward and backward."""
-        return Cost(self._vision(row), self._language(row))
-
-    def _language(self, row: Row) -> float:
-        backward = self.words_learn or (self.images_learn and row.images > 0)
         tokens, documents = row.layout.tokens, row.layout.documents
-        pairs = attended(documents if self.isolated else (Document(tokens),))
-        predicted = row.target_tokens + (row.question_tokens if self.questions else 0)
-        return (
+        return self.cost(
+            tokens=tokens,
+            pairs=attended(documents if self.isolated else (Document(tokens),)),
+            predicted=row.target_tokens + (row.question_tokens if self.questions else 0),
+            images=row.images,
+            visual_tokens=sum(row.visual_tokens or ()) or row.images * self.grid,
+            cached=row.pooled is not None,
+        )
+
+    def cost(
+        self,
+        *,
+        tokens: float,
+        pairs: float,
+        predicted: float,
+        images: float,
+        visual_tokens: float,
+        cached: bool = False,
+    ) -> Cost:
+        """Operations of a row of such counts, forward and backward.
+
+        Args:
+            tokens: of the row. pairs: of tokens that see each other. predicted: targets of the head.
+            visual_tokens: of all images, after pooling. cached: features are read, not computed.
+        """
+        backward = self.words_learn or (self.images_learn and images > 0)
+        language = (
             self.language.operations(tokens, backward, True)
             + self.head.operations(predicted, backward, True)
             + self.attention * pairs * (3.0 if backward else 1.0)
         )
-
-    def _vision(self, row: Row) -> float:
-        if not row.images:
-            return 0.0
-        if row.pooled is not None:
-            pooled, total = row.pooled.numel() // self.width, 0.0
-        else:
-            assert row.pixels is not None
-            patches = (row.pixels.shape[-1] // self.patch) ** 2
-            pooled = sum(row.visual_tokens or ()) or row.images * (self.grid or patches)
-            total = row.images * self._tower(patches)
         # Nothing before the projector's first product learns with a frozen tower.
-        return total + self.projector.operations(pooled, self.images_learn, self.vision_learns)
+        projector = self.projector.operations(visual_tokens, self.images_learn, self.vision_learns)
+        tower = images * self._tower()
+        if cached:
+            return Cost(projector, language, tower)
+        return Cost(tower + projector, language)
 
-    def _tower(self, patches: int) -> float:
-        """One image; no gradient is passed on to its pixels."""
-        tokens = patches + self.class_tokens
+    def _tower(self) -> float:
+        """One image; no gradient is passed on to its pixels, no class token passes the convolution."""
+        tokens = self.patches + self.class_tokens
         attention = self.tower_attention * tokens**2 * (3.0 if self.vision_learns else 1.0)
         blocks = self.blocks.operations(tokens, self.vision_learns, True)
-        return self.stem.operations(patches, False, False) + blocks + attention
+        return self.stem.operations(self.patches, False, False) + blocks + attention
 
 
 def _learns(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from types import FrameType
@@ -42,10 +42,11 @@ from infimed.training.checkpoint import (
     newest_checkpoint,
     save_training,
 )
-from infimed.training.device import autocast
+from infimed.training.device import autocast, gemm_peak
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
+from infimed.training.flops import Cost, Flops
 from infimed.training.loader import rows_from
-from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
+from infimed.training.meter import SourceLosses, resident_gib, step_counts, step_rates, summed
 from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
 from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
@@ -130,6 +131,22 @@ class Trainer:
         if self.world.main:
             shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
         return checkpoint_folders(self.checkpoints)[0]
+
+    @cached_property
+    def _sources(self) -> list[str]:
+        """Every source of the data, in the same order on every rank."""
+        return list(self.shards.index(["source"])["source"].unique().to_pylist())
+
+    @cached_property
+    def _peak(self) -> float:
+        """Operations per second of all ranks' fastest matrix products."""
+        peak = self.world.sums([gemm_peak(self.world.device, self.train.precision)])[0]
+        if self.world.main:
+            err.print(
+                f"fastest {self.train.precision} matrix product: {peak / 1e9:,.0f} GFLOP/s; "
+                "utilisation (MFU) is measured against it"
+            )
+        return peak
 
     def _resume(self) -> None:
         """Go to the newest verified checkpoint, if there is one."""
@@ -232,7 +249,12 @@ class Trainer:
         self.model.set_attention(PACKED)
         self.model.set_grid(stage.visual_tokens, stage.image_size)
         freeze(self.model, stage.learning_rate)
-        flops = Flops(self.model)
+        flops = Flops(
+            self.model,
+            stage.image_size,
+            questions=stage.question_weight > 0,
+            isolated=stage.isolation == "document",
+        )
         cached = cacheable(stage, self.train) and not self.blind
         self._features = self._stage_features(job) if cached else None
         self._row_loss = RowLoss(
@@ -270,20 +292,22 @@ class Trainer:
         mine = step_counts(batch)
         counts = dict(zip(mine, map(int, self.world.sums(list(mine.values()))), strict=True))
         rows = int(job.starts[number + 1] - job.starts[number])
-        fill = counts["tokens"] / (rows * stage.row_tokens)
+        capacity = rows * stage.row_tokens
         return {
             "step": self.position.step,
             "stage": stage.name,
             **counts,
-            "fill": round(fill, 4),
+            "fill": round(counts["tokens"] / capacity, 4),
             **measured,
             "records": job.samples_hash(number),
-            "seconds": round(seconds, 4),
-            "wait_seconds": round(waited, 4),
-            "tokens_per_second": round(counts["tokens"] / seconds, 1),
-            "padded_tokens_per_second": round(counts["tokens"] / fill / seconds, 1),
-            "samples_per_second": round(counts["samples"] / seconds, 2),
-            "memory_gib": round(peak_memory_gib(), 3),
+            **step_rates(
+                counts,
+                capacity=capacity,
+                flops=measured["flops"],
+                peak=self._peak,
+                seconds=seconds,
+                waited=waited,
+            ),
         }
 
     def _after_step(self, job: StageJob) -> None:
@@ -320,6 +344,7 @@ class Trainer:
         batch = [*rows, *[idle_row(self.processor.end_id)] * idle]
         total, questions = 0.0, 0.0
         suspects: list[str] = []
+        by_source = SourceLosses(self._sources)
         for row, one in zip_longest(batch, weights):
             row = row.to(self.world.device)
             weight = torch.zeros(0) if one is None else one.weights
@@ -327,8 +352,10 @@ class Trainer:
             with autocast(self.world.device, self.train.precision):
                 loss, losses, words = self._row_loss(row, weight, whole, max(asked, 1))
             total += float((losses * weight).sum())
-            if one is not None and not math.isfinite(total):
-                suspects += non_finite_samples(row, one, losses)
+            if one is not None:
+                by_source.add(row, one, losses)
+                if not math.isfinite(total):
+                    suspects += non_finite_samples(row, one, losses)
             questions += float(words)
             if loss.requires_grad:  # a row without images teaches a projector nothing
                 loss.backward()
@@ -340,6 +367,7 @@ class Trainer:
                 f"loss {total + stage.question_weight * questions} and gradient norm {norm}",
                 suspects or [name for row in rows for name in row.record_ids],
             )
+        cost = summed([flops.row(row) for row in rows], self.world)
         rates = set_rates(self._optimizer, share)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -348,7 +376,8 @@ class Trainer:
             **({"question_loss": questions} if stage.question_weight else {}),
             "gradient_norm": round(norm, 5),
             "learning_rate": rates,
-            "flops": self.world.sums([sum(flops.row(row) for row in rows)])[0],
+            "source_loss": by_source.read(self.world),
+            **cost.fields(),
         }
 
     def _passed_over(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -359,7 +388,7 @@ class Trainer:
         """
         if not self.world.largest([bool(row.left_out) for row in rows] or [0])[0]:
             raise DataError("no target tokens in this step", where=_named(rows))
-        return {"gradient_norm": 0.0, "learning_rate": {}, "flops": 0.0}
+        return {"gradient_norm": 0.0, "learning_rate": {}, **Cost().fields()}
 
     def _diverged(self, what: str, names: Sequence[str]) -> NonFiniteError:
         """The same error on every rank, naming the records of all."""

@@ -41,7 +41,7 @@ class Row:
         pixels: float32 [n, 3, S, S], or None for a row without images.
         pooled: the tower's features [n, visual_tokens, width] in place of pixels, from a cache.
         visual_tokens: tokens of each image, where some have fewer than the stage's grid.
-        record_ids: ids of the records, in order.
+        record_ids: ids of the records, in order. sources: where each comes from.
         left_out: documents whose image or record could not be read.
     """
 
@@ -54,6 +54,7 @@ class Row:
     left_out: tuple[LeftOut, ...] = ()
     pooled: Tensor | None = None
     visual_tokens: tuple[int, ...] | None = None
+    sources: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -205,10 +206,20 @@ class RowBuilder:
         documents: list[Document] = []
         squares: list[NDArray[np.uint8]] = []
         names: list[str] = []
+        sources: list[str] = []
         pooled: list[Tensor] = []
         tokens: list[int] = []
         left_out: list[LeftOut] = []
-        parts: tuple[list[Any], ...] = (ids, targets, documents, squares, names, pooled, tokens)
+        parts: tuple[list[Any], ...] = (
+            ids,
+            targets,
+            documents,
+            squares,
+            names,
+            sources,
+            pooled,
+            tokens,
+        )
         for place, document in enumerate(plan.documents):
             begun = [len(part) for part in parts]
             try:
@@ -231,6 +242,7 @@ class RowBuilder:
             left_out=tuple(left_out),
             pooled=torch.stack(pooled) if pooled else None,
             visual_tokens=tuple(tokens) if any(n != grid for n in tokens) else None,
+            sources=tuple(sources),
         )
 
     def _left_out(self, document: DocumentPlan, number: int, error: DataError) -> LeftOut:
@@ -252,6 +264,7 @@ class RowBuilder:
         documents: list[Document],
         squares: list[NDArray[np.uint8]],
         names: list[str],
+        sources: list[str],
         pooled: list[Tensor],
         tokens: list[int],
     ) -> None:
@@ -293,6 +306,7 @@ class RowBuilder:
             targets.extend(encoded.targets[encoded.trunk :])
             branches.append(len(encoded.input_ids) - encoded.trunk)
             names.append(record.id)
+            sources.append(record.source)
         if not trunk:
             documents.extend(Document(length) for length in branches)
         else:
