@@ -53,6 +53,7 @@ from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_te
 from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
 from infimed.training.stage import Position, StageJob
 from infimed.training.step import RowLoss, non_finite_samples, row_weights
+from infimed.training.trackers import Tracker, numbers_of, open_trackers
 
 __all__ = ["Interrupted", "Position", "StageJob", "Trainer"]
 
@@ -98,6 +99,7 @@ class Trainer:
     _signal: int = 0
     _saved_at: float = 0.0
     _trimmed_at: float = 0.0
+    _trackers: Sequence[Tracker] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -120,12 +122,15 @@ class Trainer:
             self.folder / UNREADABLE, self.train.bad_images, writes=self.world.main
         )
         self._quarantine.rewind(self.position.step)
+        seen = 0
         if self.world.main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            seen = log.last_step()
             log.rewind(self.position.step)
+        self._peak = self._measured_peak()
         cache = PixelCache(self.shards)
         self._saved_at = time.monotonic()
-        with self._signals():
+        with self._signals(), self._tracked(seen):
             while self.position.stage < len(self.jobs):
                 self._stage(log, cache)
         if self.world.main:
@@ -137,8 +142,16 @@ class Trainer:
         """Every source of the data, in the same order on every rank."""
         return list(self.shards.index(["source"])["source"].unique().to_pylist())
 
-    @cached_property
-    def _peak(self) -> float:
+    @contextmanager
+    def _tracked(self, seen: int) -> Iterator[None]:
+        """The trackers of the recipe, on the first rank; an earlier process logged up to step `seen`."""
+        name = f"{self.folder.parent.name}-blind" if self.blind else self.folder.name
+        names = self.train.trackers if self.world.main else []
+        step = self.position.step + 1
+        with open_trackers(names, self.folder, name, step=step, seen=seen) as self._trackers:
+            yield
+
+    def _measured_peak(self) -> float:
         """Operations per second of all ranks' fastest matrix products."""
         peak = self.world.sums([gemm_peak(self.world.device, self.train.precision)])[0]
         if self.world.main:
@@ -177,6 +190,8 @@ class Trainer:
             keep=self.train.keep_checkpoints,
         )
         self._saved_at = time.monotonic()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def _grid_processor(self) -> Processor:
         """The processor at the grid of the stage that was last trained."""
@@ -219,6 +234,8 @@ class Trainer:
                 ended = time.monotonic()
                 line = self._line(job, number, batch, measured, ended - started, started - waiting)
                 self.world.together(partial(log.append, line) if self.world.main else _nothing)
+                for tracker in self._trackers:
+                    tracker.log(numbers_of(line), self.position.step)
                 advance(
                     1,
                     loss=f"{measured.get('loss', math.nan):.3f}",

@@ -77,7 +77,7 @@ def step_rates(
         "images_per_second": round(counts["images"] / seconds, 2),
         "flops_per_second": round(flops / whole),
         "peak_flops_per_second": round(peak),
-        "mfu": round(flops / whole / peak, 4),
+        "mfu": round(flops / whole / peak, 5),
         "memory_gib": round(peak_memory_gib(), 3),
     }
 
