@@ -160,13 +160,13 @@ class Flops:
         )
         # Nothing before the projector's first product learns with a frozen tower.
         projector = self.projector.operations(visual_tokens, self.images_learn, self.vision_learns)
-        tower = images * self._tower()
+        tower = images * self.image()
         if cached:
             return Cost(projector, language, tower)
         return Cost(tower + projector, language)
 
-    def _tower(self) -> float:
-        """One image; no gradient is passed on to its pixels, no class token passes the convolution."""
+    def image(self) -> float:
+        """One image in the tower; no gradient is passed on to its pixels, no class token passes the convolution."""
         tokens = self.patches + self.class_tokens
         attention = self.tower_attention * tokens**2 * (3.0 if self.vision_learns else 1.0)
         blocks = self.blocks.operations(tokens, self.vision_learns, True)

@@ -212,6 +212,7 @@ class Trainer:
             features=self._features,
         )
         title = ("blind " if self.blind else "") + stage.name
+        filling = self._filling(flops)
         done = job.step_at(self.position.row)
         mine = [rows[self.world.rank] for rows in self._shares(job, done)]
         rows = rows_from(
@@ -227,6 +228,8 @@ class Trainer:
                 started = time.monotonic()
                 left_out = self._quarantined(job, batch)
                 measured = self._step(batch, factor(number, job.steps, stage), flops)
+                measured |= filling
+                filling = {}
                 if left_out:
                     measured["left_out"] = left_out
                 self.position.row = int(job.starts[number + 1])
@@ -299,6 +302,14 @@ class Trainer:
             precision=self.train.precision,
             world=self.world,
         )
+
+    def _filling(self, flops: Flops) -> dict[str, float]:
+        """What this process spent on the features of a stage; told with the stage's next step."""
+        cache = self._features
+        if cache is None or not cache.filled:
+            return {}
+        spent = cache.filled * flops.image()
+        return {"feature_seconds": round(cache.seconds, 3), "feature_flops": spent}
 
     def _line(
         self, job: StageJob, number: int, batch: Sequence[Row], measured: dict[str, Any],

@@ -16,12 +16,12 @@ from infimed.training.step import RowWeights
 
 TIMED: Final = frozenset(
     {
-        "seconds", "wait_seconds", "wait_share", "feature_seconds", "tokens_per_second",
+        "seconds", "wait_seconds", "wait_share", "feature_seconds", "feature_flops", "tokens_per_second",
         "target_tokens_per_second", "padded_tokens_per_second", "samples_per_second",
         "images_per_second", "flops_per_second", "peak_flops_per_second", "mfu", "memory_gib",
     }
 )  # fmt: skip
-"""Fields of a metrics line that the machine decides; all others are the same whenever a run is repeated."""
+"""Fields of a metrics line that the machine or a kill decides; all others are the same whenever a run is repeated."""
 
 
 def peak_memory_gib() -> float:
