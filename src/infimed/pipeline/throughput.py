@@ -72,10 +72,12 @@ def stage_speeds(metrics: Iterable[Mapping[str, Any]]) -> list[StageSpeed]:
             tokens=sum(r["tokens"] for r in rows),
             padded_tokens=sum(r["tokens"] / r["fill"] for r in rows),
             flops=sum(r["flops"] for r in rows),
-            seconds=sum(map(_seconds, rows)),
+            seconds=sum(map(spent_seconds, rows)),
             wait_seconds=sum(r["wait_seconds"] for r in rows),
             last_loss=sum(r["loss"] for r in rows[-10:]) / len(rows[-10:]),
-            capacity_flops=sum(r.get("peak_flops_per_second", 0.0) * _seconds(r) for r in rows),
+            capacity_flops=sum(
+                r.get("peak_flops_per_second", 0.0) * spent_seconds(r) for r in rows
+            ),
             feature_seconds=sum(r.get("feature_seconds", 0.0) for r in rows),
             feature_flops=sum(r.get("feature_flops", 0.0) for r in rows),
             cached_flops=sum(r.get("cached_flops", 0.0) for r in rows),
@@ -84,7 +86,8 @@ def stage_speeds(metrics: Iterable[Mapping[str, Any]]) -> list[StageSpeed]:
     ]
 
 
-def _seconds(row: Mapping[str, Any]) -> float:
+def spent_seconds(row: Mapping[str, Any]) -> float:
+    """Computing, waiting for rows and filling the feature cache, of one metrics line."""
     return float(row["seconds"] + row["wait_seconds"] + row.get("feature_seconds", 0.0))
 
 
