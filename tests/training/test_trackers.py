@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import types
 from collections import Counter
@@ -77,6 +78,8 @@ def test_events_of_a_resumed_run_hold_every_step_once(make_trainer, every):
         wanted = [line[name] if nested is None else line[name][nested] for line in lines]
         assert [step for step, _ in shown] == [line["step"] for line in lines]
         assert [value for _, value in shown] == pytest.approx(wanted, rel=1e-6)
+    names = [file.name for file in (trainer.folder / "tensorboard").iterdir()]
+    assert len(names) == 2 and not any(socket.gethostname() in name for name in names)
 
 
 @pytest.mark.parametrize("name", REMOTE)
@@ -103,7 +106,7 @@ def test_a_chosen_tracker_that_is_missing_names_its_extra(tmp_path, monkeypatch,
 
 
 def test_missing_tensorboard_costs_a_hint_and_nothing_else(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     with open_trackers(["tensorboard"], tmp_path, "run", step=1, seen=0) as trackers:
         assert trackers == []
     assert "infimed[tensorboard]" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice, zip_longest
@@ -146,9 +146,11 @@ class Trainer:
     def _tracked(self, seen: int) -> Iterator[None]:
         """The trackers of the recipe, on the first rank; an earlier process logged up to step `seen`."""
         name = f"{self.folder.parent.name}-blind" if self.blind else self.folder.name
-        names = self.train.trackers if self.world.main else []
         step = self.position.step + 1
-        with open_trackers(names, self.folder, name, step=step, seen=seen) as self._trackers:
+        opened = open_trackers(self.train.trackers, self.folder, name, step=step, seen=seen)
+        with ExitStack() as held:
+            own = partial(held.enter_context, opened) if self.world.main else list
+            self._trackers = self.world.together(own)
             yield
 
     def _measured_peak(self) -> float:
@@ -190,8 +192,6 @@ class Trainer:
             keep=self.train.keep_checkpoints,
         )
         self._saved_at = time.monotonic()
-        for tracker in self._trackers:
-            tracker.flush()
 
     def _grid_processor(self) -> Processor:
         """The processor at the grid of the stage that was last trained."""
@@ -236,9 +236,7 @@ class Trainer:
                 self.position.step += 1
                 ended = time.monotonic()
                 line = self._line(job, number, batch, measured, ended - started, started - waiting)
-                self.world.together(partial(log.append, line) if self.world.main else _nothing)
-                for tracker in self._trackers:
-                    tracker.log(numbers_of(line), self.position.step)
+                self.world.together(partial(self._tell, log, line))
                 advance(
                     1,
                     loss=f"{measured.get('loss', math.nan):.3f}",
@@ -302,6 +300,13 @@ class Trainer:
             precision=self.train.precision,
             world=self.world,
         )
+
+    def _tell(self, log: MetricsLog, line: dict[str, Any]) -> None:
+        """Write a step's line, on the first rank."""
+        if self.world.main:
+            log.append(line)
+        for tracker in self._trackers:
+            tracker.log(numbers_of(line), self.position.step)
 
     def _filling(self, flops: Flops) -> dict[str, float]:
         """What this process spent on the features of a stage; told with the stage's next step."""
@@ -447,10 +452,6 @@ class Trainer:
 
 def _taken(rows: Iterator[Row], count: int) -> list[Row]:
     return list(islice(rows, count))
-
-
-def _nothing() -> None:
-    return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from infimed.core.console import err
 from infimed.core.errors import missing_extra
+from infimed.core.files import write_failed
 from infimed.core.recipe import TrackerName
 
 EVENTS: Final = "tensorboard"
@@ -29,10 +31,6 @@ class Tracker(Protocol):
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take the numbers of a step."""
-        ...
-
-    def flush(self) -> None:
-        """Let nothing of what was taken be lost when the process is killed now."""
         ...
 
     def close(self) -> None:
@@ -53,19 +51,41 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files below a folder. Events from `step` on that an earlier process wrote are purged."""
+    """An event file below a folder, whole after every step.
+
+    Written here record by record: torch's writer puts the machine's name into the file's name and keeps
+    what it was given in memory for minutes.
+
+    Args:
+        step: the next step; what earlier processes wrote from it on is purged by whoever reads.
+
+    Raises:
+        ImportError: the package is not installed. DataError: the disk is full.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=step)
+        self._event, self._summary = Event, Summary
+        (folder / EVENTS).mkdir(parents=True, exist_ok=True)
+        # Readers take files in the order of their names.
+        self._file = folder / EVENTS / f"events.out.tfevents.{time.time_ns()}"
+        self._writer = RecordWriter(self._file.open("ab"))
+        self._write(file_version="brain.Event:2")
+        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **content: Any) -> None:
+        try:
+            self._writer.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self._writer.flush()
+        except OSError as error:
+            raise write_failed(self._file, str(error)) from error
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, number in numbers.items():
-            self._writer.add_scalar(name, number, step)
-
-    def flush(self) -> None:
-        self._writer.flush()
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in numbers.items()]
+        self._write(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
         self._writer.close()
@@ -93,9 +113,6 @@ class Remote:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         if step > self._seen:
             self._run.log(dict(numbers), step=step)
-
-    def flush(self) -> None:
-        """Both send in the background and keep nothing that we could hand on."""
 
     def close(self) -> None:
         self._run.finish()
