@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from infimed.core.errors import UsageError
+from infimed.core.errors import DataError, UsageError
 from infimed.core.recipe import Train
 from infimed.core.run import MetricsLog
 from infimed.training.trackers import numbers_of, open_trackers
@@ -110,6 +110,15 @@ def test_missing_tensorboard_costs_a_hint_and_nothing_else(tmp_path, monkeypatch
     with open_trackers(["tensorboard"], tmp_path, "run", step=1, seen=0) as trackers:
         assert trackers == []
     assert "infimed[tensorboard]" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(tmp_path):
+    pytest.importorskip("tensorboard")
+    with open_trackers(["tensorboard"], tmp_path, "run", step=1, seen=0) as (board,):
+        board._writer.close()
+        board._writer._writer = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(DataError, match="tensorboard"):
+            board.log({"loss": 1.0}, 1)
 
 
 def test_only_finite_numbers_of_a_line_are_shown():
