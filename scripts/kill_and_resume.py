@@ -19,15 +19,7 @@ from pathlib import Path
 
 from infimed.core.run import MetricsLog
 from infimed.model.loading import find_checkpoint, read_json
-
-TIMES = {
-    "seconds",
-    "wait_seconds",
-    "tokens_per_second",
-    "padded_tokens_per_second",
-    "samples_per_second",
-    "memory_gib",
-}
+from infimed.training.meter import TIMED
 
 
 def steps(run: Path) -> list[dict[str, object]]:
@@ -86,7 +78,7 @@ def outcome(run: Path) -> dict[str, object]:
     """What must not depend on interruptions."""
     return {
         "weights": read_json(find_checkpoint(run) / "manifest.json")["files"]["model.safetensors"],
-        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in steps(run)],
+        "metrics": [{k: v for k, v in row.items() if k not in TIMED} for row in steps(run)],
         "scores": json.loads((run / "evaluation" / "scores.json").read_text()),
     }
 

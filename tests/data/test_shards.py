@@ -206,6 +206,16 @@ def test_the_data_hash_follows_the_content(made: Path, tmp_path: Path) -> None:
     assert open_shards(tmp_path / "out").data_hash != open_shards(made).data_hash
 
 
+def test_records_kept_in_memory_stay_within_their_bytes(made: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    whole, bounded = open_shards(made), open_shards(made)
+    monkeypatch.setattr("infimed.data.shards.CACHED_BYTES", 3000)
+    numbers = [*range(len(whole)), *reversed(range(len(whole)))]
+    assert [bounded.record(n) for n in numbers] == [whole.record(n) for n in numbers]
+    assert len(bounded._groups) > len(bounded._cache)
+    assert bounded._cached_bytes == sum(rows.nbytes for rows in bounded._cache.values())
+    assert bounded._cached_bytes <= 3000 or len(bounded._cache) == 1
+
+
 def test_two_records_may_show_one_image_through_two_windows(tmp_path: Path) -> None:
     values = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
     (tmp_path / "data").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -74,6 +75,11 @@ def test_stage_numbers_equal_sums_over_the_log(tmp_path: Path) -> None:
         sum(row["tokens"] for row in own) / (7 * RECIPE.stages[1].row_tokens), rel=1e-3
     )
     assert stages[1].rows is None
+    assert stages[1].mfu is None  # the log of a version that measured no peak
+    peaked = [row | {"peak_flops_per_second": 1e12} for row in rows]
+    assert stage_numbers(tmp_path, peaked, RECIPE)[1].mfu == pytest.approx(
+        stages[1].flops_per_second / 1e12
+    )
 
 
 def test_the_resolution_ratio_needs_both_stages(tmp_path: Path) -> None:
@@ -168,6 +174,21 @@ def test_curves_are_well_formed_svg_in_page_colours(tmp_path: Path) -> None:
         assert "var(--ink)" in figure.svg
         assert "#0102" not in figure.svg and "#0103" not in figure.svg
         assert "mathdefault" not in figure.svg
+
+
+def test_sources_have_a_curve_each_and_their_names_cannot_become_markup(tmp_path: Path) -> None:
+    names = ("a</text><script>", "b$x$", "c", "d")
+    steps = [
+        replace(step, source_loss=dict.fromkeys(names[: 2 + number % 3], 1.0 + number))
+        for number, step in enumerate(_steps(tmp_path, 30))
+    ]
+    figure = next(figure for figure in curves(steps) if figure.title == "Loss by source")
+    root = ElementTree.fromstring(figure.svg.replace("xlink:href", "href"))
+    said = " ".join(text.strip() for text in root.itertext())
+    assert "a</text><script>" in said and "b$x$" in said and "3 of 4 sources" in figure.caption
+    assert "<script" not in figure.svg
+    one = [replace(step, source_loss={"a": 1.0}) for step in steps]
+    assert "Loss by source" not in {figure.title for figure in curves(one)}
 
 
 def test_the_same_steps_give_the_same_curves(tmp_path: Path) -> None:

@@ -51,6 +51,19 @@ def test_tower_runs_once_an_image_and_the_cache_goes_with_the_run(cached):
     assert not (trainer.folder / "features").exists()
 
 
+def test_what_the_cache_saves_is_in_the_metrics(cached):
+    trainer, _, _ = cached
+    distinct = trainer.shards.images.num_rows
+    lines = MetricsLog(trainer.folder / "metrics.jsonl").read()
+    for job in trainer.jobs:
+        own = [line for line in lines if line["stage"] == job.stage.name]
+        shown = sum(line["images"] for line in own)
+        (filled,) = [line for line in own if "feature_seconds" in line]
+        assert filled is own[0] and filled["feature_seconds"] > 0
+        one = filled["feature_flops"] / distinct
+        assert sum(line["cached_flops"] for line in own) == pytest.approx(shown * one)
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_killed_run_with_a_cache_resumes_to_the_same_bits(make_trainer, cached, step):
     stages = low_and_high(**FROZEN)

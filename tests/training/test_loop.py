@@ -14,21 +14,13 @@ from infimed.core.recipe import LearningRate, Train
 from infimed.core.run import MetricsLog
 from infimed.model.loading import checkpoint_folders, load_checkpoint
 from infimed.training.loop import Interrupted, StageJob, Trainer
+from infimed.training.meter import TIMED
 from infimed.training.optimizer import freeze, module_of, optimizer_tensors
-
-TIMINGS = (
-    "seconds",
-    "wait_seconds",
-    "tokens_per_second",
-    "padded_tokens_per_second",
-    "samples_per_second",
-    "memory_gib",
-)
 
 
 def without_times(folder):
     return [
-        {k: v for k, v in row.items() if k not in TIMINGS}
+        {k: v for k, v in row.items() if k not in TIMED}
         for row in MetricsLog(folder / "metrics.jsonl").read()
     ]
 

@@ -71,9 +71,9 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert [s["records"] for s in ours] == [s["records"] for s in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        assert {k: a[k] for k in ("tokens", "target_tokens", "samples", "images")} == {
-            k: b[k] for k in ("tokens", "target_tokens", "samples", "images")
-        }
+        assert a["source_loss"] == pytest.approx(b["source_loss"], abs=1e-5)
+        counted = ("tokens", "target_tokens", "samples", "images", "vision_flops", "language_flops")
+        assert {k: a[k] for k in counted} == {k: b[k] for k in counted}
     for name, tensor in weights(one).items():
         torch.testing.assert_close(tensor, weights(other)[name], atol=2e-5, rtol=1e-4)
 

@@ -233,6 +233,9 @@ class Stage(Part):
         return self
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+
 class Train(Part):
     """What all stages share."""
 
@@ -249,6 +252,10 @@ class Train(Part):
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint at least this often")
     keep_checkpoints: int = Field(2, ge=1)
     prefetch_rows: int = Field(4, ge=1)
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl; wandb sends them over the network",
+    )
     feature_cache: bool = Field(
         False,
         description="keep the features of a frozen tower on disk in stages without augmentation",

@@ -174,6 +174,10 @@ class MetricsLog:
                 break
         return rows
 
+    def last_step(self) -> int:
+        """The last step that is there, 0 without any."""
+        return max((int(row.get("step", 0)) for row in self.read()), default=0)
+
     def rewind(self, step: int) -> None:
         """Forget steps after `step`: they will be done again."""
         kept = [row for row in self.read() if row.get("step", 0) <= step]

@@ -18,6 +18,17 @@ from infimed.data.record import Fact, Facts
 
 NO_FACTS: Final[Facts] = MappingProxyType({})
 
+SHOWN_BY: Final = (
+    "rescale_slope",
+    "rescale_intercept",
+    "window_center",
+    "window_width",
+    "voi_function",
+    "photometric_interpretation",
+    "frame",
+)
+"""Facts that decide which pixels a stored image becomes; a record may give an image its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
@@ -176,6 +187,11 @@ def render_grey(values: NDArray[Any], facts: Facts = NO_FACTS) -> NDArray[np.uin
         (center, width), function = percentile_window(units), "LINEAR_EXACT"
     invert = facts.get("photometric_interpretation") == "MONOCHROME1"
     return windowed(units, center, width, invert, function)
+
+
+def shown_as(facts: Facts) -> str:
+    """The values of `SHOWN_BY`: with the hash of the stored bytes they name the pixels."""
+    return repr([facts.get(name) for name in SHOWN_BY])
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

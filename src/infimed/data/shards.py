@@ -30,8 +30,8 @@ from infimed.data.tarstore import TarReader
 
 __all__ = ["DamagedRecord", "Measure", "ShardSet", "open_shards", "token_lengths"]
 
-CACHED_ROW_GROUPS: Final = 1024
-"""Row groups kept as Arrow tables, about 0.1 MB each."""
+CACHED_BYTES: Final = 128 * 2**20
+"""Row groups kept as Arrow tables: 0.1 MB each where records are short, so over 300,000 records."""
 
 INDEX_COLUMNS: Final = tuple(name for name in schema.RECORDS.names if name not in schema.HEAVY)
 
@@ -94,6 +94,7 @@ class ShardSet:
         self._tars = TarReader(path)
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cached_bytes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ShardSet, (self.path,))
@@ -122,11 +123,17 @@ class ShardSet:
         if rows is None:
             rows = self._read_group(group)
             with self._lock:
-                self._cache[group] = rows
-                while len(self._cache) > CACHED_ROW_GROUPS:
-                    self._cache.popitem(last=False)
+                self._keep(group, rows)
         at = number - self._group_starts[group]
         return self._made({name: rows[name][at].as_py() for name in rows.column_names}, number)
+
+    def _keep(self, group: int, rows: pa.Table) -> None:
+        if group in self._cache:  # another thread read it too
+            return
+        self._cache[group] = rows
+        self._cached_bytes += rows.nbytes
+        while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def records(self, begin: int, end: int) -> list[Record]:
         """Records `begin` to `end` - 1 in one sweep, about ten times faster than one by one.

@@ -7,7 +7,6 @@ so the plan is an upper bound. Time is floating-point operations over a rate mea
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,12 @@ from infimed.pipeline.checks import check_recipe
 from infimed.pipeline.index import index_of
 from infimed.pipeline.planning import stage_job
 from infimed.pipeline.run import base_model, reader_options
+from infimed.training.device import gemm_peak
 from infimed.training.stage import StageJob
 
 SAMPLE_PATIENTS = 24
 EFFICIENCY = 0.25
-"""Share of the matrix-multiplication rate that small-model training reaches on a CPU."""
+"""Share of the fastest matrix product that small-model training reaches on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,6 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return found, 1.0
 
 
-def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
-    """Measured bf16 operations per second of a square matrix product on this machine."""
-    left = torch.randn(size, size, dtype=torch.bfloat16)
-    right = torch.randn(size, size, dtype=torch.bfloat16)
-    torch.mm(left, right)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        torch.mm(left, right)
-        count += 1
-    return 2 * size**3 * count / (time.perf_counter() - began)
-
-
 def stage_flops(chosen: Preset, job: StageJob, parameters: tuple[int, int]) -> float:
     """Operations of a stage, linear layers only (attention adds a few percent at these lengths)."""
     vision, language = parameters
@@ -106,7 +94,7 @@ def estimate(recipe: Recipe) -> list[Estimate]:
     copies = max(1, round(scale))
     scale /= copies
     index = index_of(records, processor, recipe.data).repeated(copies)
-    rate = matmul_rate() * EFFICIENCY
+    rate = gemm_peak(torch.device("cpu"), recipe.train.precision) * EFFICIENCY
     found = []
     for stage in recipe.stages:
         endless = stage.model_copy(update={"max_rows": None})

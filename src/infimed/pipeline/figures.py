@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.core.page import plain
 from infimed.pipeline.report_data import Step
 
 POINTS = 240
@@ -66,7 +68,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Figure:
-    """A panel: `svg` is markup made here, without any text from data; `alt` says what it shows."""
+    """A panel: `svg` is markup made here; names of sources are the only text from data, made plain and
+    escaped. `alt` says what it shows."""
 
     title: str
     caption: str
@@ -184,8 +187,36 @@ def _column(steps: Sequence[Step], pick: Callable[[Step], float]) -> tuple[Float
     return binned(x, np.array([pick(step) for step in steps], np.float64))
 
 
+def source_curves(steps: Sequence[Step], bands: Sequence[Band]) -> list[Figure]:
+    """Loss by record source, of the sources that most steps show; [] where there is only one."""
+    seen = Counter(name for step in steps for name in step.source_loss)
+    if len(seen) < 2:
+        return []
+    names = [name for name, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))]
+    shown = names[: len(_SERIES)]
+
+    def draw(axes: Any) -> None:
+        for number, name in enumerate(shown):
+            x, y = _column(steps, lambda step, name=name: step.source_loss.get(name, math.nan))  # type: ignore[misc]
+            axes.plot(
+                x, smoothed(y) if len(y) else y, color=_SERIES[number], linestyle=_DASHES[number],
+                linewidth=1.6, label=plain(name, 24).lstrip("_"),
+            )  # fmt: skip
+
+    title = f"Training loss of {len(shown)} of {len(seen)} sources over {len(steps):,} steps"
+    return [
+        Figure(
+            "Loss by source",
+            f"Mean cross-entropy per target token, running mean; {len(shown)} of {len(seen)} sources, "
+            "those that most steps show.",
+            title,
+            _panel("sources", title, bands, draw, "nats per token"),
+        )
+    ]
+
+
 def curves(steps: Sequence[Step]) -> list[Figure]:
-    """Loss, gradient norm, learning rates and tokens per second over the steps; [] without steps."""
+    """Loss (by source too), gradient norm, learning rates, tokens per second over the steps; [] without."""
     if not steps:
         return []
     bands = bands_of(steps)
@@ -235,6 +266,7 @@ def curves(steps: Sequence[Step]) -> list[Figure]:
                 "nats per token",
             ),
         ),
+        *source_curves(steps, bands),
         Figure(
             "Gradient norm",
             "Before clipping, logarithmic scale.",

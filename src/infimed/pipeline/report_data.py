@@ -18,6 +18,7 @@ from infimed.core.files import read_json
 from infimed.core.recipe import Recipe
 from infimed.core.run import MetricsLog
 from infimed.data.shards import ShardSet
+from infimed.pipeline.throughput import spent_seconds
 
 FIRST_PROBLEMS = 8
 PRETRAIN_LOW, PRETRAIN_HIGH = "pretrain-low", "pretrain-high"
@@ -58,6 +59,7 @@ class Step:
     learning_rate: Mapping[str, float]
     tokens_per_second: float
     padded_tokens_per_second: float
+    source_loss: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class StageNumbers:
         fill: share of the rows' capacity that held tokens.
         samples_per_second, tokens_per_second, padded_tokens_per_second, flops_per_second: over the
             stage's whole time, waiting for rows included; padded counts the rows' full capacity.
-        hours: time in steps. memory_gib: largest resident memory of the process so far.
+        mfu: share of the fastest matrix product here that was reached; None where no peak was logged.
+        hours: time in steps and in filling the feature cache. memory_gib: largest resident memory of the process so far.
         final_loss: mean over the last tenth of the steps.
     """
 
@@ -85,6 +88,7 @@ class StageNumbers:
     tokens_per_second: float
     padded_tokens_per_second: float
     flops_per_second: float
+    mfu: float | None
     hours: float
     memory_gib: float
     final_loss: float
@@ -137,6 +141,7 @@ def curve_steps(rows: Sequence[Mapping[str, Any]]) -> list[Step]:
             learning_rate={str(k): float(v) for k, v in row["learning_rate"].items()},
             tokens_per_second=float(row["tokens_per_second"]),
             padded_tokens_per_second=float(row["padded_tokens_per_second"]),
+            source_loss=row.get("source_loss", {}),
         )
         for row in rows
     ]
@@ -163,7 +168,8 @@ def stage_numbers(
         def total(key: str, own: Sequence[Mapping[str, Any]] = own) -> float:
             return float(sum(row.get(key, 0.0) for row in own))
 
-        seconds = max(total("seconds") + total("wait_seconds"), 1e-9)
+        seconds = max(sum(map(spent_seconds, own)), 1e-9)
+        reachable = sum(row.get("peak_flops_per_second", 0.0) * spent_seconds(row) for row in own)
         capacity = sum(row["tokens"] / row["fill"] for row in own if row.get("fill"))
         tail = own[-max(1, len(own) // 10) :]
         made.append(
@@ -180,6 +186,7 @@ def stage_numbers(
                 tokens_per_second=total("tokens") / seconds,
                 padded_tokens_per_second=capacity / seconds,
                 flops_per_second=total("flops") / seconds,
+                mfu=total("flops") / reachable if reachable else None,
                 hours=seconds / 3600,
                 memory_gib=max(float(row.get("memory_gib", 0.0)) for row in own),
                 final_loss=sum(float(row["loss"]) for row in tail) / len(tail),

@@ -242,6 +242,8 @@ def train_step(prepared: Prepared, *, blind: bool, world: World | None = None) -
     if shown:
         speeds = stage_speeds(MetricsLog(folder / "metrics.jsonl").read())
         err.print(speed_table(speeds))
+        for saving in filter(None, (speed.saving for speed in speeds)):
+            err.print(saving, markup=False)
         ratio = speed_ratio(speeds)
         if ratio is not None:
             err.print(

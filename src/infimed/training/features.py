@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ from infimed.core.console import err, progress
 from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes, sha256_json, write_failed
 from infimed.core.recipe import Stage, Train
-from infimed.data.record import Facts, ImageRef
+from infimed.data.record import ImageRef
+from infimed.data.rendering import shown_as
 from infimed.data.schema import LOCATOR_PREFIX
 from infimed.data.shards import ShardSet
 from infimed.model.modeling import InfiMedForConditionalGeneration
@@ -61,6 +63,9 @@ class FeatureCache:
     Args:
         folder: named after `key`. images: rows of the shards' image index, int64, sorted, distinct.
         shape: (visual_tokens, width) of an entry.
+
+    Attributes:
+        filled: images that were computed by the ranks of this process. seconds: that it took.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class FeatureCache:
     ) -> None:
         self.folder = folder
         self.images = images
+        self.filled, self.seconds = 0, 0.0
         self._shards = shards
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         stored = np.dtype(np.uint16 if precision == "bf16" else np.uint32)
@@ -113,6 +119,7 @@ class FeatureCache:
             features_of: pooled features [n, visual_tokens, width] of images.
         """
         title, todo = "features", self.missing()
+        self.filled = sum(map(len, todo))
         mine = todo[world.rank :: world.size]
         with progress(title, len(mine), unit="groups", quiet=not world.main or not mine) as advance:
             for group in mine:
@@ -126,10 +133,6 @@ class FeatureCache:
         self._entries.flush()
         self._sums.flush()
 
-    @staticmethod
-    def _window(facts: Facts) -> tuple[object, object]:
-        return facts.get("window_center"), facts.get("window_width")
-
     def read(self, image: ImageRef) -> Tensor:
         """Features [visual_tokens, width] of an image.
 
@@ -137,9 +140,9 @@ class FeatureCache:
             DataError: it is not in the cache, damaged, or shown with grey levels of its own.
         """
         sha256 = image.sha256 or image.locator.removeprefix(LOCATOR_PREFIX)
-        if "window_center" in image.facts and self._window(image.facts) != self._window(
-            self._shards.image_facts(sha256)
-        ):
+        stored = self._shards.image_facts(sha256)
+        own = image.facts if "window_center" in image.facts else {**stored, **image.facts}
+        if shown_as(own) != shown_as(stored):
             raise DataError(
                 "a record shows an image with a window of its own, which the feature cache cannot hold",
                 where=image.locator,
@@ -206,11 +209,14 @@ def stage_features(
         with autocast(world.device, precision):
             return model.pooled_features(pixels.to(world.device), processor.visual_tokens)
 
+    began = time.perf_counter()
     world.together(lambda: cache.fill(features_of, world))
+    cache.seconds = time.perf_counter() - began
     if world.main:
         err.print(
-            f"features of {len(images):,} images kept ({cache.nbytes / 2**20:,.0f} MB): the tower runs "
-            f"{len(images):,} times in this stage instead of {plan.images:,}"
+            f"features of {len(images):,} images kept ({cache.nbytes / 2**20:,.0f} MB, filled in "
+            f"{cache.seconds:.1f} s): the tower runs {len(images):,} times in this stage instead of "
+            f"{plan.images:,}"
         )
     return cache
 

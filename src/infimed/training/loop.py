@@ -15,9 +15,9 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from types import FrameType
@@ -42,17 +42,19 @@ from infimed.training.checkpoint import (
     newest_checkpoint,
     save_training,
 )
-from infimed.training.device import autocast
+from infimed.training.device import autocast, gemm_peak
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
+from infimed.training.flops import Cost, Flops
 from infimed.training.loader import rows_from
 from infimed.training.lora import add_adapters, check_adapters, resume_adapters
-from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
+from infimed.training.meter import SourceLosses, resident_gib, step_counts, step_rates, summed
 from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
 from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
 from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
 from infimed.training.stage import Position, StageJob
 from infimed.training.step import RowLoss, non_finite_samples, row_weights
+from infimed.training.trackers import Tracker, numbers_of, open_trackers
 
 __all__ = ["Interrupted", "Position", "StageJob", "Trainer"]
 
@@ -98,6 +100,7 @@ class Trainer:
     _signal: int = 0
     _saved_at: float = 0.0
     _trimmed_at: float = 0.0
+    _trackers: Sequence[Tracker] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -123,17 +126,46 @@ class Trainer:
             self.folder / UNREADABLE, self.train.bad_images, writes=self.world.main
         )
         self._quarantine.rewind(self.position.step)
+        seen = 0
         if self.world.main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            seen = log.last_step()
             log.rewind(self.position.step)
+        self._peak = self._measured_peak()
         cache = PixelCache(self.shards)
         self._saved_at = time.monotonic()
-        with self._signals():
+        with self._signals(), self._tracked(seen):
             while self.position.stage < len(self.jobs):
                 self._stage(log, cache)
         if self.world.main:
             shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
         return checkpoint_folders(self.checkpoints)[0]
+
+    @cached_property
+    def _sources(self) -> list[str]:
+        """Every source of the data, in the same order on every rank."""
+        return list(self.shards.index(["source"])["source"].unique().to_pylist())
+
+    @contextmanager
+    def _tracked(self, seen: int) -> Iterator[None]:
+        """The trackers of the recipe, on the first rank; an earlier process logged up to step `seen`."""
+        name = f"{self.folder.parent.name}-blind" if self.blind else self.folder.name
+        step = self.position.step + 1
+        opened = open_trackers(self.train.trackers, self.folder, name, step=step, seen=seen)
+        with ExitStack() as held:
+            own = partial(held.enter_context, opened) if self.world.main else list
+            self._trackers = self.world.together(own)
+            yield
+
+    def _measured_peak(self) -> float:
+        """Operations per second of all ranks' fastest matrix products."""
+        peak = self.world.sums([gemm_peak(self.world.device, self.train.precision)])[0]
+        if self.world.main:
+            err.print(
+                f"fastest {self.train.precision} matrix product: {peak / 1e9:,.0f} GFLOP/s; "
+                "utilisation (MFU) is measured against it"
+            )
+        return peak
 
     def _resume(self) -> None:
         """Go to the newest verified checkpoint, if there is one."""
@@ -188,6 +220,7 @@ class Trainer:
             features=self._features,
         )
         title = ("blind " if self.blind else "") + stage.name
+        filling = self._filling(flops)
         done = job.step_at(self.position.row)
         mine = [rows[self.world.rank] for rows in self._shares(job, done)]
         rows = rows_from(
@@ -205,13 +238,15 @@ class Trainer:
                 measured = self._step(
                     batch, factor(number, job.steps, stage, job.decay_from), flops
                 )
+                measured |= filling
+                filling = {}
                 if left_out:
                     measured["left_out"] = left_out
                 self.position.row = int(job.starts[number + 1])
                 self.position.step += 1
                 ended = time.monotonic()
                 line = self._line(job, number, batch, measured, ended - started, started - waiting)
-                self.world.together(partial(log.append, line) if self.world.main else _nothing)
+                self.world.together(partial(self._tell, log, line))
                 advance(
                     1,
                     loss=f"{measured.get('loss', math.nan):.3f}",
@@ -247,7 +282,12 @@ class Trainer:
         self.model.set_attention(PACKED)
         self.model.set_grid(stage.visual_tokens, stage.image_size)
         freeze(self.model, stage.learning_rate)
-        flops = Flops(self.model)
+        flops = Flops(
+            self.model,
+            stage.image_size,
+            questions=stage.question_weight > 0,
+            isolated=stage.isolation == "document",
+        )
         cached = cacheable(stage, self.train) and not self.blind
         self._features = self._stage_features(job) if cached else None
         self._row_loss = RowLoss(
@@ -276,6 +316,21 @@ class Trainer:
             world=self.world,
         )
 
+    def _tell(self, log: MetricsLog, line: dict[str, Any]) -> None:
+        """Write a step's line, on the first rank."""
+        if self.world.main:
+            log.append(line)
+        for tracker in self._trackers:
+            tracker.log(numbers_of(line), self.position.step)
+
+    def _filling(self, flops: Flops) -> dict[str, float]:
+        """What this process spent on the features of a stage; told with the stage's next step."""
+        cache = self._features
+        if cache is None or not cache.filled:
+            return {}
+        spent = cache.filled * flops.image()
+        return {"feature_seconds": round(cache.seconds, 3), "feature_flops": spent}
+
     def _line(
         self, job: StageJob, number: int, batch: Sequence[Row], measured: dict[str, Any],
         seconds: float, waited: float,
@@ -285,20 +340,22 @@ class Trainer:
         mine = step_counts(batch)
         counts = dict(zip(mine, map(int, self.world.sums(list(mine.values()))), strict=True))
         rows = int(job.starts[number + 1] - job.starts[number])
-        fill = counts["tokens"] / (rows * stage.row_tokens)
+        capacity = rows * stage.row_tokens
         return {
             "step": self.position.step,
             "stage": stage.name,
             **counts,
-            "fill": round(fill, 4),
+            "fill": round(counts["tokens"] / capacity, 4),
             **measured,
             "records": job.samples_hash(number),
-            "seconds": round(seconds, 4),
-            "wait_seconds": round(waited, 4),
-            "tokens_per_second": round(counts["tokens"] / seconds, 1),
-            "padded_tokens_per_second": round(counts["tokens"] / fill / seconds, 1),
-            "samples_per_second": round(counts["samples"] / seconds, 2),
-            "memory_gib": round(peak_memory_gib(), 3),
+            **step_rates(
+                counts,
+                capacity=capacity,
+                flops=measured["flops"],
+                peak=self._peak,
+                seconds=seconds,
+                waited=waited,
+            ),
         }
 
     def _after_step(self, job: StageJob) -> None:
@@ -336,6 +393,7 @@ class Trainer:
         batch = [*rows, *[idle_row(self.processor.end_id)] * idle]
         total, questions = 0.0, 0.0
         suspects: list[str] = []
+        by_source = SourceLosses(self._sources)
         for row, one in zip_longest(batch, weights):
             row = row.to(self.world.device)
             weight = torch.zeros(0) if one is None else one.weights
@@ -343,8 +401,10 @@ class Trainer:
             with autocast(self.world.device, self.train.precision):
                 loss, losses, words = self._row_loss(row, weight, whole, max(asked, 1))
             total += float((losses * weight).sum())
-            if one is not None and not math.isfinite(total):
-                suspects += non_finite_samples(row, one, losses)
+            if one is not None:
+                by_source.add(row, one, losses)
+                if not math.isfinite(total):
+                    suspects += non_finite_samples(row, one, losses)
             questions += float(words)
             if loss.requires_grad:  # a row without images teaches a projector nothing
                 loss.backward()
@@ -356,6 +416,7 @@ class Trainer:
                 f"loss {total + stage.question_weight * questions} and gradient norm {norm}",
                 suspects or [name for row in rows for name in row.record_ids],
             )
+        cost = summed([flops.row(row) for row in rows], self.world)
         rates = set_rates(self._optimizer, share)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -364,7 +425,8 @@ class Trainer:
             **({"question_loss": questions} if stage.question_weight else {}),
             "gradient_norm": round(norm, 5),
             "learning_rate": rates,
-            "flops": self.world.sums([sum(flops.row(row) for row in rows)])[0],
+            "source_loss": by_source.read(self.world),
+            **cost.fields(),
         }
 
     def _passed_over(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -375,7 +437,7 @@ class Trainer:
         """
         if not self.world.largest([bool(row.left_out) for row in rows] or [0])[0]:
             raise DataError("no target tokens in this step", where=_named(rows))
-        return {"gradient_norm": 0.0, "learning_rate": {}, "flops": 0.0}
+        return {"gradient_norm": 0.0, "learning_rate": {}, **Cost().fields()}
 
     def _diverged(self, what: str, names: Sequence[str]) -> NonFiniteError:
         """The same error on every rank, naming the records of all."""
@@ -406,10 +468,6 @@ class Trainer:
 
 def _taken(rows: Iterator[Row], count: int) -> list[Row]:
     return list(islice(rows, count))
-
-
-def _nothing() -> None:
-    return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,12 +1,27 @@
-"""What a step cost: tokens, samples, images and floating-point operations per second, and memory."""
+"""What a step cost and gained: tokens, samples, images and operations per second, memory, loss by source."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters
+import torch
+from torch import Tensor
+
+from infimed.training.flops import Cost
+from infimed.training.parallel import World
 from infimed.training.rows import Row
+from infimed.training.step import RowWeights
+
+TIMED: Final = frozenset(
+    {
+        "seconds", "wait_seconds", "wait_share", "feature_seconds", "feature_flops", "tokens_per_second",
+        "target_tokens_per_second", "padded_tokens_per_second", "samples_per_second",
+        "images_per_second", "flops_per_second", "peak_flops_per_second", "mfu", "memory_gib",
+    }
+)  # fmt: skip
+"""Fields of a metrics line that the machine or a kill decides; all others are the same whenever a run is repeated."""
 
 
 def peak_memory_gib() -> float:
@@ -20,47 +35,6 @@ def resident_gib() -> float:
         return int(handle.read().split()[1]) * resource.getpagesize() / 2**30
 
 
-class Flops:
-    """Floating-point operations of training rows, counted from the model's structure.
-
-    A linear layer costs 2 per weight and token forward; backward costs twice that for a module that
-    learns, once for one that only passes gradients on, nothing for a frozen tower. Attention
-    is counted per document, not per row.
-    """
-
-    def __init__(self, model: InfiMedForConditionalGeneration) -> None:
-        config = model.config
-        text, vision = config.text_config, config.vision_config
-        embedding = text.vocab_size * text.hidden_size
-        self.language = count_parameters(model.model.language_model) - embedding
-        self.head = embedding
-        self.vision = count_parameters(model.model.vision_tower)
-        self.projector = count_parameters(model.model.multi_modal_projector)
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.attention = 4 * text.num_hidden_layers * text.num_attention_heads * head_dim
-        self.vision_attention = 4 * vision.num_hidden_layers * vision.hidden_size
-        self.patch = vision.patch_size
-        self.vision_learns = any(p.requires_grad for p in model.model.vision_tower.parameters())
-        self.language_learns = any(p.requires_grad for p in model.model.language_model.parameters())
-
-    def row(self, row: Row) -> float:
-        """Operations of one row, forward and backward."""
-        tokens = row.layout.tokens
-        pairs = sum(
-            d.trunk * (d.trunk + 1) / 2 + sum(b * (b + 1) / 2 + b * d.trunk for b in d.branches)
-            for d in row.layout.documents
-        )
-        weight_passes = 3.0 if self.language_learns else 2.0
-        total = weight_passes * 2 * self.language * tokens + 3 * self.attention * pairs
-        total += weight_passes * 2 * self.head * row.target_tokens
-        if row.pixels is not None:
-            images, patches = row.pixels.shape[0], (row.pixels.shape[-1] // self.patch) ** 2
-            forward = 2 * self.vision * patches + self.vision_attention * patches**2
-            total += images * forward * (3.0 if self.vision_learns else 1.0)
-            total += 3 * 2 * self.projector * images * patches
-        return total
-
-
 def step_counts(rows: Sequence[Row]) -> dict[str, int]:
     """Counts of the rows of one optimizer step."""
     return {
@@ -70,3 +44,76 @@ def step_counts(rows: Sequence[Row]) -> dict[str, int]:
         "documents": sum(len(row.layout.documents) for row in rows),
         "images": sum(row.images for row in rows),
     }
+
+
+def step_rates(
+    counts: Mapping[str, int],
+    *,
+    capacity: int,
+    flops: float,
+    peak: float,
+    seconds: float,
+    waited: float,
+) -> dict[str, float]:
+    """Rates of one optimizer step.
+
+    Tokens, samples and images are counted a second of computing. Operations and MFU are counted
+    a second of the whole step: hardware that waits for rows is not utilised.
+
+    Args:
+        counts: of `step_counts`, over all ranks. capacity: tokens that the step's rows could hold.
+        flops: operations of the step, over all ranks. peak: operations per second of all ranks'
+            fastest matrix products. seconds: of computing. waited: seconds of waiting for rows.
+    """
+    whole = seconds + waited
+    return {
+        "seconds": round(seconds, 4),
+        "wait_seconds": round(waited, 4),
+        "wait_share": round(waited / whole, 4),
+        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "target_tokens_per_second": round(counts["target_tokens"] / seconds, 1),
+        "padded_tokens_per_second": round(capacity / seconds, 1),
+        "samples_per_second": round(counts["samples"] / seconds, 2),
+        "images_per_second": round(counts["images"] / seconds, 2),
+        "flops_per_second": round(flops / whole),
+        "peak_flops_per_second": round(peak),
+        "mfu": round(flops / whole / peak, 5),
+        "memory_gib": round(peak_memory_gib(), 3),
+    }
+
+
+class SourceLosses:
+    """Loss per target token of one step, by where its records come from.
+
+    Args:
+        names: every source there is, in the same order on every rank.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._place = {name: place for place, name in enumerate(names)}
+        self._loss = torch.zeros(len(names), dtype=torch.float64)
+        self._tokens = torch.zeros(len(names), dtype=torch.float64)
+
+    def add(self, row: Row, weights: RowWeights, losses: Tensor) -> None:
+        """Count a row, given the losses of its target tokens, fp32 [n]."""
+        places = torch.tensor([self._place[name] for name in row.sources], dtype=torch.int64)
+        of_target = places[weights.sample]
+        self._loss.index_add_(0, of_target, losses.double().cpu())
+        self._tokens.index_add_(0, of_target, torch.ones(len(of_target), dtype=torch.float64))
+
+    def read(self, world: World) -> dict[str, float]:
+        """Loss per target token of the sources that the step shows on any rank."""
+        count = len(self.names)
+        sums = world.sums([*self._loss.tolist(), *self._tokens.tolist()])
+        return {
+            name: round(loss / tokens, 6)
+            for name, loss, tokens in zip(self.names, sums[:count], sums[count:], strict=True)
+            if tokens
+        }
+
+
+def summed(costs: Sequence[Cost], world: World) -> Cost:
+    """Operations of all rows on all ranks."""
+    mine = sum(costs, Cost())
+    return Cost(*world.sums([mine.vision, mine.language, mine.cached]))

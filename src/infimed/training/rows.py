@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, Protocol
 
 import cv2
@@ -22,6 +23,7 @@ from infimed.core.seeds import stream
 from infimed.data.imaging import squash
 from infimed.data.limits import ImageError
 from infimed.data.record import ImageRef, Message, Record
+from infimed.data.rendering import shown_as
 from infimed.data.shards import DamagedRecord, ShardSet
 from infimed.data.tarstore import DamagedImage
 from infimed.model.attention import Document, PackedLayout
@@ -41,7 +43,7 @@ class Row:
         pixels: float32 [n, 3, S, S], or None for a row without images.
         pooled: the tower's features [n, visual_tokens, width] in place of pixels, from a cache.
         visual_tokens: tokens of each image, where some have fewer than the stage's grid.
-        record_ids: ids of the records, in order.
+        record_ids: ids of the records, in order. sources: where each comes from.
         left_out: documents whose image or record could not be read.
     """
 
@@ -54,6 +56,7 @@ class Row:
     left_out: tuple[LeftOut, ...] = ()
     pooled: Tensor | None = None
     visual_tokens: tuple[int, ...] | None = None
+    sources: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -116,24 +119,40 @@ def without_images(record: Record) -> Record:
 
 
 class PixelCache:
-    """Squashed uint8 squares, decoded once and kept up to a budget of bytes."""
+    """Squashed uint8 squares, decoded once and kept up to a budget of bytes.
+
+    When it is full nothing is forgotten but squares of another side, which belong to a stage that
+    is over: in a pass over more images than fit, forgetting the oldest would forget each image just
+    before it is shown again. May be used from several threads.
+    """
 
     def __init__(self, shards: ShardSet, budget_bytes: int = 768 * 2**20) -> None:
         self.shards = shards
         self.budget = budget_bytes
         self.used = 0
-        self.kept: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        self.kept: dict[int, dict[tuple[str, str], NDArray[np.uint8]]] = {}
+        self._lock = Lock()
 
     def square(self, image: ImageRef, side: int) -> NDArray[np.uint8]:
-        """The image as uint8 [side, side, 3]."""
-        key = (image.sha256, side)
-        if key not in self.kept:
-            made = squash(self.shards.pixels(image), side)
-            if self.used + made.nbytes > self.budget:
-                return made
-            self.kept[key] = made
-            self.used += made.nbytes
-        return self.kept[key]
+        """The image as uint8 [side, side, 3], with the grey levels that the record asks for."""
+        key = (image.sha256 or image.locator, shown_as(image.facts))
+        found = self.kept.get(side, {}).get(key)
+        if found is None:
+            found = squash(self.shards.pixels(image), side)
+            with self._lock:
+                self._keep(key, side, found)
+        return found
+
+    def _keep(self, key: tuple[str, str], side: int, square: NDArray[np.uint8]) -> None:
+        same = self.kept.setdefault(side, {})
+        if key in same:  # another thread decoded it too
+            return
+        if self.used + square.nbytes > self.budget:
+            for other in [one for one in self.kept if one != side]:
+                self.used -= sum(old.nbytes for old in self.kept.pop(other).values())
+        if self.used + square.nbytes <= self.budget:
+            same[key] = square
+            self.used += square.nbytes
 
 
 def augmented(
@@ -205,10 +224,20 @@ class RowBuilder:
         documents: list[Document] = []
         squares: list[NDArray[np.uint8]] = []
         names: list[str] = []
+        sources: list[str] = []
         pooled: list[Tensor] = []
         tokens: list[int] = []
         left_out: list[LeftOut] = []
-        parts: tuple[list[Any], ...] = (ids, targets, documents, squares, names, pooled, tokens)
+        parts: tuple[list[Any], ...] = (
+            ids,
+            targets,
+            documents,
+            squares,
+            names,
+            sources,
+            pooled,
+            tokens,
+        )
         for place, document in enumerate(plan.documents):
             begun = [len(part) for part in parts]
             try:
@@ -231,6 +260,7 @@ class RowBuilder:
             left_out=tuple(left_out),
             pooled=torch.stack(pooled) if pooled else None,
             visual_tokens=tuple(tokens) if any(n != grid for n in tokens) else None,
+            sources=tuple(sources),
         )
 
     def _left_out(self, document: DocumentPlan, number: int, error: DataError) -> LeftOut:
@@ -252,6 +282,7 @@ class RowBuilder:
         documents: list[Document],
         squares: list[NDArray[np.uint8]],
         names: list[str],
+        sources: list[str],
         pooled: list[Tensor],
         tokens: list[int],
     ) -> None:
@@ -293,6 +324,7 @@ class RowBuilder:
             targets.extend(encoded.targets[encoded.trunk :])
             branches.append(len(encoded.input_ids) - encoded.trunk)
             names.append(record.id)
+            sources.append(record.source)
         if not trunk:
             documents.extend(Document(length) for length in branches)
         else:

@@ -8,7 +8,6 @@ runs the head, and a rank that has no row left in a step runs an idle one. None 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,16 +116,6 @@ class RowLoss(nn.Module):
         side = self.image_size
         blank = torch.zeros(1, 3, side, side, device=row.input_ids.device)
         return self.model.image_features(blank).float().sum()
-
-
-def losses_by_sample(losses: Sequence[Tensor], weights: Sequence[RowWeights]) -> list[Tensor]:
-    """Summed loss of every sample of each row, fp32 [samples]."""
-    return [
-        torch.zeros(int(one.sample.max()) + 1 if len(one.sample) else 0).index_add_(
-            0, one.sample, loss.float().cpu()
-        )
-        for loss, one in zip(losses, weights, strict=True)
-    ]
 
 
 def non_finite_samples(row: Row, weights: RowWeights, losses: Tensor) -> list[str]:
