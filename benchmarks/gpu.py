@@ -33,8 +33,9 @@ from infimed.model.attention import PACKED, Document, PackedLayout
 from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters
 from infimed.model.presets import Preset, build_config, preset
 from infimed.model.processing import IGNORE
-from infimed.training.device import autocast
-from infimed.training.meter import Flops, peak_memory_gib
+from infimed.training.device import autocast, gemm_peak
+from infimed.training.flops import Flops
+from infimed.training.meter import peak_memory_gib
 from infimed.training.optimizer import freeze, make_optimizer
 from infimed.training.rows import Row
 from infimed.training.step import RowLoss, row_weights
@@ -56,15 +57,6 @@ def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int) 
         if number >= 2:
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
-
-
-def matrix_peak(device: torch.device, sides: tuple[int, ...]) -> float:
-    """Most bf16 floating-point operations a second of any square matrix product."""
-    rates = []
-    for side in sides:
-        a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
-        rates.append(2 * side**3 / median_seconds(lambda a=a, b=b: a @ b, device, 10))
-    return max(rates)
 
 
 def tiny(chosen: Preset) -> Preset:
@@ -151,7 +143,7 @@ def _wide_step(
         seconds = median_seconds(step, device, repeats)
     except torch.OutOfMemoryError as error:
         return {"out_of_memory": str(error).splitlines()[0]}
-    flops = Flops(model).row(row)
+    flops = Flops(model, chosen.image_size).row(row).total
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     return {
         "parameters": count_parameters(model),
@@ -194,7 +186,7 @@ def main() -> None:
     arguments.samples = arguments.samples or (2 if dry else 64)
     arguments.steps, arguments.arms = (1 if dry else 8), "padded,full,low,cache"
     real = preset("infimed-1.7b")
-    peak = matrix_peak(device, (256,) if dry else (4096, 8192, 16384))
+    peak = gemm_peak(device, "bf16")
     checks = exactness(device)
     table = {
         "machine": machine(device),

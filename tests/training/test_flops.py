@@ -48,7 +48,7 @@ def model(make_model, monkeypatch):
         groups = query.shape[1] // key.shape[1]
         return query + (key + value).repeat_interleave(groups, 1)
 
-    monkeypatch.setattr("infimed.model.attention.backend_for", lambda _: without_products)
+    monkeypatch.setattr("infimed.model.attention.backend_for", lambda *_: without_products)
     return made
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from infimed.model.processing import IGNORE
-from infimed.training.meter import Flops
+from infimed.training.flops import Flops
 from infimed.training.rows import PixelCache, RowBuilder
 from tests.training.toy import low_and_high
 
@@ -36,7 +36,7 @@ def gradients_of_step(trainer, rows):
 
     trainer.train = trainer.train.model_copy(update={"clip": 1e9})
     trainer._optimizer.step = keep
-    measured = trainer._step(rows, 1.0, Flops(trainer.model))
+    measured = trainer._step(rows, 1.0, Flops(trainer.model, trainer.jobs[0].stage.image_size))
     return measured["loss"], found
 
 
