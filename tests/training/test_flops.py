@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from infimed.core.recipe import LearningRate
+from infimed.core.recipe import LearningRate, Lora
 from infimed.model.attention import PACKED, Document, PackedLayout
 from infimed.model.processing import IGNORE
 from infimed.training.flops import Flops, attended
+from infimed.training.lora import add_adapters
 from infimed.training.optimizer import freeze
 from infimed.training.rows import Row
 from infimed.training.step import RowLoss, row_weights
@@ -145,3 +146,10 @@ def test_attention_counts_the_pairs_that_see_each_other(make_model, isolated):
     flops.attention = 0
     # Two products of width 8 in each of 4 heads and 2 layers; backward, four.
     assert with_it - flops.row(made_row()).language == 3 * 2 * 2 * 8 * 4 * 2 * pairs
+
+
+def test_adapters_cost_their_own_products_and_spare_those_of_frozen_weights(model):
+    add_adapters(model, Lora(rank=4), seed=1)
+    freeze(model, LearningRate(projector=1.0, language=1.0))
+    row = made_row()
+    assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
