@@ -169,6 +169,16 @@ class Train(Part):
     weight_decay: float = Field(0.01, ge=0, description="on matrices only")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     betas: tuple[float, float] = (0.9, 0.98)
+    optimizer: Literal["adamw", "adafactor", "adamw8bit"] = Field(
+        "adamw", description="adafactor keeps nearly no state, adamw8bit a quarter of adamw's"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="keep only the inputs of blocks and compute them again backward"
+    )
+    compile: bool = Field(False, description="compile the language model's blocks with torch.compile")
+    frozen_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 halves the memory of a tower that learns in no stage"
+    )
     window: int = Field(4096, ge=1, description="documents the planner looks at together")
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint at least this often")
     keep_checkpoints: int = Field(2, ge=1)
