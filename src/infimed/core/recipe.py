@@ -235,6 +235,18 @@ class Recipe(Part):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
+    def frozen_tower_stays_frozen(self) -> Self:
+        if self.train.frozen_dtype == "bf16":
+            learning = [stage.name for stage in self.stages if stage.learning_rate.vision]
+            if learning:
+                raise ValueError(
+                    f"train.frozen_dtype=bf16, but the tower learns in {', '.join(learning)}"
+                )
+            if self.train.precision != "bf16":
+                raise ValueError("train.frozen_dtype=bf16 needs train.precision=bf16")
+        return self
+
+    @model_validator(mode="after")
     def stages_in_order(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):

@@ -42,11 +42,13 @@ from infimed.training.checkpoint import (
     newest_checkpoint,
     save_training,
 )
+from infimed.training.compiling import compile_blocks
 from infimed.training.device import autocast
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
 from infimed.training.loader import rows_from
+from infimed.training.memory import save_memory
 from infimed.training.meter import Flops, peak_memory_gib, resident_gib, step_counts
-from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
+from infimed.training.optimizer import check_ranks, factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
 from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
 from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
@@ -112,7 +114,9 @@ class Trainer:
         Raises:
             NonFiniteError: loss or gradient is not finite. Interrupted: a signal came.
             DataError: the run began with other plans or another seed.
+            RecipeError: the optimizer does not train on several ranks.
         """
+        check_ranks(self.train, self.world.size)
         log = MetricsLog(self.folder / "metrics.jsonl")
         self._resume()
         self._quarantine = Quarantine(
@@ -232,6 +236,9 @@ class Trainer:
         self.model.set_attention(PACKED)
         self.model.set_grid(stage.visual_tokens, stage.image_size)
         freeze(self.model, stage.learning_rate)
+        save_memory(self.model, self.train)
+        if self.train.compile:
+            compile_blocks(self.model)
         flops = Flops(self.model)
         cached = cacheable(stage, self.train) and not self.blind
         self._features = self._stage_features(job) if cached else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from infimed.core.errors import RecipeError
 from infimed.core.recipe import LearningRate, Stage, Train
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.training.adafactor import Adafactor
@@ -76,6 +77,22 @@ def make_optimizer(
     if train.optimizer == "adamw8bit":
         return AdamW8bit(settings, betas=train.betas)
     return torch.optim.AdamW(settings, betas=train.betas, eps=1e-8, fused=True)
+
+
+def check_ranks(train: Train, ranks: int) -> None:
+    """Refuse an optimizer that cannot train a model sharded over ranks.
+
+    Raises:
+        RecipeError: 8-bit moments with more than one rank.
+    """
+    if train.optimizer == "adamw8bit" and ranks > 1:
+        raise RecipeError(
+            f"8-bit moments are kept in blocks that {ranks} ranks would cut",
+            where="train.optimizer",
+            seen="adamw8bit",
+            accepted="adamw, adafactor",
+            fix="set train.optimizer=adafactor for little memory, or adamw: its moments are sharded",
+        )
 
 
 def factor(step: int, steps: int, stage: Stage) -> float:
