@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 
+from infimed.model.attention import PackedLayout
 from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters
 from infimed.training.rows import Row
 
@@ -45,20 +46,26 @@ class Flops:
 
     def row(self, row: Row) -> float:
         """Operations of one row, forward and backward."""
-        tokens = row.layout.tokens
+        patches = 0 if row.pixels is None else (row.pixels.shape[-1] // self.patch) ** 2
+        images = 0 if row.pixels is None else row.pixels.shape[0]
+        return self.of(row.layout, row.target_tokens, images, patches)
+
+    def of(self, layout: PackedLayout, target_tokens: int, images: int, patches: int) -> float:
+        """Operations of a row of these documents with so many images of so many patches each."""
         pairs = sum(
             d.trunk * (d.trunk + 1) / 2 + sum(b * (b + 1) / 2 + b * d.trunk for b in d.branches)
-            for d in row.layout.documents
+            for d in layout.documents
         )
         weight_passes = 3.0 if self.language_learns else 2.0
-        total = weight_passes * 2 * self.language * tokens + 3 * self.attention * pairs
-        total += weight_passes * 2 * self.head * row.target_tokens
-        if row.pixels is not None:
-            images, patches = row.pixels.shape[0], (row.pixels.shape[-1] // self.patch) ** 2
-            forward = 2 * self.vision * patches + self.vision_attention * patches**2
-            total += images * forward * (3.0 if self.vision_learns else 1.0)
-            total += 3 * 2 * self.projector * images * patches
-        return total
+        total = weight_passes * 2 * self.language * layout.tokens + 3 * self.attention * pairs
+        total += weight_passes * 2 * self.head * target_tokens
+        forward = 2 * self.vision * patches + self.vision_attention * patches**2
+        total += images * forward * (3.0 if self.vision_learns else 1.0)
+        return total + 3 * 2 * self.projector * images * patches
+
+    def again(self, layout: PackedLayout) -> float:
+        """Operations of computing the language model's blocks a second time (checkpointing)."""
+        return 2.0 * self.language * layout.tokens
 
 
 def step_counts(rows: Sequence[Row]) -> dict[str, int]:
