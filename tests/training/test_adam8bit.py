@@ -49,9 +49,7 @@ def test_a_block_of_zeros_comes_back_as_zeros():
 def train(optimizer_of, steps=50):
     """Losses of a two-layer regression, and the first layer's weights at its end."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 64)
-    )
+    model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 64))
     teacher = torch.randn(64, 64) / 8
     optimizer = optimizer_of(model.parameters())
     losses = []
@@ -67,9 +65,13 @@ def train(optimizer_of, steps=50):
 
 def test_fifty_steps_follow_adamw_in_fp32_within_a_hundredth_of_the_loss():
     def ours(parameters):
-        return AdamW8bit([{"params": list(parameters), "lr": 3e-3, "weight_decay": 0.1}], betas=(0.9, 0.98))
+        return AdamW8bit(
+            [{"params": list(parameters), "lr": 3e-3, "weight_decay": 0.1}], betas=(0.9, 0.98)
+        )
 
-    exact, weight = train(lambda p: torch.optim.AdamW(p, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1))
+    exact, weight = train(
+        lambda p: torch.optim.AdamW(p, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1)
+    )
     losses, weight8 = train(ours)
     assert exact[-1] < 0.6 * exact[0]
     assert losses == pytest.approx(exact, rel=0.01)

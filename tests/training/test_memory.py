@@ -57,9 +57,7 @@ def test_blocks_computed_again_give_the_same_gradients(make_model, precision):
 
 
 def test_only_blocks_that_pass_gradients_on_are_computed_again(make_model):
-    model = ready(
-        make_model(), Train(activation_checkpointing=True), LearningRate(projector=1e-3)
-    )
+    model = ready(make_model(), Train(activation_checkpointing=True), LearningRate(projector=1e-3))
     assert all(block.gradient_checkpointing for block in blocks(model.model.language_model))
     assert not any(block.gradient_checkpointing for block in blocks(model.model.vision_tower))
     save_memory(model, Train())
@@ -87,9 +85,7 @@ def test_fewer_activations_are_kept(make_model):
 def test_a_run_with_blocks_computed_again_writes_the_same_losses(make_trainer):
     losses = []
     for on in (False, True):
-        trainer = make_trainer(
-            str(on), train=Train(precision="fp32", activation_checkpointing=on)
-        )
+        trainer = make_trainer(str(on), train=Train(precision="fp32", activation_checkpointing=on))
         trainer.run()
         losses.append((trainer.folder / "metrics.jsonl").read_text().count("\n"))
         losses.append(load_checkpoint(next((trainer.folder / "checkpoints").iterdir()))[0])

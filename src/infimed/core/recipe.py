@@ -175,7 +175,9 @@ class Train(Part):
     activation_checkpointing: bool = Field(
         False, description="keep only the inputs of blocks and compute them again backward"
     )
-    compile: bool = Field(False, description="compile the language model's blocks with torch.compile")
+    compile: bool = Field(
+        False, description="compile the language model's blocks with torch.compile"
+    )
     frozen_dtype: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 halves the memory of a tower that learns in no stage"
     )

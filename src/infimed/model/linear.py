@@ -81,9 +81,7 @@ class FastLinear(nn.Linear):
         learns = torch.is_grad_enabled() and self.weight.requires_grad
         if not (learns and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
             return super().forward(input)
-        made = RoundedLinear.apply(
-            input, self.weight, self.bias, torch.get_autocast_dtype("cpu")
-        )
+        made = RoundedLinear.apply(input, self.weight, self.bias, torch.get_autocast_dtype("cpu"))
         assert isinstance(made, Tensor)
         return made
 

@@ -127,9 +127,7 @@ def decoder_block_bytes(
         turns = tuple(torch.empty(1, layout.tokens, head_dim) for _ in range(2))
         x = torch.empty(1, layout.tokens, text.hidden_size, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            kept = saved_bytes(
-                block, lambda: block(x, position_embeddings=turns, layout=layout)
-            )
+            kept = saved_bytes(block, lambda: block(x, position_embeddings=turns, layout=layout))
     block.gradient_checkpointing = on
     return kept
 
@@ -173,7 +171,11 @@ def stage_memory(
 ) -> Memory:
     """Memory of one device for a stage; `model` is a meta model and is frozen as the stage says."""
     freeze(model, stage.learning_rate)
-    tower, language, text = model.model.vision_tower, model.model.language_model, model.config.text_config
+    tower, language, text = (
+        model.model.vision_tower,
+        model.model.language_model,
+        model.config.text_config,
+    )
     share = 1 / machine.devices
     halved = train.frozen_dtype == "bf16" and not learns(tower)
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -208,7 +210,9 @@ def stage_memory(
     before = gradients if stage.rows_per_step > machine.devices else 0.0
     backward = kept + 8 * block
     moments = {
-        "tower": before + states + 6 * images * patches * model.config.vision_config.intermediate_size,
+        "tower": before
+        + states
+        + 6 * images * patches * model.config.vision_config.intermediate_size,
         "loss": max(before, share * embedding) + activations + head,
         "first block": gradients + backward,
         "embeddings": gradients + embedding,
@@ -229,9 +233,7 @@ def stage_work(
     return work + (flops.again(layout) if train.activation_checkpointing else 0.0)
 
 
-def estimate_stages(
-    recipe: Recipe, chosen: Preset, machine: Hardware
-) -> list[StageEstimate]:
+def estimate_stages(recipe: Recipe, chosen: Preset, machine: Hardware) -> list[StageEstimate]:
     """Every stage of a recipe, with rows as full as they get."""
     model = meta_model(chosen)
     found = []
