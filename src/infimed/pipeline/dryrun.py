@@ -2,33 +2,37 @@
 
 Records are read and measured, nothing is decoded, written or trained. Where data would have to be
 generated, a few patients are made in memory and repeated. What curation would drop is not known yet,
-so the plan is an upper bound. Time is floating-point operations over a rate measured on this machine.
+so the plan is an upper bound. Time is floating-point operations over an assumed share of a
+peak, measured here for this machine.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from infimed.core.console import out, table
-from infimed.core.recipe import Recipe, Stage
+from infimed.core.recipe import Recipe, Stage, Train
 from infimed.data.describing import descriptions
 from infimed.data.record import Record
-from infimed.model.presets import Preset, preset
+from infimed.model.attention import Document, PackedLayout
+from infimed.model.loading import base_processor
+from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.packing.planner import Limits, Samples, plan_stage
 from infimed.pipeline.checks import check_recipe
-from infimed.pipeline.run import base_model, reader_options
+from infimed.pipeline.run import base_folders, reader_options
+from infimed.training.estimate import meta_model
+from infimed.training.hardware import Hardware, this_cpu
 from infimed.training.loop import StageJob
+from infimed.training.meter import Flops
+from infimed.training.optimizer import freeze
 
 SAMPLE_PATIENTS = 24
-EFFICIENCY = 0.25
-"""Share of the matrix-multiplication rate that small-model training reaches on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -115,41 +119,34 @@ def repeated(samples: Samples, copies: int) -> Samples:
     )
 
 
-def matmul_rate(size: int = 1024, seconds: float = 0.3) -> float:
-    """Measured bf16 operations per second of a square matrix product on this machine."""
-    left = torch.randn(size, size, dtype=torch.bfloat16)
-    right = torch.randn(size, size, dtype=torch.bfloat16)
-    torch.mm(left, right)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        torch.mm(left, right)
-        count += 1
-    return 2 * size**3 * count / (time.perf_counter() - began)
+def stage_flops(model: InfiMedForConditionalGeneration, job: StageJob, train: Train) -> float:
+    """Operations of a stage, attention counted as if its documents were all of the mean length."""
+    freeze(model, job.stage.learning_rate)
+    flops, documents = Flops(model), len(job.plan.documents)
+    if not documents:
+        return 0.0
+    mean = PackedLayout((Document(round(job.plan.tokens / documents)),))
+    patches = (job.stage.image_size // model.patch_size) ** 2
+    targets = round(int(job.plan.documents.target_tokens.sum()) / documents)
+    work = documents * flops.of(mean, targets, 0, 0)
+    work += flops.of(PackedLayout(()), 0, job.plan.images, patches)
+    return work + documents * flops.again(mean) * train.activation_checkpointing
 
 
-def stage_flops(chosen: Preset, job: StageJob, parameters: tuple[int, int]) -> float:
-    """Operations of a stage, linear layers only (attention adds a few percent at these lengths)."""
-    vision, language = parameters
-    patches = (job.stage.image_size // chosen.patch_size) ** 2
-    tokens = job.plan.tokens
-    images = job.plan.images
-    passes = 3 if job.stage.learning_rate.vision else 1
-    return 6.0 * language * tokens + 2.0 * passes * vision * patches * images
-
-
-def estimate(recipe: Recipe) -> list[Estimate]:
-    """The plan of every stage with its estimated time.
+def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
+    """The plan of every stage with its estimated time on a machine, this one by default.
 
     Raises:
         InfiMedError: the recipe points to something that is not there.
     """
-    model, processor = base_model(recipe)
-    vision = sum(p.numel() for p in model.model.vision_tower.parameters())
-    language = sum(p.numel() for p in model.model.language_model.parameters())
+    chosen = preset(recipe.model.preset)
+    processor = base_processor(chosen, base_folders(recipe)[1])
+    model = meta_model(chosen)
+    machine = machine or this_cpu(model.config.text_config.hidden_size)
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies
-    rate = matmul_rate() * EFFICIENCY
+    rate = machine.flops * machine.mfu * machine.devices
     found = []
     for stage in recipe.stages:
         limits = Limits(
@@ -165,7 +162,7 @@ def estimate(recipe: Recipe) -> list[Estimate]:
         if stage.max_rows is not None:
             rows = min(rows, stage.max_rows)
         share = rows / max(1, len(plan.rows))
-        flops = stage_flops(preset(recipe.model.preset), StageJob(stage, plan), (vision, language))
+        flops = stage_flops(model, StageJob(stage, plan), recipe.train)
         found.append(
             Estimate(
                 stage=stage.name,
