@@ -83,9 +83,9 @@ def hardware(name: str, hidden: int) -> Hardware:
         return this_cpu(hidden)
     text = resources.files("infimed.training").joinpath("hardware.yaml").read_text("utf-8")
     known = yaml.safe_load(text)
-    found = re.fullmatch(r"(.+?)(?:x(\d+))?", name)
-    kind, count = (found[1], int(found[2] or 1)) if found else (name, 1)
-    if kind not in known or count < 1:
+    several = re.fullmatch(r"(.+)x([1-9]\d*)", name)
+    kind, count = (several[1], int(several[2])) if several and name not in known else (name, 1)
+    if kind not in known:
         raise UsageError(
             "no such hardware",
             where="--hardware",
