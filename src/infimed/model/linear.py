@@ -1,7 +1,7 @@
 """Linear layers for training in bf16 on a CPU: the weights' gradient at the speed of the forward product.
 
 The gradient ``g^T x`` multiplies by a transposed left factor. oneDNN runs that at half the speed of the
-two other products of a layer (0.5 against 1.1 TFLOP/s on a core with AVX-512 bf16, at widths from 160
+two other products of a layer (0.5 against 1.1 TFLOP/s on a core of a Xeon with AMX, at widths from 160
 to 6,144), so a third of the work takes half of the time. Transposing a factor first, in
 strips that fit a core's cache, costs a fraction of what it saves. The results are the stock ones.
 Without autocast, without gradients and on other devices the stock code runs.
