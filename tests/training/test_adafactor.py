@@ -16,11 +16,11 @@ def by_the_paper(weight, gradients, *, lr, decay, weight_decay):
         g = gradient.double()
         keep = 1 - step**-decay
         if g.ndim == 2:
-            row = keep * row + (1 - keep) * (g**2 + 1e-30).mean(1)
-            column = keep * column + (1 - keep) * (g**2 + 1e-30).mean(0)
+            row = keep * row + (1 - keep) * (g**2 + 1e-16).mean(1)
+            column = keep * column + (1 - keep) * (g**2 + 1e-16).mean(0)
             square_of = torch.outer(row, column) / row.mean()
         else:
-            square = keep * square + (1 - keep) * (g**2 + 1e-30)
+            square = keep * square + (1 - keep) * (g**2 + 1e-16)
             square_of = square
         update = g / square_of.sqrt()
         update /= max(1.0, float(update.square().mean().sqrt()))
@@ -39,6 +39,13 @@ def test_steps_equal_the_formulas_of_the_paper(shape):
         weight.grad = gradient.clone()
         optimizer.step()
     torch.testing.assert_close(weight.detach().double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_of_mere_rounding_moves_nothing():
+    weight = torch.nn.Parameter(torch.ones(32))
+    weight.grad = torch.randn(32) * 1e-11
+    Adafactor([{"params": [weight], "lr": 1e-3}]).step()
+    assert (weight.detach() - 1).abs().max() < 1e-5
 
 
 def test_state_of_a_matrix_is_its_rows_and_columns():

@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 
 from infimed.training.parallel import whole_tensor
 
-SMALLEST = 1e-30
-"""Added to squared gradients, so that a row nobody used divides nothing by zero."""
+SMALLEST = 1e-16
+"""Added to squared gradients: AdamW's 1e-8, squared. The paper's 1e-30 turns the rounding of a gradient that
+is zero by construction (a bias of keys) into steps of full size."""
 
 
 class Adafactor(Optimizer):
