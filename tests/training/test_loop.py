@@ -86,6 +86,24 @@ def test_killed_run_continues_to_the_same_bits(whole, make_trainer, kill, every)
     assert without_times(second.folder) == without_times(trainer.folder)
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw8bit"])
+def test_small_optimizers_continue_to_the_same_bits(make_trainer, optimizer, monkeypatch):
+    monkeypatch.setattr("infimed.training.adam8bit.SMALL", 256)  # else all of a tiny model is small
+    train = Train(
+        precision="fp32", optimizer=optimizer, checkpoint_seconds=1e-9, keep_checkpoints=99
+    )
+    whole = make_trainer("whole", train=train)
+    final = whole.run()
+    first = make_trainer("killed", train=train)
+    die_at(first, 3)
+    with pytest.raises(Killed):
+        first.run()
+    held = optimizer_tensors(first.model, first._optimizer)
+    assert (torch.uint8 in {tensor.dtype for tensor in held.values()}) == (optimizer == "adamw8bit")
+    ended = make_trainer("killed", train=train).run()
+    assert sha256_file(ended / "model.safetensors") == sha256_file(final / "model.safetensors")
+
+
 def test_optimizer_moments_and_position_survive_a_checkpoint(make_trainer):
     train = Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99)
     first = make_trainer("a", train=train)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from infimed.core.errors import RecipeError
 from infimed.core.recipe import LearningRate, Stage, Train
 from infimed.training import loss as loss_module
 from infimed.training.loss import target_losses
-from infimed.training.optimizer import factor, freeze, make_optimizer, never_trained
+from infimed.training.optimizer import check_ranks, factor, freeze, make_optimizer, never_trained
 
 
 def stage(**changes):
@@ -79,3 +80,10 @@ def test_target_loss_equals_the_full_logits_reference(chunk, monkeypatch):
     (ours_gradient,) = torch.autograd.grad(ours, hidden)
     (slow_gradient,) = torch.autograd.grad(slow, hidden)
     torch.testing.assert_close(ours_gradient, slow_gradient)
+
+
+def test_moments_in_blocks_are_refused_on_several_ranks():
+    with pytest.raises(RecipeError, match="blocks that 2 ranks would cut"):
+        check_ranks(Train(optimizer="adamw8bit"), 2)
+    check_ranks(Train(optimizer="adamw8bit"), 1)
+    check_ranks(Train(optimizer="adafactor"), 2)

@@ -108,3 +108,22 @@ def test_checkpoint_of_two_ranks_holds_whole_tensors(shards, tmp_path):
     train(shards, tmp_path / "one", 1)
     ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_adafactor_and_blocks_computed_again_train_the_same_on_two_ranks_and_resume(
+    shards, tmp_path
+):
+    small = {"optimizer": "adafactor", "activation_checkpointing": True, "checkpoint_seconds": 1e-9}
+    train(shards, tmp_path / "one", 1, train=small)
+    train(shards, tmp_path / "two", 2, train=small, kill_at=4)
+    train(shards, tmp_path / "two", 1, train=small)
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_frozen_tower_in_bf16_is_sharded_too(shards, tmp_path):
+    settings = {
+        "stage": {"learning_rate": {"projector": 1e-3, "language": 1e-3}},
+        "train": {"frozen_dtype": "bf16", "precision": "bf16"},
+    }
+    train(shards, tmp_path / "two", 2, **settings)
+    assert steps(tmp_path / "two")[-1]["loss"] < steps(tmp_path / "two")[0]["loss"]

@@ -10,6 +10,7 @@ import typer
 from infimed import __version__
 from infimed.cli import curate, data, run
 from infimed.cli.chat import chat
+from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
@@ -29,6 +30,7 @@ app.command("run")(run.run)
 app.command("validate")(run.validate)
 app.command("env")(run.env)
 app.command("pack")(pack)
+app.command("estimate")(estimate)
 app.command("train")(train)
 app.command("weights")(weights)
 app.command("chat")(chat)

@@ -248,6 +248,18 @@ class Train(Part):
     weight_decay: float = Field(0.01, ge=0, description="on matrices only")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     betas: tuple[float, float] = (0.9, 0.98)
+    optimizer: Literal["adamw", "adafactor", "adamw8bit"] = Field(
+        "adamw", description="adafactor keeps nearly no state, adamw8bit a quarter of adamw's"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="keep only the inputs of blocks and compute them again backward"
+    )
+    compile: bool = Field(
+        False, description="compile the language model's blocks with torch.compile"
+    )
+    frozen_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 halves the memory of a tower that learns in no stage"
+    )
     window: int = Field(4096, ge=1, description="documents the planner looks at together")
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint at least this often")
     keep_checkpoints: int = Field(2, ge=1)
@@ -313,6 +325,18 @@ class Recipe(Part):
             raise ValueError(
                 "train.feature_cache keeps features of one size, and over_long: shrink needs smaller ones"
             )
+        return self
+
+    @model_validator(mode="after")
+    def frozen_tower_stays_frozen(self) -> Self:
+        if self.train.frozen_dtype == "bf16":
+            learning = [stage.name for stage in self.stages if stage.learning_rate.vision]
+            if learning:
+                raise ValueError(
+                    f"train.frozen_dtype=bf16, but the tower learns in {', '.join(learning)}"
+                )
+            if self.train.precision != "bf16":
+                raise ValueError("train.frozen_dtype=bf16 needs train.precision=bf16")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForCondit
 from infimed.core.errors import DataError
 from infimed.model.attention import PACKED, PackedLayout
 from infimed.model.configuration import InfiMedConfig, token_side
+from infimed.model.linear import use_fast_linears
 from infimed.model.norm import use_fast_norms
 
 
@@ -73,6 +74,7 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: InfiMedConfig) -> None:
         super().__init__(config)
         use_fast_norms(self.model.language_model)
+        use_fast_linears(self)
 
     @property
     def patch_size(self) -> int:

@@ -2,7 +2,8 @@
 
 Records are read and measured, nothing is decoded, written or trained. Where data would have to be
 generated, a few patients are made in memory and repeated. What curation would drop is not known yet,
-so the plan is an upper bound. Time is floating-point operations over a rate measured on this machine.
+so the plan is an upper bound. Time is floating-point operations over an assumed share of a
+peak, measured here for this machine.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from infimed.core.console import out, table
-from infimed.core.recipe import Recipe
+from infimed.core.recipe import Recipe, Train
 from infimed.data.describing import descriptions
 from infimed.data.record import Record
-from infimed.model.presets import Preset, preset
+from infimed.model.loading import base_processor
+from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.model.presets import preset
 from infimed.pipeline.checks import check_recipe
 from infimed.pipeline.index import index_of
 from infimed.pipeline.planning import stage_job
-from infimed.pipeline.run import base_model, reader_options
-from infimed.training.device import gemm_peak
+from infimed.pipeline.run import base_folders, reader_options
+from infimed.training.estimate import meta_model, recomputed, stage_counter
+from infimed.training.features import cacheable
+from infimed.training.hardware import Hardware, this_cpu
 from infimed.training.stage import StageJob
 
 SAMPLE_PATIENTS = 24
-EFFICIENCY = 0.25
-"""Share of the fastest matrix product that small-model training reaches on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,37 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return found, 1.0
 
 
-def stage_flops(chosen: Preset, job: StageJob, parameters: tuple[int, int]) -> float:
-    """Operations of a stage, linear layers only (attention adds a few percent at these lengths)."""
-    vision, language = parameters
-    patches = (job.stage.image_size // chosen.patch_size) ** 2
-    tokens = job.plan.tokens
-    images = job.plan.images
-    passes = 3 if job.stage.learning_rate.vision else 1
-    return 6.0 * language * tokens + 2.0 * passes * vision * patches * images
+def stage_flops(model: InfiMedForConditionalGeneration, job: StageJob, train: Train) -> float:
+    """Operations of a stage; documents are counted as if nothing in them were shared."""
+    stage, plan = job.stage, job.plan
+    flops = stage_counter(model, stage)
+    tokens = plan.documents.tokens
+    work = flops.cost(
+        tokens=plan.tokens,
+        pairs=float((tokens * (tokens + 1) // 2).sum()),
+        predicted=plan.target_tokens,
+        images=plan.images,
+        visual_tokens=plan.images * stage.visual_tokens,
+        cached=cacheable(stage, train),
+    ).total
+    return work + recomputed(flops, plan.tokens) * train.activation_checkpointing
 
 
-def estimate(recipe: Recipe) -> list[Estimate]:
-    """The plan of every stage with its estimated time.
+def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
+    """The plan of every stage with its estimated time on a machine, this one by default.
 
     Raises:
         InfiMedError: the recipe points to something that is not there.
     """
-    model, processor = base_model(recipe)
-    vision = sum(p.numel() for p in model.model.vision_tower.parameters())
-    language = sum(p.numel() for p in model.model.language_model.parameters())
+    chosen = preset(recipe.model.preset)
+    processor = base_processor(chosen, base_folders(recipe)[1])
+    model = meta_model(chosen)
+    machine = machine or this_cpu(model.config.text_config.hidden_size)
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies
     index = index_of(records, processor, recipe.data).repeated(copies)
-    rate = gemm_peak(torch.device("cpu"), recipe.train.precision) * EFFICIENCY
+    rate = machine.flops * machine.mfu * machine.devices
     found = []
     for stage in recipe.stages:
         endless = stage.model_copy(update={"max_rows": None})
@@ -104,7 +112,7 @@ def estimate(recipe: Recipe) -> list[Estimate]:
         if stage.max_rows is not None:
             rows = min(rows, stage.max_rows)
         share = rows / max(1, len(plan.rows))
-        flops = stage_flops(preset(recipe.model.preset), job, (vision, language))
+        flops = stage_flops(model, job, recipe.train)
         found.append(
             Estimate(
                 stage=stage.name,

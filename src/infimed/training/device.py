@@ -37,14 +37,19 @@ def gemm_peak(device: torch.device, precision: str) -> float:
     """Operations per second of the fastest matrix product here, in the precision of training.
 
     What utilisation is measured against. Measured once a process for each device, precision and number
-    of threads, in under a second: the best single product of several shapes, so that other work on the
-    machine lowers it little.
+    of threads.
     """
-    return _measured_peak(device, precision, torch.get_num_threads())
+    return _kept_peak(device, precision, torch.get_num_threads())
 
 
 @lru_cache
-def _measured_peak(device: torch.device, precision: str, threads: int) -> float:
+def _kept_peak(device: torch.device, precision: str, threads: int) -> float:
+    return measure_peak(device, precision)
+
+
+def measure_peak(device: torch.device, precision: str) -> float:
+    """The same, measured now in under a second: the best single product of several shapes, so that other
+    work on the machine lowers it little."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     random = torch.Generator(device).manual_seed(0)  # training's own stream stays where it is
     began, best = time.perf_counter(), 0.0

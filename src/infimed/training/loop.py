@@ -42,13 +42,15 @@ from infimed.training.checkpoint import (
     newest_checkpoint,
     save_training,
 )
+from infimed.training.compiling import compile_blocks
 from infimed.training.device import autocast, gemm_peak
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
 from infimed.training.flops import Cost, Flops
 from infimed.training.loader import rows_from
 from infimed.training.lora import add_adapters, check_adapters, resume_adapters
+from infimed.training.memory import save_memory
 from infimed.training.meter import SourceLosses, resident_gib, step_counts, step_rates, summed
-from infimed.training.optimizer import factor, freeze, make_optimizer, set_rates
+from infimed.training.optimizer import check_ranks, factor, freeze, make_optimizer, set_rates
 from infimed.training.parallel import World, shard_model, whole_tensor
 from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
 from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
@@ -116,7 +118,9 @@ class Trainer:
         Raises:
             NonFiniteError: loss or gradient is not finite. Interrupted: a signal came.
             DataError: the run began with other plans or another seed.
+            RecipeError: the optimizer does not train on several ranks.
         """
+        check_ranks(self.train, self.world.size)
         for job in self.jobs:
             if job.stage.lora is not None:
                 check_adapters(self.model, job.stage.lora)
@@ -282,6 +286,9 @@ class Trainer:
         self.model.set_attention(PACKED)
         self.model.set_grid(stage.visual_tokens, stage.image_size)
         freeze(self.model, stage.learning_rate)
+        save_memory(self.model, self.train)
+        if self.train.compile:
+            compile_blocks(self.model)
         flops = Flops(
             self.model,
             stage.image_size,

@@ -1,4 +1,4 @@
-"""AdamW with one learning rate per module, and the schedules.
+"""The optimizer with one learning rate per module, and the schedules.
 
 The stage's table {vision, projector, language} decides what learns; 0 freezes a module and its
 parameters then ask for no gradient. Weight decay acts on matrices only.
@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from infimed.core.errors import RecipeError
 from infimed.core.recipe import LearningRate, Stage, Train
 from infimed.model.adapters import is_adapter
 from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.training.adafactor import Adafactor
+from infimed.training.adam8bit import AdamW8bit
 
 MODULES = ("vision", "projector", "language")
 
@@ -60,27 +63,43 @@ def freeze(model: InfiMedForConditionalGeneration, rates: LearningRate) -> None:
 
 def make_optimizer(
     model: InfiMedForConditionalGeneration, stage: Stage, train: Train
-) -> torch.optim.AdamW:
-    """AdamW with a group per module and decay; each group remembers its peak rate."""
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer with a group per module and decay; each group remembers its peak rate."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((module_of(name), parameter.ndim >= 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "module": module,
-                "peak": getattr(stage.learning_rate, module),
-                "lr": 0.0,
-                "weight_decay": train.weight_decay if matrix else 0.0,
-            }
-            for (module, matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        betas=train.betas,
-        eps=1e-8,
-        fused=True,
-    )
+    settings = [
+        {
+            "params": parameters,
+            "module": module,
+            "peak": getattr(stage.learning_rate, module),
+            "lr": 0.0,
+            "weight_decay": train.weight_decay if matrix else 0.0,
+        }
+        for (module, matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    if train.optimizer == "adafactor":
+        return Adafactor(settings)
+    if train.optimizer == "adamw8bit":
+        return AdamW8bit(settings, betas=train.betas)
+    return torch.optim.AdamW(settings, betas=train.betas, eps=1e-8, fused=True)
+
+
+def check_ranks(train: Train, ranks: int) -> None:
+    """Refuse an optimizer that cannot train a model sharded over ranks.
+
+    Raises:
+        RecipeError: 8-bit moments with more than one rank.
+    """
+    if train.optimizer == "adamw8bit" and ranks > 1:
+        raise RecipeError(
+            f"8-bit moments are kept in blocks that {ranks} ranks would cut",
+            where="train.optimizer",
+            seen="adamw8bit",
+            accepted="adamw, adafactor",
+            fix="set train.optimizer=adafactor for little memory, or adamw: its moments are sharded",
+        )
 
 
 def factor(step: int, steps: int, stage: Stage, decay_from: int | None = None) -> float:
