@@ -3,7 +3,7 @@
 Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018), without first
 moment and without its relative steps: `lr` means what it means to AdamW and the stage's schedule sets it.
 (`torch.optim.Adafactor` multiplies it by the size of the parameters, which would make another learning
-rate of every one in a recipe.) State of the 1.7-billion-parameter language model: 11 MB, where AdamW
+rate of every one in a recipe.) State of the 1.7-billion-parameter language model: 5 MB, where AdamW
 keeps 14 GB. A step works in place on the gradient, so that it needs no memory of a matrix's size.
 """
 

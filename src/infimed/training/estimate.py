@@ -40,8 +40,8 @@ TARGET_SHARE = 0.9
 PROCESS_GIB = 0.6
 """Python, torch and the recipe's code before any tensor."""
 HOLES = 1.15
-"""What an allocator's holes add to memory that comes and goes: 1.2 GiB of the 8.7 in a step of the whole
-`infimed-1.7b` (benchmarks/training_widths.py --full)."""
+"""What an allocator's holes add to memory that comes and goes. One step of the whole `infimed-1.7b` held
+9.4 GiB of it where 7.6 are counted (benchmarks/training_widths.py --full); small models hold less."""
 
 
 @dataclass(frozen=True)
