@@ -4,8 +4,8 @@
     python benchmarks/training.py nano
 
 Every arm has its own copy of the same model and trains the same captions, so many per optimizer step, in
-the same dtype, threads and allocator. Steps of the arms alternate; samples per second are from
-the median step. Loss is per target token on captions that no arm trained on, at the arm's own grid.
+the same dtype, threads and allocator, one arm after another; samples per second are from the median
+step of all seeds. Loss is per target token on captions that no arm trained on, at the arm's own grid.
 
     naive   stock LLaVA, padded to the longest of a batch, logits everywhere (benchmarks/naive.py)
     padded  our model, batches of 8 padded, logits at targets, full grid
@@ -21,13 +21,13 @@ attention square included where an arm computes them.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infimed.core.allocator import TUNABLES, VARIABLE
+from infimed.core.allocator import TUNABLES, VARIABLE, return_free_memory
 from infimed.core.recipe import LearningRate, Lora, Stage, Train
 from infimed.core.run import environment
 from infimed.core.seeds import stream
@@ -56,11 +56,12 @@ from infimed.training.rows import PixelCache, Row, RowBuilder
 from infimed.training.step import RowLoss, row_weights
 from naive import by_length, naive_step, padded, stock
 from training_data import Captions, captions
+from training_table import show
 
 GRIDS = {"mini": ((336, 576), (224, 64)), "nano": ((96, 144), (48, 36))}
 RATES = {"mini": (1e-3, 1e-4), "nano": (1e-3, 1e-3)}
 PADDED_BATCH = 8
-NAIVE_BATCHES = (1, 4, 8)
+NAIVE_BATCHES = (1, 4)
 ROW_TOKENS = 4096
 
 
@@ -343,16 +344,19 @@ def naive_arm(
         return naive_step(model, optimizer, some, pixels, batch=batch, pad=processor.end_id)
 
     def held_out(chosen: Sequence[int]) -> float:
-        some = [samples[i] for i in chosen]
-        ids, mask, labels = padded(some, processor.end_id)
-        pixels = pixels_of(processor, data, chosen)
-        ids, mask, labels, pixels = (t.to(model.device) for t in (ids, mask, labels, pixels))
-        with torch.no_grad(), autocast(model.device, "bf16"):
-            out = model(
-                input_ids=ids, attention_mask=mask, labels=labels, pixel_values=pixels,
-                use_cache=False,
-            )  # fmt: skip
-        return float(out.loss)
+        some, total = [samples[i] for i in chosen], 0.0
+        shown = pixels_of(processor, data, chosen)
+        for part in by_length(some, batch):
+            ids, mask, labels = (
+                one.to(model.device) for one in padded([some[i] for i in part], processor.end_id)
+            )
+            with torch.no_grad(), autocast(model.device, "bf16"):
+                out = model(
+                    input_ids=ids, attention_mask=mask, labels=labels,
+                    pixel_values=shown[part].to(model.device), use_cache=False,
+                )  # fmt: skip
+            total += float(out.loss) * int((labels != IGNORE).sum())
+        return total / sum(sum(t != IGNORE for t in sample.targets) for sample in some)
 
     def flops(chosen: Sequence[int]) -> dict[str, float]:
         some = [samples[i] for i in chosen]
@@ -366,13 +370,14 @@ def best_naive(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
     tried: dict[int, float] = {}
     for batch in NAIVE_BATCHES:
         arm = naive_arm(name, make, data, grid, batch)
-        chosen = list(range(max(NAIVE_BATCHES)))
+        chosen = list(range(4))
         arm.step(chosen)
         began = time.perf_counter()
         arm.step(chosen)
         settle(arm.model.device)  # type: ignore[arg-type]
         tried[batch] = (time.perf_counter() - began) / len(chosen)
         del arm
+        forget()
     print("naive, seconds a sample by batch size:", {k: round(v, 3) for k, v in tried.items()})
     return naive_arm(name, make, data, grid, min(tried, key=lambda size: tried[size]))
 
@@ -384,7 +389,7 @@ def main() -> None:
     parser.add_argument("preset", choices=sorted(GRIDS))
     parser.add_argument("--samples", type=int, default=16, help="captions per optimizer step")
     parser.add_argument("--steps", type=int, default=8, help="timed steps; the first is left out")
-    parser.add_argument("--seeds", type=int, default=2, help="runs; speed is the first one's")
+    parser.add_argument("--seeds", type=int, default=2, help="runs, each with other captions")
     parser.add_argument("--arms", default="naive,padded,full,low,cache")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, help="also write everything there")
@@ -427,69 +432,54 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         "cache": lambda: packed_arm(name, "cache", make, data, low, cache=True),
         "lora": lambda: packed_arm(name, "lora", make, data, low, lora=Lora()),
     }
-    arms = [builders[word]() for word in arguments.arms.split(",")]
     order = stream(seed, "order").permutation(needed - held).tolist()
-    counted: list[dict[str, dict[str, float]]] = []
-    for number in range(arguments.steps + 1):
-        chosen = order[number * per_step : (number + 1) * per_step]
-        turn = number % len(arms)
-        for arm in arms[turn:] + arms[:turn]:
-            began = time.perf_counter()
-            arm.losses.append(arm.step(chosen))
-            settle(arguments.device)
-            arm.seconds.append(time.perf_counter() - began)
-        counted.append({arm.name: arm.flops(chosen) for arm in arms})
+    steps = [order[at : at + per_step] for at in range(0, needed - held, per_step)]
+    unseen = list(range(needed - held, needed))
+    words = arguments.arms.split(",")
+    # One after another, so that memory holds one: to and fro with the seeds, as the machine drifts.
+    found = {
+        word: trained(builders[word](), steps, unseen, arguments.device, seed)
+        for word in (words if seed % 2 else words[::-1])
+    }
+    return [found[word] for word in words]
+
+
+def trained(
+    arm: Arm, steps: Sequence[Sequence[int]], unseen: Sequence[int], device: torch.device, seed: int
+) -> dict[str, Any]:
+    """What an arm did on these captions; the first step is not timed."""
+    for number, chosen in enumerate(steps):
+        began = time.perf_counter()
+        arm.losses.append(arm.step(chosen))
+        settle(device)
+        arm.seconds.append(time.perf_counter() - began)
         print(
-            f"seed {seed} step {number}: "
-            + "  ".join(f"{arm.name} {arm.seconds[-1]:.2f} s {arm.losses[-1]:.3f}" for arm in arms),
+            f"seed {seed} {arm.name} step {number}: {arm.seconds[-1]:.2f} s {arm.losses[-1]:.3f}",
             flush=True,
         )
-    unseen = list(range(needed - held, needed))
-    return [
-        {
-            "arm": arm.name,
-            "samples_per_second": per_step / statistics.median(arm.seconds[1:]),
-            "seconds": arm.seconds,
-            "losses": arm.losses,
-            "held_out": arm.held_out(unseen),
-            "samples": (arguments.steps + 1) * per_step,
-            "learning": sum(p.numel() for p in arm.model.parameters() if p.requires_grad),
-            "flops_per_sample": {
-                part: statistics.mean(c[arm.name][part] for c in counted[1:]) / per_step
-                for part in counted[0][arm.name]
-            },
-        }
-        for arm in arms
-    ]
+    counted = [arm.flops(chosen) for chosen in steps[1:]]
+    result = {
+        "arm": arm.name,
+        "samples_per_second": len(steps[0]) / statistics.median(arm.seconds[1:]),
+        "seconds": arm.seconds,
+        "losses": arm.losses,
+        "held_out": arm.held_out(unseen),
+        "samples": sum(map(len, steps)),
+        "learning": sum(p.numel() for p in arm.model.parameters() if p.requires_grad),
+        "flops_per_sample": {
+            part: statistics.mean(one[part] for one in counted) / len(steps[0])
+            for part in counted[0]
+        },
+    }
+    del arm
+    forget()
+    return result
 
 
-def show(name: str, results: list[list[dict[str, Any]]]) -> None:
-    """The tables: speed and loss of every arm, operations by part, each arm against the next."""
-    print(f"\n{name} on {environment()['cpu']}, {torch.get_num_threads()} threads, bf16 autocast")
-    first = results[0]
-    print(f"{'arm':18s}{'samples/s':>10s}{'GFLOP/s':>9s}   held-out loss by seed")
-    for place, arm in enumerate(first):
-        work = sum(arm["flops_per_sample"].values())
-        losses = "  ".join(f"{run[place]['held_out']:.3f}" for run in results)
-        rate = arm["samples_per_second"]
-        print(f"{arm['arm']:18s}{rate:10.3f}{work * rate / 1e9:9.0f}   {losses}")
-    print("\nGFLOP a sample by part")
-    parts = list(first[0]["flops_per_sample"])
-    print(f"{'arm':18s}" + "".join(f"{part:>11s}" for part in parts))
-    for arm in first:
-        cells = "".join(f"{arm['flops_per_sample'][part] / 1e9:11.1f}" for part in parts)
-        print(f"{arm['arm']:18s}{cells}")
-    print("\nratio of samples/s, and what the operations predict")
-    pairs = [(a, b) for a, b in pairwise(first)]
-    pairs += [(a, b) for a in first for b in first if (a["arm"], b["arm"]) == ("padded", "low")]
-    for slow, quick in pairs:
-        measured = quick["samples_per_second"] / slow["samples_per_second"]
-        work = [sum(arm["flops_per_sample"].values()) for arm in (slow, quick)]
-        predicted = work[0] / work[1]
-        print(
-            f"{quick['arm']:8s} / {slow['arm']:18s} {measured:6.2f}   predicted {predicted:6.2f}   "
-            f"reached {100 * measured / predicted:4.0f} %"
-        )
+def forget() -> None:
+    """Give back what an arm held; it is part of a circle."""
+    gc.collect()
+    return_free_memory()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ from infimed.pipeline.checks import check_recipe
 from infimed.pipeline.index import index_of
 from infimed.pipeline.planning import stage_job
 from infimed.pipeline.run import base_folders, reader_options
-from infimed.training.estimate import meta_model, recomputed, stage_counter
+from infimed.training.estimate import (
+    meta_model,
+    recomputed,
+    stage_counter,
+    stage_work,
+    typical_row,
+)
 from infimed.training.features import cacheable
 from infimed.training.hardware import Hardware, this_cpu
 from infimed.training.stage import StageJob
@@ -72,8 +78,10 @@ def training_records(recipe: Recipe) -> tuple[list[Record], float]:
     return found, 1.0
 
 
-def stage_flops(model: InfiMedForConditionalGeneration, job: StageJob, train: Train) -> float:
-    """Operations of a stage; documents are counted as if nothing in them were shared."""
+def stage_seconds(
+    model: InfiMedForConditionalGeneration, job: StageJob, train: Train, machine: Hardware
+) -> float:
+    """Time of a stage; documents are counted as if nothing in them were shared."""
     stage, plan = job.stage, job.plan
     flops = stage_counter(model, stage)
     tokens = plan.documents.tokens
@@ -85,7 +93,11 @@ def stage_flops(model: InfiMedForConditionalGeneration, job: StageJob, train: Tr
         visual_tokens=plan.images * stage.visual_tokens,
         cached=cacheable(stage, train),
     ).total
-    return work + recomputed(flops, plan.tokens) * train.activation_checkpointing
+    work += recomputed(flops, plan.tokens) * train.activation_checkpointing
+    typical = stage_work(model, stage, train, machine, typical_row(stage))
+    moved = plan.fill * len(plan.rows) * typical.row_bytes / machine.devices
+    moved += job.steps * typical.step_bytes
+    return work / (machine.flops * machine.mfu * machine.devices) + moved / machine.bandwidth
 
 
 def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
@@ -97,12 +109,11 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
     chosen = preset(recipe.model.preset)
     processor = base_processor(chosen, base_folders(recipe)[1])
     model = meta_model(chosen)
-    machine = machine or this_cpu(model.config.text_config.hidden_size)
+    machine = machine or this_cpu()
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies
     index = index_of(records, processor, recipe.data).repeated(copies)
-    rate = machine.flops * machine.mfu * machine.devices
     found = []
     for stage in recipe.stages:
         endless = stage.model_copy(update={"max_rows": None})
@@ -112,7 +123,6 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
         if stage.max_rows is not None:
             rows = min(rows, stage.max_rows)
         share = rows / max(1, len(plan.rows))
-        flops = stage_flops(model, job, recipe.train)
         found.append(
             Estimate(
                 stage=stage.name,
@@ -121,7 +131,7 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
                 rows=rows,
                 steps=max(1, round(job.steps * share)),
                 tokens=round(plan.tokens * share),
-                seconds=flops * share / rate,
+                seconds=share * stage_seconds(model, job, recipe.train, machine),
             )
         )
     return found

@@ -13,7 +13,7 @@ from rich.table import Table
 from infimed.core.console import table
 from infimed.core.errors import InfiMedError
 from infimed.core.recipe import Recipe
-from infimed.model.presets import build_config, preset
+from infimed.model.presets import preset
 from infimed.pipeline.dryrun import clock, estimate
 from infimed.training.estimate import GIB, estimate_stages
 from infimed.training.hardware import hardware
@@ -36,8 +36,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
         UsageError: no such hardware. RecipeError: the optimizer does not train on several devices.
     """
     chosen = preset(recipe.model.preset)
-    width = build_config(chosen, image_token_id=0).text_config.hidden_size
-    machine = hardware(machine_name, width)
+    machine = hardware(machine_name)
     check_ranks(recipe.train, machine.devices)
     try:
         planned = {stage.stage: stage for stage in estimate(recipe, machine)}
@@ -66,6 +65,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
             "devices": machine.devices,
             "peak_tflops": machine.flops / 1e12,
             "assumed_mfu": machine.mfu,
+            "terabytes_per_second": machine.bandwidth / 1e12,
             "memory_gib": machine.gib,
             "source": machine.source,
         },
@@ -101,7 +101,7 @@ def estimate_notes(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{machine['devices']} x {machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in bf16 "
         f"({machine['source']}), of which {100 * machine['assumed_mfu']:.0f} % are assumed to be reached; "
-        f"{machine['memory_gib']:.0f} GiB. Memory in GiB a device, rows as full as they get; kept = activations kept for the backward "
+        f"{1000 * machine['terabytes_per_second']:.0f} GB/s to memory, {machine['memory_gib']:.0f} GiB. Memory in GiB a device, rows as full as they get; kept = activations kept for the backward "
         "pass, time within a factor of two."
     ]
     if not all(stage["fits"] for stage in found["stages"]):

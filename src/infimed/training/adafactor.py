@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.optim import Optimizer
 
 from infimed.training.parallel import whole_tensor
@@ -22,6 +22,8 @@ from infimed.training.parallel import whole_tensor
 SMALLEST = 1e-16
 """Added to squared gradients: AdamW's 1e-8, squared. The paper's 1e-30 turns the rounding of a gradient that
 is zero by construction (a bias of keys) into steps of full size."""
+STRIP = 256
+"""Rows whose squares are summed together."""
 
 
 class Adafactor(Optimizer):
@@ -57,23 +59,39 @@ class Adafactor(Optimizer):
         assert gradient is not None
         update = gradient.flatten(1) if gradient.ndim > 1 else gradient
         if update.ndim == 2:
-            row = _remember(state, "row", _mean_square(update, 1), keep)
-            column = _remember(state, "column", _mean_square(update, 0), keep)
+            rows, columns = _square_sums(update)
+            row = _remember(state, "row", rows.div_(update.shape[1])[:, None], keep)
+            column = _remember(state, "column", columns.div_(update.shape[0])[None], keep)
             update.mul_(_as(update, (row / row.mean()).rsqrt_(), 0))
             update.mul_(_as(update, column.rsqrt(), None))
         else:
             square = _remember(state, "variance", whole_tensor(update).float().square(), keep)
             update.mul_(_as(update, square.rsqrt(), 0))
-        size = float(whole_tensor(torch.linalg.vector_norm(update, dtype=torch.float32)))
+        size = float(_square_sums(update)[0].sum().sqrt())
         shrink = max(1.0, size / update.numel() ** 0.5 / group["clip"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update.view(parameter.shape), alpha=-group["lr"] / shrink)
 
 
-def _mean_square(matrix: Tensor, dim: int) -> Tensor:
-    """Mean square along a dimension, which stays with length 1; fp32, whole. No squares are stored."""
-    norm = torch.linalg.vector_norm(matrix, dim=dim, keepdim=True, dtype=torch.float32)
-    return whole_tensor(norm).square_().div_(matrix.shape[dim])
+def _square_sums(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the squares of every row [n] and column [m] of a matrix (a vector counts as one column); whole,
+    in fp32. Strips stay in a core's cache: no squares are stored, and torch's norms along a dimension run at
+    a tenth of the speed."""
+    local = values.to_local() if isinstance(values, DTensor) else values
+    local = local.view(len(local), -1)
+    rows = torch.empty(len(local), device=local.device)
+    columns = torch.zeros(local.shape[1], device=local.device)
+    for start in range(0, len(local), STRIP):
+        squares = local[start : start + STRIP].float().square()
+        torch.sum(squares, 1, out=rows[start : start + STRIP])
+        columns += squares.sum(0)
+    if not isinstance(values, DTensor):
+        return rows, columns
+    mesh = values.device_mesh
+    shape = torch.Size([values.shape[0]])
+    row = DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))
+    column = DTensor.from_local(columns, mesh, [Partial()], run_check=False)
+    return row.full_tensor(), column.full_tensor()
 
 
 def _remember(state: dict[str, Tensor], name: str, measured: Tensor, keep: float) -> Tensor:

@@ -4,7 +4,9 @@ Nothing is allocated: the model is built on the meta device, and activations are
 block of it on fake tensors, which have shapes and no memory, so that the count follows the code.
 Memory is the largest of four moments, each of which holds the weights and the optimizer's state: the tower
 at work; the loss, when all activations are held; the first block's backward; the gradient of the
-embeddings, when all gradients are held. Time is operations over an assumed share of the peak.
+embeddings, when all gradients are held. Time is operations over an assumed share of the peak, and bytes
+moved over the bandwidth: on a CPU, where nothing overlaps, rounding weights and reading and writing
+activations takes as long as the products of a narrow model, and updating as long as those of a wide one.
 """
 
 from __future__ import annotations
@@ -39,9 +41,36 @@ TARGET_SHARE = 0.9
 """Share of them that are learned."""
 PROCESS_GIB = 0.6
 """Python, torch and the recipe's code before any tensor."""
-HOLES = 1.15
-"""What an allocator's holes add to memory that comes and goes. One step of the whole `infimed-1.7b` held
-9.4 GiB of it where 7.6 are counted (benchmarks/training_widths.py --full); small models hold less."""
+HOLES = 1.25
+"""What an allocator's holes add to memory that comes and goes: 1.3 GiB in the first step of the whole
+`infimed-1.7b`, 2.5 in the second (benchmarks/training_widths.py --full)."""
+UPDATE_BYTES = {"adamw": 52, "adafactor": 104, "adamw8bit": 2000}
+"""What clipping and updating cost a parameter that learns, in the time of so many bytes to or from memory."""
+WEIGHT_BYTES, ROUNDING_BYTES = 190, 45
+"""What a row costs a weight that learns (rounded for the products, its gradient back to fp32 and added), and a
+frozen one in fp32, in the same unit. Most of it are single passes that do not reach the bandwidth."""
+BLOCK_PASSES, TOWER_PASSES = 10, 170
+"""The same for what a decoder block keeps; and, forward, for the state of a block of the tower. All fit
+the measurements of benchmarks/training_widths.py."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes and moves.
+
+    Attributes:
+        flops: operations of a full row. row_bytes: bytes that it moves; 0 on an accelerator, whose assumed
+            share of the peak includes them. step_bytes: bytes that the update of a step moves.
+    """
+
+    flops: float
+    row_bytes: float
+    step_bytes: float
+
+    def seconds(self, machine: Hardware, rows: float, steps: float) -> float:
+        """Of so many rows and steps on one device."""
+        computing = rows * self.flops / (machine.flops * machine.mfu)
+        return computing + (rows * self.row_bytes + steps * self.step_bytes) / machine.bandwidth
 
 
 @dataclass(frozen=True)
@@ -257,9 +286,13 @@ def stage_memory(
 
 
 def stage_work(
-    model: InfiMedForConditionalGeneration, stage: Stage, train: Train, layout: PackedLayout
-) -> float:
-    """Operations of one row."""
+    model: InfiMedForConditionalGeneration,
+    stage: Stage,
+    train: Train,
+    machine: Hardware,
+    layout: PackedLayout,
+) -> Work:
+    """What a row of a stage and an update take on one device."""
     flops = stage_counter(model, stage)
     images = len([d for d in layout.documents if d.trunk >= stage.visual_tokens])
     targets = round(TARGET_SHARE * TEXT_TOKENS * images) or layout.tokens
@@ -271,7 +304,35 @@ def stage_work(
         visual_tokens=images * stage.visual_tokens,
         cached=cacheable(stage, train),
     ).total
-    return work + recomputed(flops, layout.tokens) * train.activation_checkpointing
+    work += recomputed(flops, layout.tokens) * train.activation_checkpointing
+    staged_model = staged(model, stage)
+    learned = sum(p.numel() for p in staged_model.parameters() if p.requires_grad)
+    update = UPDATE_BYTES[train.optimizer] * learned / machine.devices
+    moved = row_bytes(staged_model, stage, train, images, layout) if machine.cpu else 0.0
+    return Work(work, moved, update)
+
+
+def row_bytes(
+    model: InfiMedForConditionalGeneration,
+    stage: Stage,
+    train: Train,
+    images: int,
+    layout: PackedLayout,
+) -> float:
+    """Bytes that a row moves between a CPU and its memory."""
+    tower, language = model.model.vision_tower, model.model.language_model
+    weights = sum(
+        p.numel() * (WEIGHT_BYTES if p.requires_grad else ROUNDING_BYTES)
+        for name, p in model.named_parameters()
+        if p.requires_grad or not name.startswith("model.vision_tower.")
+    )
+    again = 4 / 3 if train.activation_checkpointing else 1.0
+    kept = decoder_block_bytes(model, layout, train.precision)
+    decoder = BLOCK_PASSES * again * len(blocks(language)) * kept
+    patches = (stage.image_size // model.patch_size) ** 2
+    state = 4 * images * patches * model.config.vision_config.hidden_size
+    looked = 0 if cacheable(stage, train) else (3 if learns(tower) else 1)
+    return weights + decoder + looked * TOWER_PASSES * len(blocks(tower)) * state
 
 
 def estimate_stages(recipe: Recipe, chosen: Preset, machine: Hardware) -> list[StageEstimate]:
@@ -280,9 +341,9 @@ def estimate_stages(recipe: Recipe, chosen: Preset, machine: Hardware) -> list[S
     found = []
     for stage in recipe.stages:
         layout = typical_row(stage)
-        flops = stage.rows_per_step * stage_work(model, stage, recipe.train, layout)
+        work = stage_work(model, stage, recipe.train, machine, layout)
         rows = -(-stage.rows_per_step // machine.devices)
-        seconds = flops / stage.rows_per_step * rows / (machine.flops * machine.mfu)
+        flops, seconds = stage.rows_per_step * work.flops, work.seconds(machine, rows, 1)
         memory = stage_memory(model, stage, recipe.train, machine, layout)
         found.append(StageEstimate(stage.name, memory, flops, seconds))
     return found

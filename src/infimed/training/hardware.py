@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 
 import torch
@@ -13,9 +15,10 @@ import yaml
 from infimed.core.errors import UsageError, nearest_name
 from infimed.training.device import gemm_peak
 
-SMALL_MFU, WIDE_MFU, WIDE = 0.25, 0.45, 1024
-"""Share of a CPU's matrix-product rate that training reaches below and from this hidden width
-(benchmarks/training_widths.py)."""
+CPU_PRODUCTS = 0.62
+"""Share of the fastest product's rate that the products of a training step reach on a CPU, the time of moving
+memory apart (benchmarks/training_widths.py)."""
+BANDWIDTH_ELEMENTS = 2**26
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,13 @@ class Hardware:
 
     Attributes:
         flops: bf16 operations per second of one device at its peak. mfu: share of it assumed to be reached.
-        gib: memory of one device.
+        bandwidth: bytes per second between one device and its memory. gib: memory of one device.
     """
 
     name: str
     devices: int
     flops: float
+    bandwidth: float
     gib: float
     mfu: float
     source: str
@@ -40,21 +44,33 @@ class Hardware:
         return self.name == "cpu"
 
 
-def this_cpu(hidden: int) -> Hardware:
-    """This machine without accelerators, its peak measured now, for a model of that hidden width."""
+def this_cpu() -> Hardware:
+    """This machine without accelerators, measured now."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    mfu = WIDE_MFU if hidden >= WIDE else SMALL_MFU
-    return Hardware("cpu", 1, gemm_peak(torch.device("cpu"), "bf16"), memory, mfu, "measured now")
+    peak = gemm_peak(torch.device("cpu"), "bf16")
+    return Hardware("cpu", 1, peak, memory_rate(), memory, CPU_PRODUCTS, "measured now")
 
 
-def hardware(name: str, hidden: int) -> Hardware:
+@lru_cache
+def memory_rate() -> float:
+    """Bytes per second with which this machine adds one large fp32 tensor to another."""
+    left, right = torch.ones(BANDWIDTH_ELEMENTS), torch.ones(BANDWIDTH_ELEMENTS)
+    taken = []
+    for _ in range(4):
+        began = time.perf_counter()
+        left.add_(right)
+        taken.append(time.perf_counter() - began)
+    return 12 * BANDWIDTH_ELEMENTS / min(taken)
+
+
+def hardware(name: str) -> Hardware:
     """``cpu``, or a name of the table with the number of devices: ``h100x8``.
 
     Raises:
         UsageError: no such name.
     """
     if name == "cpu":
-        return this_cpu(hidden)
+        return this_cpu()
     text = resources.files("infimed.training").joinpath("hardware.yaml").read_text("utf-8")
     known = yaml.safe_load(text)
     several = re.fullmatch(r"(.+)x([1-9]\d*)", name)
@@ -69,5 +85,11 @@ def hardware(name: str, hidden: int) -> Hardware:
         )
     values = known[kind]
     return Hardware(
-        kind, count, values["teraflops"] * 1e12, values["gib"], values["mfu"], values["source"]
+        kind,
+        count,
+        values["teraflops"] * 1e12,
+        values["terabytes"] * 1e12,
+        values["gib"],
+        values["mfu"],
+        values["source"],
     )
