@@ -193,6 +193,23 @@ def finish(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
+def learning_and_not(
+    losses: Callable[[Sequence[int], bool], float], optimizer: torch.optim.Optimizer
+) -> tuple[Callable[[Sequence[int]], float], Callable[[Sequence[int]], float]]:
+    """An optimizer step, and the loss alone, of an arm whose `losses` says whether to go backward."""
+
+    def step(chosen: Sequence[int]) -> float:
+        loss = losses(chosen, True)
+        finish(optimizer)
+        return loss
+
+    def held_out(chosen: Sequence[int]) -> float:
+        with torch.no_grad():
+            return losses(chosen, False)
+
+    return step, held_out
+
+
 def packed_arm(
     name: str,
     label: str,
@@ -251,14 +268,7 @@ def packed_arm(
             total += float(loss.detach())
         return total
 
-    def step(chosen: Sequence[int]) -> float:
-        loss = losses(chosen, learn=True)
-        finish(optimizer)
-        return loss
-
-    def held_out(chosen: Sequence[int]) -> float:
-        with torch.no_grad():
-            return losses(chosen, learn=False)
+    step, held_out = learning_and_not(losses, optimizer)
 
     return Arm(
         label, model, processor, step, held_out,
@@ -307,14 +317,7 @@ def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
             total += float(loss.detach())
         return total
 
-    def step(chosen: Sequence[int]) -> float:
-        loss = losses(chosen, learn=True)
-        finish(optimizer)
-        return loss
-
-    def held_out(chosen: Sequence[int]) -> float:
-        with torch.no_grad():
-            return losses(chosen, learn=False)
+    step, held_out = learning_and_not(losses, optimizer)
 
     def flops(chosen: Sequence[int]) -> dict[str, float]:
         some = [samples[i] for i in chosen]

@@ -171,46 +171,6 @@ def test_non_finite_loss_stops_before_the_update_and_names_records(make_trainer)
             assert torch.equal(before[name], parameter)
 
 
-def test_accumulating_rows_equals_one_update_over_all_of_them(make_trainer):
-    """Four rows in one step move the weights as their joint token-mean loss does."""
-    from infimed.model.attention import PACKED
-    from infimed.training.loss import target_losses
-    from infimed.training.rows import PixelCache, RowBuilder
-
-    trainer = make_trainer("sum")
-    stage = trainer.jobs[0].stage
-    trainer.model.set_attention(PACKED)
-    trainer.model.set_grid(stage.visual_tokens, stage.image_size)
-    builder = RowBuilder(
-        trainer.shards,
-        trainer.processor.with_grid(stage.image_size, stage.visual_tokens),
-        PixelCache(trainer.shards),
-        seed=1,
-    )
-    rows = [builder.build(plan, i) for i, plan in enumerate(trainer.jobs[0].plan.rows[:3])]
-    assert len({row.target_tokens for row in rows}) > 1
-    total = sum(row.target_tokens for row in rows)
-    for row in rows:
-        hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
-        (target_losses(trainer.model.lm_head, hidden, row.targets).sum() / total).backward()
-    accumulated = {
-        n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None
-    }
-    trainer.model.zero_grad()
-    losses = []
-    for row in rows:
-        hidden = trainer.model.forward_row(row.input_ids, row.layout, pixels=row.pixels)
-        keep = row.targets != -100
-        logits = trainer.model.lm_head(hidden[keep])
-        losses.append(
-            torch.nn.functional.cross_entropy(logits, row.targets[keep], reduction="none")
-        )
-    torch.cat(losses).mean().backward()
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(accumulated[name], parameter.grad, atol=1e-6, rtol=1e-4)
-
-
 def test_blind_twin_never_gets_a_pixel(make_trainer):
     trainer = make_trainer("blind", blind=True)
     seen = []
