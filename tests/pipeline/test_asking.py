@@ -59,6 +59,7 @@ def responses(run: Path) -> dict[str, list[str]]:
     return {str(f.relative_to(run)): sorted(f.read_text().splitlines()) for f in files}
 
 
+@pytest.mark.timeout(900)
 def test_processes_that_share_the_work_give_the_answers_of_one(tmp_path) -> None:
     """Two whole runs in small, one with everything beside one another; also the only one in which
     the twin meets a stage of projector alone."""
