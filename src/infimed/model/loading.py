@@ -155,7 +155,7 @@ def check_bases(
         image_token_id=processor.image_token_id,
     )
     for part in parts:
-        part.check(skeleton(config, len(part.stored), str(part.folder)))
+        part.check(config)
     return config, processor, parts
 
 

@@ -7,7 +7,7 @@ pooling head and the text tower never enter memory. A tied output layer may be s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import torch
 from transformers import PretrainedConfig
 
 from infimed.core.errors import DataError, nearest_name
+from infimed.model.configuration import InfiMedConfig
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import Preset, sub_config
 from infimed.model.tensor_names import (
@@ -27,6 +28,7 @@ from infimed.model.tensor_names import (
     first_prefix,
     published,
     renamed,
+    skeleton,
 )
 from infimed.model.weight_files import (
     StoredTensor,
@@ -58,21 +60,20 @@ class Part:
 
     Attributes:
         config: its transformers configuration.
-        stored: tensors that are to be read. prefixes: of the model's own names -> of the stored names.
+        stored: tensors that are to be read.
+        expected: the model's tensors of this part under their stored names.
     """
 
     folder: Path
     config: PretrainedConfig
     stored: Mapping[str, StoredTensor]
-    prefixes: Mapping[str, str]
+    expected: Callable[[InfiMedForConditionalGeneration], Expected]
 
-    def expected(self, model: InfiMedForConditionalGeneration) -> Expected:
-        """The model's tensors of this part under their stored names."""
-        return renamed(model, self.prefixes)
-
-    def check(self, model: InfiMedForConditionalGeneration) -> None:
-        """Refuse a part that does not match the model. Raises DataError."""
-        check_match(self.expected(model), self.stored, str(self.folder))
+    def check(self, config: InfiMedConfig) -> None:
+        """Refuse a part that does not match the model of a configuration. Raises DataError."""
+        where = str(self.folder)
+        model = skeleton(config, len(self.stored), where)
+        check_match(self.expected(model), self.stored, where)
 
     def load(self, model: InfiMedForConditionalGeneration) -> None:
         """Fill the model's tensors of this part."""
@@ -139,7 +140,7 @@ def vision_part(folder: Path) -> Part:
     prefix = first_prefix(stored, ("vision_model.",)) or ""
     head = f"{prefix}head."
     kept = wanted(stored, lambda name: name.startswith(prefix) and not name.startswith(head))
-    return Part(folder, config, kept, {VISION: prefix})
+    return Part(folder, config, kept, lambda model: renamed(model, {VISION: prefix}))
 
 
 def language_part(folder: Path) -> Part:
@@ -152,17 +153,16 @@ def language_part(folder: Path) -> Part:
     config = config_of(values, str(folder / "config.json"))
     stored = wanted(stored_tensors(folder), lambda name: True)
     prefix = first_prefix(stored, ("model.",)) or ""
-    part = Part(folder, config, stored, {LANGUAGE: prefix, HEAD: HEAD})
-    if not config.tie_word_embeddings:
-        return part
-    tied, rest = tied_head(stored, f"{HEAD}weight", f"{prefix}embed_tokens.weight")
-    config.tie_word_embeddings = tied
-    return replace(part, stored=rest)
+    if config.tie_word_embeddings:
+        table = f"{prefix}embed_tokens.weight"
+        config.tie_word_embeddings, stored = tied_head(stored, f"{HEAD}weight", table)
+    names = {LANGUAGE: prefix, HEAD: HEAD}
+    return Part(folder, config, stored, lambda model: renamed(model, names))
 
 
 def tied_head(
     stored: Mapping[str, StoredTensor], head: str, table: str
-) -> tuple[bool, Mapping[str, StoredTensor]]:
+) -> tuple[bool, dict[str, StoredTensor]]:
     """Whether an output layer that should be tied to the embedding is so in the files, and what is
     left to read. A stored copy is left out; another output layer than the embedding unties them.
     """
@@ -171,7 +171,7 @@ def tied_head(
     pair = dict(read_tensors({name: stored[name] for name in (head, table)}))
     if torch.equal(pair[head], pair[table]):
         return True, {name: entry for name, entry in stored.items() if name != head}
-    return False, stored
+    return False, dict(stored)
 
 
 def check_sizes(chosen: Preset, vision: Part, language: Part) -> None:
