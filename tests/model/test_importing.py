@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -164,8 +165,6 @@ def test_what_does_not_match_is_refused_and_named(tmp_path, change, message):
     with pytest.raises(DataError) as caught:
         run(folder, "--out", tmp_path / "ours")
     text = str(caught.value).replace("\n", " ")
-    import re
-
     assert re.search(message, text), text
     assert not (tmp_path / "ours").exists()
 

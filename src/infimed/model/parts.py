@@ -6,6 +6,7 @@ pooling head and the text tower never enter memory. A tied output layer may be s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,11 @@ class Part:
     config: PretrainedConfig
     stored: Mapping[str, StoredTensor]
     expected: Callable[[InfiMedForConditionalGeneration], Expected]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are to be read."""
+        return sum(math.prod(entry.shape) for entry in self.stored.values())
 
     def check(self, config: InfiMedConfig) -> None:
         """Refuse a part that does not match the model of a configuration. Raises DataError."""
