@@ -283,7 +283,7 @@ def load_checkpoint(
     config = checkpoint_config(read_config(folder), where)
     found = read_header(real_file(folder, WEIGHTS))
     stored = {published(name): entry for name, entry in found.items()}
-    check_match(hub_names(skeleton(config, len(stored), where)), stored, str(folder))
+    check_match(hub_names(skeleton(config, where)), stored, str(folder))
     tensors = read_tensors(stored)
     adapters = read_adapters(folder) if merge else None
     if adapters is not None:

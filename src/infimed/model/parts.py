@@ -51,6 +51,7 @@ SIZES: Final = (
     "patch_size",
 )
 """What must agree between a preset and the folders it starts from."""
+MAX_LAYERS: Final = 1000
 BUFFERS: Final = ("position_ids", "rotary_emb.inv_freq")
 """Tables that older versions of transformers stored; they are computed now."""
 
@@ -78,7 +79,7 @@ class Part:
     def check(self, config: InfiMedConfig) -> None:
         """Refuse a part that does not match the model of a configuration. Raises DataError."""
         where = str(self.folder)
-        model = skeleton(config, len(self.stored), where)
+        model = skeleton(config, where)
         check_match(self.expected(model), self.stored, where)
 
     def load(self, model: InfiMedForConditionalGeneration) -> None:
@@ -92,6 +93,14 @@ def config_of(values: Mapping[str, Any], where: str) -> PretrainedConfig:
     Raises:
         DataError: the model_type is missing or unknown, or a value is not valid.
     """
+    layers = values.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MAX_LAYERS:  # transformers makes a list of them
+        raise DataError(
+            "promises more layers than any model has",
+            where=where,
+            seen=layers,
+            accepted=f"at most {MAX_LAYERS}",
+        )
     try:
         return sub_config(dict(values))
     except Exception as error:  # transformers and its validators raise classes of their own
