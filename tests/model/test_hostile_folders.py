@@ -21,6 +21,7 @@ from infimed.cli.main import app
 from infimed.core.errors import DataError
 from infimed.model import presets
 from infimed.model.loading import find_checkpoint, load_checkpoint, save_checkpoint
+from infimed.model.tensor_names import by_published_names
 from infimed.model.weight_files import read_header, stored_tensors
 
 
@@ -274,6 +275,14 @@ def test_shards_without_their_index_are_refused(tmp_path):
         save_file({"x": torch.ones(2)}, tmp_path / shard)
     with pytest.raises(DataError, match=r"no model\.safetensors\.index\.json"):
         stored_tensors(tmp_path)
+
+
+def test_a_tensor_under_an_old_and_a_new_name_is_refused(tmp_path):
+    names = ("attention.q_proj.weight", "attention.attention.query.weight")
+    tensors = {f"encoder.layer.0.{name}": torch.ones(2) for name in names}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match="under two names"):
+        by_published_names(stored_tensors(tmp_path))
 
 
 def test_a_configuration_cannot_choose_a_kernel(tmp_path, make_model, processor):

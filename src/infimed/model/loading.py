@@ -44,7 +44,15 @@ from infimed.model.parts import (
 from infimed.model.placeholder import with_placeholder
 from infimed.model.presets import Preset, build_config
 from infimed.model.processing import Processor
-from infimed.model.tensor_names import Expected, check_match, fill, made_in, published, skeleton
+from infimed.model.tensor_names import (
+    Expected,
+    by_published_names,
+    check_match,
+    fill,
+    made_in,
+    published,
+    skeleton,
+)
 from infimed.model.weight_files import (
     WEIGHTS,
     check_folder,
@@ -255,11 +263,10 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
             return folder
         damaged.append(folder.name)
     if (run_or_checkpoint / "config.json").exists():
-        check_folder(run_or_checkpoint, tokenizer=False, fix="use safetensors")
+        fix = f"infimed import {run_or_checkpoint} --out DIR"
+        check_folder(run_or_checkpoint, tokenizer=False, fix=f"{fix} --allow-pickle")
         raise DataError(
-            "a model, but no checkpoint of InfiMed",
-            where=str(run_or_checkpoint),
-            fix=f"infimed import {run_or_checkpoint} --out DIR",
+            "a model, but no checkpoint of InfiMed", where=str(run_or_checkpoint), fix=fix
         )
     raise DataError(
         "no complete checkpoint here" + (f" (damaged: {', '.join(damaged)})" if damaged else ""),
@@ -281,8 +288,7 @@ def load_checkpoint(
     """
     where = str(folder / "config.json")
     config = checkpoint_config(read_config(folder), where)
-    found = read_header(real_file(folder, WEIGHTS))
-    stored = {published(name): entry for name, entry in found.items()}
+    stored = by_published_names(read_header(real_file(folder, WEIGHTS)))
     check_match(hub_names(skeleton(config, where)), stored, str(folder))
     tensors = read_tensors(stored)
     adapters = read_adapters(folder) if merge else None

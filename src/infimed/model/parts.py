@@ -24,10 +24,10 @@ from infimed.model.tensor_names import (
     LANGUAGE,
     VISION,
     Expected,
+    by_published_names,
     check_match,
     fill,
     first_prefix,
-    published,
     renamed,
     skeleton,
 )
@@ -132,11 +132,8 @@ def wanted(
     stored: Mapping[str, StoredTensor], keep: Callable[[str], bool]
 ) -> dict[str, StoredTensor]:
     """Stored tensors, by published names, but buffers and what is not to be kept."""
-    return {
-        published(name): entry
-        for name, entry in stored.items()
-        if not name.endswith(BUFFERS) and keep(name)
-    }
+    kept = {n: entry for n, entry in stored.items() if not n.endswith(BUFFERS) and keep(n)}
+    return by_published_names(kept)
 
 
 def vision_part(folder: Path) -> Part:

@@ -48,6 +48,22 @@ def published(name: str) -> str:
     return name
 
 
+def by_published_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Stored tensors by their published names.
+
+    Raises:
+        DataError: one tensor is there under two names.
+    """
+    found: dict[str, StoredTensor] = {}
+    for name, entry in stored.items():
+        if published(name) in found:
+            raise DataError(
+                f"holds {published(name)} under two names", where=str(entry.file), seen=name
+            )
+        found[published(name)] = entry
+    return found
+
+
 def first_prefix(names: Iterable[str], candidates: Iterable[str]) -> str | None:
     """The first of the candidates with which any name begins."""
     known = list(names)
