@@ -36,7 +36,7 @@ def import_(
         ),
     ] = False,
 ) -> None:
-    """Make an InfiMed checkpoint of another project's; then chat with it, evaluate or train it.
+    """Make an InfiMed checkpoint of another project's; then chat with it or evaluate it.
 
     Examples:
 
