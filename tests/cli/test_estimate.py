@@ -30,6 +30,7 @@ def test_without_data_or_weights_memory_is_shown_and_the_missing_plan_explained(
     )
     assert ran.exit_code == 0, ran.output
     assert "does not fit" in ran.output
+    assert "2.140 B together" in ran.output
     assert "no total time without a plan" in ran.output
 
 

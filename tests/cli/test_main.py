@@ -27,6 +27,7 @@ def infimed(*arguments, cwd=None):
         (["data", "import", "missing", "--out", "o"], 4, "missing"),
         (["curate", "run", "missing", "--out", "o"], 4, "missing"),
         (["chat", "missing", "--question", "?"], 4, "missing"),
+        (["import", "missing", "--out", "o"], 4, "missing"),
         (["weights", "mino"], 4, "did you mean: mini"),
     ],
 )
@@ -43,7 +44,7 @@ def test_a_mistake_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["data"], ["curate"], ["eval"], ["chat"], ["weights"]]
+    "command", [[], ["run"], ["data"], ["curate"], ["eval"], ["chat"], ["weights"], ["import"]]
 )
 def test_help_teaches_without_loading_torch(command):
     code = (

@@ -38,7 +38,7 @@ def test_damaged_file_is_named(adapters, tmp_path):
     write_adapters(tmp_path, adapters)
     file = tmp_path / ADAPTERS
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(DataError, match="not a valid file of adapters"):
+    with pytest.raises(DataError, match="not a valid safetensors file"):
         read_adapters(tmp_path)
 
 

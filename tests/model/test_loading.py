@@ -49,6 +49,14 @@ def test_reloaded_model_is_bit_equal(saved):
     assert processor.visual_tokens == 16
 
 
+def test_a_half_precision_model_keeps_its_table_of_rotations_in_float32(saved):
+    model, _ = load_checkpoint(saved[1], torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    ours, whole = model.model.language_model.rotary_emb, saved[0].model.language_model.rotary_emb
+    assert ours.inv_freq.dtype == torch.float32
+    assert torch.equal(ours.inv_freq, whole.inv_freq)
+
+
 def test_keys_are_those_the_hub_publishes_for_llava(saved):
     keys = set(load_file(saved[1] / "model.safetensors"))
     prefixes = {key.split(".layers.")[0].rsplit(".", 2)[0] for key in keys}

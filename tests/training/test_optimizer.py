@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from infimed.core.errors import RecipeError
 from infimed.core.recipe import LearningRate, Stage, Train
+from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.model.presets import build_config
 from infimed.training import loss as loss_module
 from infimed.training.loss import target_losses
-from infimed.training.optimizer import check_ranks, factor, freeze, make_optimizer, never_trained
+from infimed.training.optimizer import (
+    check_ranks,
+    factor,
+    freeze,
+    idle_note,
+    make_optimizer,
+    never_trained,
+)
+from tests.conftest import tiny_preset
 
 
 def stage(**changes):
@@ -51,18 +63,41 @@ def test_decay_acts_on_matrices_only_and_groups_carry_their_rate(make_model):
         assert group["peak"] == getattr(stage().learning_rate, group["module"])
 
 
-def test_parameters_without_gradient_by_construction_are_frozen(make_model):
-    model = make_model()
+def idle_after_backward(model):
     model.model.vision_tower.train()
     freeze(model, stage().learning_rate)
-    features = model.image_features(torch.randn(1, 3, 32, 32))
-    features.sum().backward()
-    idle = {
+    model.image_features(torch.randn(1, 3, 32, 32)).sum().backward()
+    return {
         n
         for n, p in model.named_parameters()
         if n.startswith("model.vision_tower.") and p.grad is None
     }
+
+
+def test_parameters_without_gradient_by_construction_are_frozen(make_model):
+    model = make_model()
+    assert idle_after_backward(model) == never_trained(model) != set()
+
+
+def test_layers_behind_those_whose_features_are_read_are_frozen_too(make_model):
+    model = make_model()
+    model.config.vision_feature_layer = -2
+    idle = idle_after_backward(model)
+    assert any("encoder.layers.1." in name for name in idle)
     assert idle == never_trained(model)
+    groups = make_optimizer(model, stage(), Train()).param_groups
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert not trained & {id(p) for name, p in model.named_parameters() if name in idle}
+
+
+def test_mask_token_and_last_norm_of_dinov2_are_frozen_and_named():
+    vision = {**tiny_preset().vision, "model_type": "dinov2"}
+    vision.pop("vision_use_head")
+    tiny = replace(tiny_preset(), vision=vision, feature_strategy="default")
+    model = InfiMedForConditionalGeneration(build_config(tiny, image_token_id=3))
+    assert idle_after_backward(model) == never_trained(model)
+    note = idle_note(model)
+    assert "embeddings.mask_token, vision_tower.layernorm (96 parameters)" in note
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])

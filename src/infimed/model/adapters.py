@@ -18,6 +18,7 @@ from torch import Tensor
 
 from infimed.core.errors import DataError
 from infimed.core.files import write_failed
+from infimed.model.weight_files import read_header, real_file
 
 ADAPTERS: Final = "adapters.safetensors"
 """The adapters in a checkpoint of a stage that is not finished; ``model.safetensors`` is then without them."""
@@ -100,6 +101,7 @@ def read_adapters(folder: Path) -> Adapters | None:
     path = folder / ADAPTERS
     if not path.is_file():
         return None
+    read_header(real_file(folder, ADAPTERS))
     try:
         with safe_open(path, "pt") as file:
             return Adapters(

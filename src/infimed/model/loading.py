@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
 
 from infimed.core.errors import DataError
 from infimed.core.files import (
@@ -34,8 +33,34 @@ from infimed.core.files import (
 from infimed.model.adapters import ADAPTERS, Adapters, read_adapters, write_adapters
 from infimed.model.configuration import InfiMedConfig
 from infimed.model.modeling import InfiMedForConditionalGeneration
+from infimed.model.parts import (
+    Part,
+    check_sizes,
+    config_of,
+    language_part,
+    tower_config,
+    vision_part,
+)
+from infimed.model.placeholder import with_placeholder
 from infimed.model.presets import Preset, build_config
 from infimed.model.processing import Processor
+from infimed.model.tensor_names import (
+    Expected,
+    by_published_names,
+    check_match,
+    fill,
+    made_in,
+    published,
+    skeleton,
+)
+from infimed.model.weight_files import (
+    WEIGHTS,
+    check_folder,
+    read_config,
+    read_header,
+    read_tensors,
+    real_file,
+)
 
 MARKER = "manifest.json"
 STEP = re.compile(r"step-(\d+)")
@@ -45,7 +70,7 @@ def hub_key(name: str, vision_model_type: str) -> str:
     """Parameter name -> name in a checkpoint file."""
     if name.startswith("model.vision_tower."):
         inner = "vision_model." if vision_model_type == "siglip_vision_model" else ""
-        return f"vision_tower.{inner}{name.removeprefix('model.vision_tower.')}"
+        return f"vision_tower.{inner}{published(name.removeprefix('model.vision_tower.'))}"
     if name.startswith("model.multi_modal_projector."):
         return name.removeprefix("model.")
     if name.startswith("model.language_model."):
@@ -71,58 +96,21 @@ def hub_state(weights: Mapping[str, Tensor], config: InfiMedConfig) -> dict[str,
     }
 
 
-def load_hub_state(
-    model: InfiMedForConditionalGeneration, state: Mapping[str, Tensor], where: str
-) -> None:
-    """Fill the model from checkpoint names.
-
-    Raises:
-        DataError: keys are missing or unknown, or a shape differs; the first few are named.
-    """
-    vision_type = model.config.vision_config.model_type
-    own = model.state_dict()
-    names = {hub_key(name, vision_type): name for name in own}
-    tied = model.config.tie_word_embeddings
-    missing = [k for k in names if k not in state and not (tied and k.endswith("lm_head.weight"))]
-    unknown = [k for k in state if k not in names]
-    if missing or unknown:
-        raise DataError(
-            f"{len(missing)} tensors missing, {len(unknown)} unknown",
-            where=where,
-            seen=f"missing {missing[:5]}, unknown {unknown[:5]}",
-            fix="the checkpoint belongs to another preset or layout",
-        )
-    for key, tensor in state.items():
-        if own[names[key]].shape != tensor.shape:
-            raise DataError(
-                f"{key} has the wrong shape",
-                where=where,
-                seen=str(tuple(tensor.shape)),
-                accepted=str(tuple(own[names[key]].shape)),
-            )
-    with torch.no_grad():
-        for key, tensor in state.items():
-            own[names[key]].copy_(tensor)
-    model.tie_weights()
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise DataError("file not found", where=str(path)) from error
-    except SafetensorError as error:
-        raise DataError(
-            f"is not a valid safetensors file ({error})",
-            where=str(path),
-            fix="restore or rebuild it",
-        ) from error
+def hub_names(model: InfiMedForConditionalGeneration) -> Expected:
+    """The model's tensors under their checkpoint names."""
+    return {name: (tensor,) for name, tensor in to_hub_state(model).items()}
 
 
 def base_processor(chosen: Preset, language: Path) -> Processor:
-    """The processor of a preset at its full grid, with the base language model's tokenizer."""
+    """The processor of a preset at its full grid, with the base language model's tokenizer.
+
+    Raises:
+        DataError: there is no tokenizer, or no embedding row for the image placeholder.
+    """
     return Processor(
-        tokenizer_json=(language / "tokenizer.json").read_text(encoding="utf-8"),
+        tokenizer_json=read_tokenizer(
+            language, chosen.image_token, int(read_config(language)["vocab_size"])
+        ),
         image_size=chosen.image_size,
         visual_tokens=chosen.full_tokens,
         mean=chosen.mean,
@@ -131,45 +119,52 @@ def base_processor(chosen: Preset, language: Path) -> Processor:
     )
 
 
-@contextmanager
-def _no_loading_bars() -> Iterator[None]:
-    """transformers draws a bar for every file it reads, even one that takes milliseconds."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def read_tokenizer(folder: Path, image_token: str, rows: int) -> str:
+    """The tokenizer of a folder, serialised, with the image placeholder fitted into `rows` rows."""
+    file = real_file(folder, "tokenizer.json")
+    return with_placeholder(file.read_text(encoding="utf-8"), image_token, rows, str(file))
 
 
 def build_model(
     chosen: Preset, vision: Path, language: Path
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
-    """A model that starts from a pretrained tower and language model, with a fresh projector.
+    """A model in float32 that starts from a pretrained tower and language model, with a fresh projector.
 
     Args:
-        vision: folder with config.json and model.safetensors of the tower.
+        vision: folder with config.json and safetensors of the tower, or of a whole SigLIP.
         language: folder with the same of the language model, and tokenizer.json.
+
+    Raises:
+        DataError: a folder is not safe to read, or holds another model than the preset says.
     """
-    processor = base_processor(chosen, language)
-    with _no_loading_bars():
-        tower = AutoModel.from_pretrained(vision, dtype=torch.float32, trust_remote_code=False)
-        base = AutoModelForCausalLM.from_pretrained(
-            language, dtype=torch.float32, trust_remote_code=False
-        )
-    config = build_config(
-        chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id
-    )
-    model = InfiMedForConditionalGeneration(config)
-    model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
-    model.model.language_model.load_state_dict(base.model.state_dict(), strict=True)
-    if not config.tie_word_embeddings:
-        model.lm_head.load_state_dict(base.lm_head.state_dict(), strict=True)
+    config, processor, parts = check_bases(chosen, vision, language)
+    model = InfiMedForConditionalGeneration(config).float()
+    for part in parts:
+        part.load(model)
     model.tie_weights()
-    return model.float(), processor
+    return model, processor
+
+
+def check_bases(
+    chosen: Preset, vision: Path, language: Path
+) -> tuple[InfiMedConfig, Processor, tuple[Part, Part]]:
+    """What a preset's folders make, looked at but not read: names, shapes and types from headers.
+
+    Raises:
+        DataError: as `build_model` does.
+    """
+    parts = vision_part(vision), language_part(language)
+    check_sizes(chosen, *parts)
+    processor = base_processor(chosen, language)
+    config = build_config(
+        chosen,
+        vision=parts[0].config,
+        text=parts[1].config,
+        image_token_id=processor.image_token_id,
+    )
+    for part in parts:
+        part.check(config)
+    return config, processor, parts
 
 
 def save_checkpoint(
@@ -234,7 +229,8 @@ def verify_checkpoint(folder: Path, *, hashes: bool = True) -> dict[str, Any] | 
     try:
         manifest: dict[str, Any] = read_json(folder / MARKER)
         intact = not hashes or all(
-            sha256_file(folder / name) == digest for name, digest in manifest["files"].items()
+            sha256_file(real_file(folder, name)) == digest
+            for name, digest in manifest["files"].items()
         )
     except (DataError, OSError, KeyError, AttributeError, TypeError):
         return None
@@ -266,6 +262,12 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
         if verify_checkpoint(folder) is not None:
             return folder
         damaged.append(folder.name)
+    if (run_or_checkpoint / "config.json").exists():
+        fix = f"infimed import {run_or_checkpoint} --out DIR"
+        check_folder(run_or_checkpoint, tokenizer=False, fix=f"{fix} --allow-pickle")
+        raise DataError(
+            "a model, but no checkpoint of InfiMed", where=str(run_or_checkpoint), fix=fix
+        )
     raise DataError(
         "no complete checkpoint here" + (f" (damaged: {', '.join(damaged)})" if damaged else ""),
         where=str(run_or_checkpoint),
@@ -284,26 +286,39 @@ def load_checkpoint(
     Raises:
         DataError: a file is missing, damaged, or asks for custom code.
     """
-    values = read_json(folder / "config.json")
-    if "auto_map" in values:
-        raise DataError("config.json asks for custom code (auto_map); refused", where=str(folder))
-    values = {
-        k: v
-        for k, v in values.items()
-        if k not in ("architectures", "model_type", "transformers_version")
-    }
-    for part in ("vision_config", "text_config"):
-        inner = dict(values[part])
-        values[part] = AutoConfig.for_model(inner.pop("model_type"), **inner)
-    model = InfiMedForConditionalGeneration(InfiMedConfig(**values))
-    tensors = _read_tensors(folder / "model.safetensors")
+    where = str(folder / "config.json")
+    config = checkpoint_config(read_config(folder), where)
+    stored = by_published_names(read_header(real_file(folder, WEIGHTS)))
+    check_match(hub_names(skeleton(config, where)), stored, str(folder))
+    tensors = read_tensors(stored)
     adapters = read_adapters(folder) if merge else None
     if adapters is not None:
-        tensors = adapters.merged_into(tensors)
-    load_hub_state(model, tensors, str(folder))
-    model = model.to(dtype).eval()
+        tensors = iter(adapters.merged_into(dict(tensors)).items())
+    with made_in(dtype), no_init_weights():
+        model = InfiMedForConditionalGeneration(config)
+    fill(hub_names(model), tensors)
+    model.tie_weights()
+    model.eval()
     model.set_attention("sdpa")
     return model, Processor.load(folder)
+
+
+def checkpoint_config(values: Mapping[str, Any], where: str) -> InfiMedConfig:
+    """The configuration in a checkpoint's config.json.
+
+    Raises:
+        DataError: a part is missing, or a value is not valid.
+    """
+    left_out = ("architectures", "model_type", "transformers_version")
+    kept = {key: value for key, value in values.items() if key not in left_out}
+    for part, made in (("vision_config", tower_config), ("text_config", config_of)):
+        if not isinstance(kept.get(part), dict):
+            raise DataError(f"has no {part}", where=where)
+        kept[part] = made(kept[part], where)
+    try:
+        return InfiMedConfig(**kept)
+    except Exception as error:  # transformers and its validators raise classes of their own
+        raise DataError(f"is no configuration of a model ({error!r})", where=where) from error
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

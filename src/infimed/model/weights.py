@@ -25,7 +25,7 @@ from infimed.core.errors import DataError, missing_extra, nearest_name
 from infimed.core.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from infimed.model.dinov2_onnx import dinov2_config, read_dinov2
 from infimed.model.smollm2_gguf import IMAGE_TOKEN, REPLACED_TOKEN, read_smollm2
-from infimed.model.weight_files import check_folder, damaged_files, parameter_count
+from infimed.model.weight_files import check_folder, damaged_files, parameter_count, real_file
 from infimed.model.wheels import DINOV2_SMALL, SMOLLM2_135M, download, locate, read_member
 
 MARKER = "manifest.json"
@@ -39,6 +39,7 @@ HUB_PRESETS = {
     "infimed-1.7b": ("google/siglip-so400m-patch14-384", "Qwen/Qwen3-1.7B"),
     "infimed-4b": ("google/siglip-so400m-patch14-384", "Qwen/Qwen3-4B"),
 }
+PARTS = ("vision", "language")
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 PRESET_NAMES = ("nano", "mini", *HUB_PRESETS)
 
@@ -74,6 +75,7 @@ def ensure_weights(
     cache: Path | None = None,
     wheels: Path | None = None,
     offline: bool = False,
+    allow_pickle: bool = False,
 ) -> WeightFolders:
     """The folders of a preset's pretrained parts, made or fetched if they are not there yet.
 
@@ -82,6 +84,7 @@ def ensure_weights(
         wheels: a local folder used instead of the network: for `mini` the two downloaded wheels;
             for Hub presets the subfolders ``vision`` and ``language`` (or the repositories' names).
         offline: never use the network; what is absent is an error.
+        allow_pickle: convert pickled weights of a Hub preset's local folders into the cache.
 
     Raises:
         DataError: absent, damaged, of another format or pickled; names the command that fixes it.
@@ -92,7 +95,16 @@ def ensure_weights(
     if preset == "mini":
         return _mini(cache_root(cache) / "weights" / "mini", wheels, offline)
     if preset in HUB_PRESETS:
-        return _from_folder(preset, wheels) if wheels is not None else _from_hub(preset, offline)
+        converted = cache_root(cache) / "weights" / preset
+        if wheels is not None:
+            return (
+                _convert(preset, wheels, converted)
+                if allow_pickle
+                else _from_folder(preset, wheels)
+            )
+        if (converted / MARKER).is_file():
+            return WeightFolders(*part_folders(preset, converted), read_json(converted / MARKER))
+        return _from_hub(preset, offline)
     raise DataError(
         "unknown preset",
         where="model.preset",
@@ -187,9 +199,7 @@ def _build_mini(folder: Path, wheels: Path | None) -> dict[str, Any]:
                 "image_token": IMAGE_TOKEN,
                 "image_token_id": image_token_id,
                 "image_token_replaces": REPLACED_TOKEN,
-                "parameters": {
-                    part: parameter_count(partial / part) for part in ("vision", "language")
-                },
+                "parameters": {part: parameter_count(partial / part) for part in PARTS},
                 "wheels": [
                     {
                         "name": pin.name,
@@ -249,18 +259,56 @@ def _write_language(folder: Path, gguf: Path) -> int:
     return parts.image_token_id
 
 
+def part_folders(preset: str, root: Path) -> tuple[Path, Path]:
+    """Folders of tower and language model below `root`: by their repositories' names, or ``vision`` and
+    ``language``.
+    """
+    repositories = HUB_PRESETS.get(preset, PARTS)
+    named = [root / repository.rsplit("/", 1)[-1] for repository in repositories]
+    vision, language = (
+        one if one.is_dir() else root / part for one, part in zip(named, PARTS, strict=True)
+    )
+    return vision, language
+
+
 def _from_folder(preset: str, root: Path) -> WeightFolders:
-    folders = []
-    for part, repository in zip(("vision", "language"), HUB_PRESETS[preset], strict=True):
-        named = root / repository.rsplit("/", 1)[-1]
-        folder = named if named.is_dir() else root / part
-        fix = (
-            f"put a copy of {repository} (config.json, *.safetensors"
-            f"{', tokenizer.json' if part == 'language' else ''}) into {folder}"
-        )
-        check_folder(folder, tokenizer=part == "language", fix=fix)
-        folders.append(folder)
-    return WeightFolders(folders[0], folders[1], {"preset": preset, "source": "local folders"})
+    folders = part_folders(preset, root)
+    for folder, part, repository in zip(folders, PARTS, HUB_PRESETS[preset], strict=True):
+        check_folder(folder, tokenizer=part == "language", fix=_put(repository, part, folder))
+    return WeightFolders(*folders, {"preset": preset, "source": "local folders"})
+
+
+def _put(repository: str, part: str, folder: Path) -> str:
+    wanted = "config.json, *.safetensors" + (", tokenizer.json" if part == "language" else "")
+    return f"put a copy of {repository} ({wanted}) into {folder}"
+
+
+def _convert(preset: str, root: Path, converted: Path) -> WeightFolders:
+    """Local folders as a cache folder without pickles, checked before it gets its name."""
+    from infimed.model.loading import check_bases
+    from infimed.model.presets import preset as preset_of
+    from infimed.model.unpickling import convert_pickles
+
+    manifest: dict[str, Any] = {"preset": preset, "source": "local folders", "files": {}}
+    with atomic_folder(converted) as partial:
+        for folder, part in zip(part_folders(preset, root), PARTS, strict=True):
+            if not folder.is_dir():
+                raise DataError("folder not found", where=str(folder))
+            if any(folder.glob("*.safetensors")):
+                (partial / part).mkdir()
+                for name in sorted({f.name for p in HUB_PATTERNS for f in folder.glob(p)}):
+                    shutil.copyfile(real_file(folder, name), partial / part / name)
+            else:
+                convert_pickles(folder, partial / part)
+            check_folder(partial / part, tokenizer=part == "language", fix="")
+            manifest["files"] |= {
+                f"{part}/{file.name}": sha256_file(file)
+                for file in sorted(folder.iterdir())
+                if file.is_file()
+            }
+        check_bases(preset_of(preset), partial / PARTS[0], partial / PARTS[1])
+        write_json(partial / MARKER, manifest)
+    return WeightFolders(converted / PARTS[0], converted / PARTS[1], manifest)
 
 
 def _from_hub(preset: str, offline: bool) -> WeightFolders:
@@ -271,7 +319,7 @@ def _from_hub(preset: str, offline: bool) -> WeightFolders:
         raise missing_extra("hub", "huggingface-hub") from error
     folders: list[Path] = []
     revisions: dict[str, str] = {}
-    for part, repository in zip(("vision", "language"), HUB_PRESETS[preset], strict=True):
+    for part, repository in zip(PARTS, HUB_PRESETS[preset], strict=True):
         fix = (
             f"infimed weights {preset} on a machine with network; or --from DIR "
             "with the subfolders vision and language"

@@ -32,6 +32,7 @@ from infimed.training.estimate import (
 )
 from infimed.training.features import cacheable
 from infimed.training.hardware import Hardware, this_cpu
+from infimed.training.optimizer import idle_note
 from infimed.training.stage import StageJob
 
 SAMPLE_PATIENTS = 24
@@ -164,6 +165,8 @@ def show_plan(recipe: Recipe, folder: Path) -> None:
             numeric=2,
         )
     )
+    if any(stage.learning_rate.vision > 0 for stage in recipe.stages):
+        out.print(idle_note(meta_model(preset(recipe.model.preset))), markup=False)
     out.print(f"would write to {folder}; nothing was written now", markup=False)
     if recipe.evaluation.trained_blind and recipe.evaluation.tasks:
         out.print(

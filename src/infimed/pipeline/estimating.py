@@ -15,9 +15,9 @@ from infimed.core.errors import InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.model.presets import preset
 from infimed.pipeline.dryrun import clock, estimate
-from infimed.training.estimate import GIB, estimate_stages
+from infimed.training.estimate import GIB, estimate_stages, meta_model
 from infimed.training.hardware import hardware
-from infimed.training.optimizer import check_ranks
+from infimed.training.optimizer import check_ranks, parameters_by_module
 
 PARTS = {
     "parameters": "weights",
@@ -69,6 +69,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
             "memory_gib": machine.gib,
             "source": machine.source,
         },
+        "parameters": parameters_by_module(meta_model(chosen)),
         "stages": stages,
         "seconds": sum(one.seconds for one in planned.values()) if planned else None,
         "no_plan": why,
@@ -97,12 +98,15 @@ def estimate_table(found: dict[str, Any]) -> Table:
 
 def estimate_notes(found: dict[str, Any]) -> list[str]:
     """What the table rests on, and what is wrong."""
-    machine = found["hardware"]
+    machine, counts = found["hardware"], found["parameters"]
     lines = [
+        "parameters: "
+        + ", ".join(f"{module} {count:,}" for module, count in counts.items())
+        + f"; {sum(counts.values()) / 1e9:.3f} B together",
         f"{machine['devices']} x {machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in bf16 "
         f"({machine['source']}), of which {100 * machine['assumed_mfu']:.0f} % are assumed to be reached; "
         f"{1000 * machine['terabytes_per_second']:.0f} GB/s to memory, {machine['memory_gib']:.0f} GiB. Memory in GiB a device, rows as full as they get; kept = activations kept for the backward "
-        "pass, time within a factor of two."
+        "pass, time within a factor of two.",
     ]
     if not all(stage["fits"] for stage in found["stages"]):
         lines.append(

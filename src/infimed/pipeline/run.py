@@ -30,7 +30,7 @@ from infimed.model.loading import base_processor, build_model
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import preset
 from infimed.model.processing import Processor
-from infimed.model.weights import ensure_weights
+from infimed.model.weights import ensure_weights, part_folders
 from infimed.pipeline.asking import evaluate_step, wants_twin
 from infimed.pipeline.headline import headline
 from infimed.pipeline.index import Index, read_index
@@ -154,7 +154,7 @@ def prepare(recipe: Recipe, run: RunFolder) -> Prepared:
 def base_folders(recipe: Recipe) -> tuple[Path, Path]:
     """Folders of the pretrained tower and language model. Nothing is downloaded here."""
     if recipe.model.weights is not None:
-        return recipe.model.weights / "vision", recipe.model.weights / "language"
+        return part_folders(recipe.model.preset, recipe.model.weights)
     folders = ensure_weights(recipe.model.preset, offline=True)
     return folders.vision, folders.language
 

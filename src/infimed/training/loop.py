@@ -50,7 +50,14 @@ from infimed.training.loader import rows_from
 from infimed.training.lora import add_adapters, check_adapters, resume_adapters
 from infimed.training.memory import save_memory
 from infimed.training.meter import SourceLosses, resident_gib, step_counts, step_rates, summed
-from infimed.training.optimizer import check_ranks, factor, freeze, make_optimizer, set_rates
+from infimed.training.optimizer import (
+    check_ranks,
+    factor,
+    freeze,
+    idle_note,
+    make_optimizer,
+    set_rates,
+)
 from infimed.training.parallel import World, shard_model, whole_tensor
 from infimed.training.quarantine import UNREADABLE, Quarantine, as_text, from_texts
 from infimed.training.rows import PixelCache, Row, RowBuilder, idle_row
@@ -136,6 +143,8 @@ class Trainer:
             seen = log.last_step()
             log.rewind(self.position.step)
         self._peak = self._measured_peak()
+        if self.world.main and any(job.stage.learning_rate.vision > 0 for job in self.jobs):
+            err.print(idle_note(self.model), markup=False)
         cache = PixelCache(self.shards)
         self._saved_at = time.monotonic()
         with self._signals(), self._tracked(seen):

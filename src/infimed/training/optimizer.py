@@ -31,20 +31,38 @@ def module_of(name: str) -> str:
     return "language"
 
 
+def parameters_by_module(model: InfiMedForConditionalGeneration) -> dict[str, int]:
+    """Parameters of vision, projector and language, shared ones once."""
+    counts = dict.fromkeys(MODULES, 0)
+    for name, parameter in model.named_parameters():
+        counts[module_of(name)] += parameter.numel()
+    return counts
+
+
 def never_trained(model: InfiMedForConditionalGeneration) -> set[str]:
     """Parameters that get no gradient by construction.
 
-    Features are read before the tower's last normalisation, and DINOv2's mask token is for its own
-    pre-training; both are kept as loaded.
+    Features are read before the tower's last normalisation, or, as imported checkpoints do, before its
+    last layers; DINOv2's mask token is for its own pre-training. All are kept as loaded.
     """
-    ends = ("post_layernorm.weight", "post_layernorm.bias", "mask_token")
     tower = "model.vision_tower."
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if name.startswith(tower)
-        and (name.endswith(ends) or name in (f"{tower}layernorm.weight", f"{tower}layernorm.bias"))
-    }
+    ends = ["post_layernorm.", "layernorm.", "embeddings.mask_token"]
+    layers = model.config.vision_config.num_hidden_layers
+    read = model.config.vision_feature_layer
+    unused = range(read if read >= 0 else layers + 1 + read, layers)
+    ends += (f"encoder.{word}.{n}." for n in unused for word in ("layer", "layers"))
+    starts = tuple(tower + end for end in ends)
+    return {name for name, _ in model.named_parameters() if name.startswith(starts)}
+
+
+def idle_note(model: InfiMedForConditionalGeneration) -> str:
+    """One line for people: what of the tower is kept as loaded, whatever the stages say."""
+    idle = never_trained(model)
+    count = sum(p.numel() for name, p in model.named_parameters() if name in idle)
+    plain = (name.removeprefix("model.").removesuffix(".weight") for name in sorted(idle))
+    parts = list(dict.fromkeys(name.removesuffix(".bias") for name in plain))
+    shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return f"kept as loaded, no gradient reaches it: {shown} ({count:,} parameters)"
 
 
 def freeze(model: InfiMedForConditionalGeneration, rates: LearningRate) -> None:
