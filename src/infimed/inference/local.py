@@ -271,8 +271,12 @@ class Chat:
         self.pictures = shown
 
     def reset(self) -> None:
-        """Forget every turn and image."""
+        """Forget every turn and image.
+
+        The cache goes too: its tokens say that an image was shown, and not which.
+        """
         self.messages, self.pictures = [], []
+        self._cache, self._ids = None, []
 
     def _stream(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Iterator[str]:
         from transformers import DynamicCache
