@@ -44,19 +44,19 @@ def slow_logits(local: LocalModel, messages: list[Message], pictures, said: list
     encoded = local.processor.encode(messages, [p.size for p in pictures], generation=True)
     shown = [pictures[index] for index in encoded.images]
     views = [view for p in shown for view in local.processor.views(p.load(), p.size)]
-    logits = local.model(
+    return local.model(
         input_ids=torch.tensor([[*encoded.input_ids, *said]]),
         pixel_values=local.processor.pixels(views) if views else None,
         use_cache=False,
     ).logits[0]
-    logits[:, local.processor.image_token_id] = -torch.inf
-    return logits
 
 
 def slow_answer(local: LocalModel, messages: list[Message], pictures, most: int) -> str:  # type: ignore[no-untyped-def]
     said: list[int] = []
     while len(said) < most:
-        token = int(slow_logits(local, messages, pictures, said)[-1].argmax())
+        last = slow_logits(local, messages, pictures, said)[-1]
+        last[local.processor.image_token_id] = -torch.inf
+        token = int(last.argmax())
         if token in local.processor.stop_ids:
             break
         said.append(token)
