@@ -43,7 +43,7 @@ def stage_of(name: str, epochs: float) -> Stage:
         image_size=image_size,
         visual_tokens=visual_tokens,
         tiles=tiles,
-        row_tokens=2048,
+        row_tokens=1024,  # rows much smaller than a step: as many updates in every arm
         samples_per_step=48,
         epochs=epochs,
         mixture={"closed": 1},
@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="run folder of infimed run nano")
     parser.add_argument("--out", type=Path, required=True, help="folder of the arms")
-    parser.add_argument("--epochs", type=float, default=0.6)
+    parser.add_argument("--epochs", type=float, default=1.2)
     arguments = parser.parse_args()
     run = RunFolder(arguments.run)
     recipe = load_recipe(str(run / "recipe.yaml"))
