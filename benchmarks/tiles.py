@@ -6,7 +6,7 @@
 The demo's last checkpoint (phantoms of 192 x 192 pixels) goes on with the presence questions of its training
 patients in three ways that differ in nothing else: as squares of 48 pixels (36 visual tokens an image); as these
 and 2 x 2 tiles of 48 pixels (180 tokens), which hold the detail of 96 pixels; as squares of 96 pixels (144
-tokens). Same questions, same number of them in a step, same rates. Then every arm is asked the closed questions
+tokens). Same questions, as many of them in a step on average, same rates. Then every arm is asked the closed questions
 of all test patients. Intervals are over patients; the training seed is one.
 """
 
@@ -43,7 +43,7 @@ def stage_of(name: str, epochs: float) -> Stage:
         image_size=image_size,
         visual_tokens=visual_tokens,
         tiles=tiles,
-        row_tokens=1024,  # rows much smaller than a step: as many updates in every arm
+        row_tokens=2048,
         samples_per_step=48,
         epochs=epochs,
         mixture={"closed": 1},
@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="run folder of infimed run nano")
     parser.add_argument("--out", type=Path, required=True, help="folder of the arms")
-    parser.add_argument("--epochs", type=float, default=1.2)
+    parser.add_argument("--epochs", type=float, default=0.6)
     arguments = parser.parse_args()
     run = RunFolder(arguments.run)
     recipe = load_recipe(str(run / "recipe.yaml"))
