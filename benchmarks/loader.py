@@ -86,7 +86,7 @@ def feed(
     torch.set_num_threads(recipe.train.threads)
     model, processor = base_model(recipe)
     results = []
-    for job in plan_jobs(prepared.index(blind=False), recipe):
+    for job in plan_jobs(prepared.indexes(blind=False), recipe):
         if job.stage.name not in STAGES:
             continue
         numbers = list(range(min(rows, len(job.plan.rows))))
@@ -167,7 +167,7 @@ def memory(folder: Path, *, records: int, workers: int, budget_mb: int) -> dict[
     prepared = prepare_from(recipe, folder)
     stage = next(stage for stage in recipe.stages if stage.name == "pretrain-low")
     whole = stage.model_copy(update={"mixture": {}, "epochs": 2.0})
-    jobs = plan_jobs(prepared.index(blind=False), recipe.model_copy(update={"stages": [whole]}))
+    jobs = plan_jobs(prepared.indexes(blind=False), recipe.model_copy(update={"stages": [whole]}))
     plan = jobs[0].plan
     at = prepared.processor.with_grid(stage.image_size, stage.visual_tokens)
     cache = PixelCache(prepared.shards, budget_bytes=budget_mb * 2**20)

@@ -127,6 +127,9 @@ def test_training_on_a_split_that_judges_the_model_is_refused(split):
         (["stages.low.decay_mixture={closed: 1}"], "warmup-stable-decay"),
         (["stages.low.mixture={closed: -1}"], "below 0"),
         (["stages.low.over_long=shrink", "train.feature_cache=true"], "shrink needs smaller"),
+        (["stages.low.tiles=14"], "cannot hold 15 views of an image, each of 36"),
+        (["stages.low.tiles=4", "stages.low.max_images=4"], "give at least 5"),
+        (["stages.low.tiles=1"], "at least 2"),
     ],
 )
 def test_keys_that_contradict_one_another_are_refused(file, overrides, message):

@@ -39,9 +39,10 @@ def local(make_model: Any, processor: Any) -> Iterator[LocalModel]:
 
 
 def ward(patients: int = 5) -> Memory:
-    """Patients with an image and some questions each, and the odd cases."""
+    """Patients with an image and some questions each, and the odd cases; two shapes of images."""
     memory = Memory()
-    refs = [memory.image(picture(patient, 64)) for patient in range(patients)]
+    heights = (64, 64, 34, 34, 64)
+    refs = [memory.image(picture(n, 64)[: heights[n]]) for n in range(patients)]
     for patient, ref in enumerate(refs):
         common = {"group": f"p{patient}", "facts": {"modality": "CT" if patient % 2 else "MR"}}
         memory.ask((ref,), "Is there a mass?", "yes" if patient % 2 else "no", **common)
@@ -56,8 +57,14 @@ def plain_loss(
     local: LocalModel, messages: tuple[Message, ...], images: list[np.ndarray], targets: int
 ) -> float:
     """Mean loss of the last so many targets, from one forward pass of the whole sequence."""
-    encoded = local.processor.encode(messages)
-    pixels = local.processor.pixels(images) if images else None
+    sizes = [(image.shape[1], image.shape[0]) for image in images]
+    encoded = local.processor.encode(messages, sizes)
+    views = [
+        view
+        for image, size in zip(images, sizes, strict=True)
+        for view in local.processor.views(image, size)
+    ]
+    pixels = local.processor.pixels(views) if views else None
     logits = local.model(
         input_ids=torch.tensor([encoded.input_ids]), pixel_values=pixels, use_cache=False
     ).logits[0]
@@ -100,9 +107,11 @@ def test_an_answer_without_targets_is_refused(local: LocalModel) -> None:
         answer_losses(local, [LossRow((), (Continuation((5, 6), (-100, -100)),))])
 
 
+@pytest.mark.parametrize("tiles", [0, 4])
 def test_every_gap_equals_the_plain_model_asked_view_by_view(
-    local: LocalModel, tmp_path: Path
+    local: LocalModel, tmp_path: Path, tiles: int
 ) -> None:
+    local = LocalModel(local.model, local.processor.with_grid(32, 16, tiles), "tiny")
     memory = ward()
     curate(memory, tmp_path)
     measure_grounding(tmp_path, memory, local, swaps=2, seed=3)

@@ -70,6 +70,7 @@ def test_a_blinded_request_shows_one_grey_picture_and_a_bare_one_none() -> None:
     blank = make_request(sample, spec, model, shards, "blank")
     bare = make_request(sample, spec, model, shards, "none")
     assert [p.sha256 for p in seen.pictures] == ["p0"]
+    assert [p.size for p in seen.pictures] == [image.size for image in sample.record.images]
     assert [p.sha256 for p in blank.pictures] == [BLANK_SHA256]
     assert blank.messages == seen.messages
     assert bare.pictures == () and bare.messages[0].content == (sample.record.question,)

@@ -18,7 +18,7 @@ def test_rows_of_a_generated_clinic_are_foreseen_within_a_tenth(tmp_path) -> Non
     import_step(recipe, run)
     made = {
         job.stage.name: len(job.plan.rows)
-        for job in plan_jobs(prepare(recipe, run).index(blind=False), recipe)
+        for job in plan_jobs(prepare(recipe, run).indexes(blind=False), recipe)
     }
     foreseen = {stage.stage: stage.rows for stage in estimate(recipe)}
     assert foreseen.keys() == made.keys()

@@ -12,7 +12,7 @@ import pytest
 from infimed.core.errors import DataError, RecipeError
 from infimed.core.recipe import Data, LearningRate, Stage
 from infimed.data.importing import import_data
-from infimed.data.record import question_record
+from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import open_shards
 from infimed.packing.overlong import Exchanges
 from infimed.pipeline.index import Index, index_of, read_index
@@ -137,3 +137,24 @@ def test_consent_and_licence_decide_what_is_trained_on(
     assert again.train.tolist() == found.train.tolist()
     assert again.facts == found.facts
     assert again.text_tokens.tolist() == found.text_tokens.tolist()
+
+
+def test_images_whose_size_is_not_known_yet_are_planned_as_large_ones(processor):
+    records = [
+        question_record(
+            id=str(size), question="Is it?", answer="yes", task="closed",
+            images=(ImageRef(f"{size}.png", width=size, height=size),),
+        )
+        for size in (0, 32, 640)
+    ]  # fmt: skip
+    plain = index_of(records, processor, Data(root="x"))
+    tiled = index_of(records, processor.with_grid(32, 16, 4), Data(root="x"))
+    assert plain.images.tolist() == [1, 1, 1]
+    assert tiled.images.tolist() == [5, 1, 5]
+
+
+def test_stages_that_tile_alike_share_an_index():
+    alike = [stage(tiles=4, row_tokens=200), stage(tiles=4, row_tokens=300, visual_tokens=9)]
+    assert alike[0].tiling == alike[1].tiling != stage().tiling
+    assert stage().tiling == stage(image_size=64).tiling
+    assert alike[0].tiling != stage(tiles=4, row_tokens=200, image_size=64).tiling

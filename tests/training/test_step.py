@@ -18,7 +18,9 @@ def begun(make_trainer, **stage):
     trainer = make_trainer("step", stages=stages)
     job = trainer.jobs[0]
     trainer._begin(job)
-    grid = trainer.processor.with_grid(job.stage.image_size, job.stage.visual_tokens)
+    grid = trainer.processor.with_grid(
+        job.stage.image_size, job.stage.visual_tokens, job.stage.tiles
+    )
     builder = RowBuilder(trainer.shards, grid, PixelCache(trainer.shards), seed=1)
     rows = [builder.build(plan, number) for number, plan in enumerate(job.plan.rows[:4])]
     assert len(rows) == 4
@@ -52,9 +54,12 @@ def compared(model, found):
 WEIGHT = {"token": lambda n: 1.0, "document": lambda n: 1 / n, "sqrt": lambda n: n**-0.5}
 
 
-@pytest.mark.parametrize("weighting", ["token", "document", "sqrt"])
-def test_step_over_rows_equals_every_record_alone(make_trainer, weighting):
-    trainer, builder, rows = begun(make_trainer, weighting=weighting)
+@pytest.mark.parametrize(
+    ("weighting", "tiles"), [("token", 0), ("document", 0), ("sqrt", 0), ("token", 4)]
+)
+def test_step_over_rows_equals_every_record_alone(make_trainer, weighting, tiles):
+    trainer, builder, rows = begun(make_trainer, weighting=weighting, tiles=tiles)
+    assert sum(row.images for row in rows) % (1 + tiles) == 0, "16 of 40 pixels: all have tiles"
     loss, found = gradients_of_step(trainer, rows)
     model = trainer.model
     model.zero_grad()
@@ -65,9 +70,11 @@ def test_step_over_rows_equals_every_record_alone(make_trainer, weighting):
             record = trainer.shards.record(place)
             order = builder.option_order(record, number)
             turns = builder.processor.conversation(record, option_order=order, answer=True)
-            encoded = builder.processor.encode(turns)
+            encoded = builder.processor.encode(turns, [image.size for image in record.images])
             squares = [
-                builder.cache.square(image, builder.processor.image_size) for image in record.images
+                view
+                for image in record.images
+                for view in builder.processor.views(trainer.shards.pixels(image), image.size)
             ]
             features = model.image_features(builder.processor.pixels(squares)) if squares else None
             hidden = model.model.language_model(

@@ -97,8 +97,11 @@ def toy_trainer(
     world: World | None = None,
 ) -> Trainer:
     """A trainer over these shards, in fp32 and without checkpoints between stages by default."""
-    index = read_index(shards, processor, plan, Data(root=plan), kept=None, blind=blind)
-    jobs = [stage_job(index, stage, 64, 1) for stage in stages or low_and_high()]
+    jobs = []
+    for stage in stages or low_and_high():
+        at = processor.with_grid(stage.image_size, stage.visual_tokens, stage.tiles)
+        index = read_index(shards, at, plan, Data(root=plan), kept=None, blind=blind)
+        jobs.append(stage_job(index, stage, 64, 1))
     return Trainer(
         model=model,
         processor=processor,

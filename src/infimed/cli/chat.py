@@ -46,7 +46,7 @@ def load_picture(path: Path) -> Picture:
         pixels = decode(data, suffix=path.suffix)
     except ImageError as error:
         raise ImageError(error.code, where=str(path)) from None
-    return Picture(sha256_bytes(data), lambda: pixels)
+    return Picture(sha256_bytes(data), lambda: pixels, (pixels.shape[1], pixels.shape[0]))
 
 
 def chat(

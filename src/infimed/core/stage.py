@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIN_TEXT_TOKENS = 32
 """A row must hold its images and at least this much text."""
+
+Tiling: TypeAlias = tuple[int, int]
+"""Most tiles of an image, and the side of each in pixels."""
+NO_TILING: Final[Tiling] = (0, 0)
 
 
 class Part(BaseModel):
@@ -55,6 +59,12 @@ class Stage(Part):
     name: str
     image_size: int = Field(ge=8, description="side of the square image, pixels")
     visual_tokens: int = Field(ge=1, description="tokens per image after pooling; a square number")
+    tiles: int = Field(
+        0,
+        ge=0,
+        le=36,
+        description="show large images also as a grid of at most so many squares; 0 = squashed only",
+    )
     row_tokens: int = Field(ge=16, description="most tokens in one packed row")
     rows_per_step: int = Field(1, ge=1, description="packed rows per optimizer step")
     samples_per_step: int | None = Field(
@@ -112,7 +122,25 @@ class Stage(Part):
     augment: float = Field(
         0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom"
     )
-    max_images: int = Field(64, ge=1, description="most images in one row")
+    max_images: int = Field(
+        64, ge=1, description="most images in one row; every tile counts as one"
+    )
+
+    @property
+    def views(self) -> int:
+        """Most views of one image: all of it, and its tiles."""
+        return 1 + self.tiles
+
+    @property
+    def tiling(self) -> Tiling:
+        """What decides how many views an image has: equal for stages that show images as often."""
+        return (self.tiles, self.image_size) if self.tiles else NO_TILING
+
+    @property
+    def grid(self) -> str:
+        """The grid, for people."""
+        tiled = f", up to {self.tiles} tiles" if self.tiles else ""
+        return f"{self.image_size} px / {self.visual_tokens}{tiled}"
 
     @model_validator(mode="after")
     def adapters_learn(self) -> Self:
@@ -124,11 +152,19 @@ class Stage(Part):
 
     @model_validator(mode="after")
     def row_holds_an_image(self) -> Self:
-        if self.row_tokens < self.visual_tokens + MIN_TEXT_TOKENS:
+        shown = f"{self.views} views of an image, each" if self.tiles else "one image"
+        if self.row_tokens < self.views * self.visual_tokens + MIN_TEXT_TOKENS:
             raise ValueError(
-                f"row_tokens={self.row_tokens} cannot hold one image of {self.visual_tokens} visual "
+                f"row_tokens={self.row_tokens} cannot hold {shown} of {self.visual_tokens} visual "
                 f"tokens and {MIN_TEXT_TOKENS} tokens of text"
             )
+        if self.max_images < self.views:
+            raise ValueError(
+                f"max_images={self.max_images} cannot hold an image with tiles={self.tiles}: "
+                f"give at least {self.views}"
+            )
+        if self.tiles == 1:
+            raise ValueError("one tile is the whole image again: give tiles=0, or at least 2")
         return self
 
     @model_validator(mode="after")

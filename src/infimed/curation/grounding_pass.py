@@ -49,10 +49,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A record as tokens: its trunk, what follows it, and the same without images."""
+    """A record as turns and as tokens: its trunk, what follows it, and the same without images."""
 
     row: int
     key: Key
+    messages: tuple[Message, ...]
     trunk: tuple[int, ...]
     branch: Continuation
     blind: Continuation
@@ -82,7 +83,7 @@ def _last_targets(targets: Sequence[int], count: int) -> tuple[int, ...]:
 def _asked(local: LocalModel, row: int, record: Record) -> _Asked | Measured:
     processor = local.processor
     messages = processor.conversation(record, answer=True)
-    encoded = processor.encode(messages)
+    encoded = processor.encode(messages, [image.size for image in record.images])
     ids, targets = encoded.input_ids, encoded.targets
     branch = Continuation(tuple(ids[encoded.trunk :]), tuple(targets[encoded.trunk :]))
     count = sum(target != IGNORE for target in branch.targets)
@@ -93,13 +94,29 @@ def _asked(local: LocalModel, row: int, record: Record) -> _Asked | Measured:
         return Measured(row, "too long for the model", count)
     plain = processor.encode(unillustrated(messages))
     blind = Continuation(tuple(plain.input_ids), _last_targets(plain.targets, count))
-    return _Asked(row, image_key(record), tuple(ids[: encoded.trunk]), branch, blind, count)
+    trunk = tuple(ids[: encoded.trunk])
+    return _Asked(row, image_key(record), messages, trunk, branch, blind, count)
+
+
+def _shown(messages: Sequence[Message]) -> list[int]:
+    return [part for turn in messages for part in turn.content if isinstance(part, int)]
 
 
 def _pictures(shards: RecordSource, record: Record) -> list[Picture]:
-    shown = [part for turn in record.messages for part in turn.content if isinstance(part, int)]
-    refs = [record.images[index] for index in shown]
-    return [Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref)) for ref in refs]
+    refs = [record.images[index] for index in _shown(record.messages)]
+    return [
+        Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref), ref.size) for ref in refs
+    ]
+
+
+def _swapped_trunk(local: LocalModel, asked: _Asked, other: Record) -> tuple[int, ...]:
+    """The tokens up to the last image with another record's images, which may have other tiles."""
+    if not local.processor.tiles:
+        return asked.trunk
+    foreign = (other.images[index].size for index in _shown(other.messages))
+    sizes = dict(zip(_shown(asked.messages), foreign, strict=True))
+    encoded = local.processor.encode(asked.messages, sizes)
+    return tuple(encoded.input_ids[: encoded.trunk])
 
 
 def measure_sets(
@@ -138,7 +155,8 @@ def measure_sets(
         cells[(), ()].append((asked.blind, (asked.row, "without")))
         for other in foreign[asked.key]:
             if not any(sha in failed for sha in other):
-                cells[other, asked.trunk].append((asked.branch, (asked.row, "swapped")))
+                trunk = _swapped_trunk(local, asked, shards.record(examples[other]))
+                cells[other, trunk].append((asked.branch, (asked.row, "swapped")))
     losses = _losses(local, cells, features)
     for asked in ready:
         if (asked.row, "own") in losses:

@@ -46,6 +46,11 @@ class ImageRef:
     height: int = 0
     facts: Facts = field(default_factory=dict)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; (0, 0) when not yet read."""
+        return self.width, self.height
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
         return {

@@ -195,20 +195,23 @@ def shown_as(facts: Facts) -> str:
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize to a square [side, side, 3]: area average where it shrinks, bicubic where it grows.
+    """Resize to a square [side, side, 3]; see `resized`.
 
     The one geometry of training, evaluation and serving; aspect ratio is not kept.
     """
+    return resized(pixels, side, side)
+
+
+def resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize to [height, width, 3]: area average where it shrinks, bicubic where it grows."""
     import cv2
 
-    height, width = pixels.shape[:2]
-    if (height, width) == (side, side):
-        return np.ascontiguousarray(pixels)
-    small = (min(height, side), min(width, side))
-    if small != (height, width):
+    before = pixels.shape[:2]
+    small = (min(before[0], height), min(before[1], width))
+    if small != before:
         pixels = cv2.resize(pixels, (small[1], small[0]), interpolation=cv2.INTER_AREA)
-    if small != (side, side):
-        pixels = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_CUBIC)
+    if small != (height, width):
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.ascontiguousarray(pixels)
 
 

@@ -140,7 +140,7 @@ def make_request(
     pictures = tuple(
         blank
         if view == "blank"
-        else Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref))
+        else Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref), ref.size)
         for ref in record.images
     )
     return Request(

@@ -47,7 +47,8 @@ class Prepared:
 
 def prepare(processor: Processor, request: Request) -> Prepared:
     """Token ids of a request. Images are in the order in which the turns show them."""
-    encoded = processor.encode(request.messages, generation=True)
+    sizes = [picture.size for picture in request.pictures]
+    encoded = processor.encode(request.messages, sizes, generation=True)
     pictures = tuple(request.pictures[index] for index in encoded.images)
     ids = tuple(encoded.input_ids)
     return Prepared(request, ids[: encoded.trunk], ids[encoded.trunk :], pictures)
@@ -80,7 +81,7 @@ def plan_batches(prepared: Sequence[Prepared], batch_size: int) -> list[list[int
 def encode_pictures(
     model: InfiMedForConditionalGeneration, processor: Processor, pictures: Sequence[Picture]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Features [visual_tokens, d] by picture hash, and the reason for each that cannot be read."""
+    """Features [views * visual_tokens, d] by picture hash, and the reason for each that cannot be read."""
     features: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
     parameter = next(model.parameters())
@@ -89,15 +90,20 @@ def encode_pictures(
         loaded = []
         for picture in distinct[start : start + IMAGES_PER_PASS]:
             try:
-                loaded.append((picture.sha256, picture.load()))
+                loaded.append((picture.sha256, processor.views(picture.load(), picture.size)))
             except (DataError, OSError) as error:
                 failed[picture.sha256] = str(error).splitlines()[0]
         if loaded:
-            pixels = processor.pixels([image for _, image in loaded]).to(
-                parameter.device, parameter.dtype
-            )
-            made = model.image_features(pixels, processor.visual_tokens)
-            features.update(zip((sha for sha, _ in loaded), made, strict=True))
+            shown = [view for _, views in loaded for view in views]
+            passes = []
+            for at in range(0, len(shown), IMAGES_PER_PASS):
+                pixels = processor.pixels(shown[at : at + IMAGES_PER_PASS]).to(
+                    parameter.device, parameter.dtype
+                )
+                passes.append(model.image_features(pixels, processor.visual_tokens))
+            made = torch.cat(passes).split([len(views) for _, views in loaded])
+            for (sha256, _), own in zip(loaded, made, strict=True):
+                features[sha256] = own.flatten(0, 1)
     return features, failed
 
 
@@ -127,6 +133,7 @@ class LocalModel:
                 "template": self.processor.template_hash,
                 "image_size": self.processor.image_size,
                 "visual_tokens": self.processor.visual_tokens,
+                **({"tiles": self.processor.tiles} if self.processor.tiles else {}),
                 "dtype": str(next(self.model.parameters()).dtype),
             }
         )
@@ -264,14 +271,19 @@ class Chat:
         self.pictures = shown
 
     def reset(self) -> None:
-        """Forget every turn and image."""
+        """Forget every turn and image.
+
+        The cache goes too: its tokens say that an image was shown, and not which.
+        """
         self.messages, self.pictures = [], []
+        self._cache, self._ids = None, []
 
     def _stream(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Iterator[str]:
         from transformers import DynamicCache
 
         model, processor = self.local.model, self.local.processor
-        encoded = processor.encode(messages, generation=True)
+        sizes = [picture.size for picture in pictures]
+        encoded = processor.encode(messages, sizes, generation=True)
         ids = encoded.input_ids
         limit = int(model.config.text_config.max_position_embeddings)
         if len(ids) + 1 > limit:
@@ -287,13 +299,18 @@ class Chat:
         # Until this answer is complete the cache holds what no later turn may rely on.
         cache, self._cache, self._ids = self._cache, None, []
         rest = ids[keep:]
-        new_images = rest.count(processor.image_token_id) // processor.visual_tokens
-        shown = [pictures[index] for index in encoded.images[len(encoded.images) - new_images :]]
+        new_views = rest.count(processor.image_token_id) // processor.visual_tokens
+        shown: list[Picture] = []
+        for index, views in zip(reversed(encoded.images), reversed(encoded.views), strict=True):
+            if new_views <= 0:
+                break
+            shown.insert(0, pictures[index])
+            new_views -= views
         features, failed = encode_pictures(model, processor, shown)
         if failed:
             raise DataError(f"the image cannot be read: {next(iter(failed.values()))}")
         device = next(model.parameters()).device
-        stacked = torch.stack([features[picture.sha256] for picture in shown]) if shown else None
+        stacked = torch.cat([features[picture.sha256] for picture in shown]) if shown else None
         embedded = model.embed(torch.tensor([rest], device=device), stacked)
         written: list[int] = []
         past, emitted = keep, ""

@@ -34,15 +34,20 @@ class Picture:
     """An image by content hash, decoded only when it is needed.
 
     `load` returns uint8 RGB [H, W, 3] and may raise `DataError`; it takes no part in equality.
+    `size` is (width, height) in pixels, known before; a model that tiles large images needs it.
     """
 
     sha256: str
     load: Callable[[], Pixels] = field(compare=False, repr=False)
+    size: tuple[int, int] = (0, 0)
 
 
 def blank_picture() -> Picture:
-    """The one mid-grey picture of the image-zeroed control; squashing leaves it unchanged."""
-    return Picture(BLANK_SHA256, lambda: np.full((16, 16, 3), BLANK_LEVEL, np.uint8))
+    """The one mid-grey picture of the image-zeroed control; squashing leaves it unchanged.
+
+    It is small, so it has no tiles, whatever it stands for: not even the size of an image is shown.
+    """
+    return Picture(BLANK_SHA256, lambda: np.full((16, 16, 3), BLANK_LEVEL, np.uint8), (16, 16))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,15 @@ tokens disabled: ``<|im_end|>`` or ``<image>`` typed by a user is plain text.
 
 A chat is `trunk` + `branch`: the trunk ends with the last image placeholder, so all questions about
 the same images share its tokens exactly.
+
+With `tiles` a large image has several views (see `tiling`): the placeholders of the whole image, and for
+every row of tiles a newline and the placeholders of the row. The newlines tell 2 x 2 tiles from 1 x 4.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, takewhile
@@ -28,6 +31,7 @@ from infimed.core.files import read_json, sha256_json, write_json, write_text
 from infimed.data.imaging import squash
 from infimed.data.record import Message, Record
 from infimed.data.shards import Measure
+from infimed.model.tiling import NO_TILES, Grid, Size, cut, tile_grid, view_count
 
 START, END, IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,16 +61,18 @@ class Encoded:
     """Token ids of a chat.
 
     Attributes:
-        input_ids: every image already expanded to `visual_tokens` placeholders.
+        input_ids: every view of an image already expanded to `visual_tokens` placeholders.
         targets: the id to predict after each position, or -100; shifted, so it ends inside the chat.
-        images: image index per placeholder span, in order.
+        images: index of every image shown, in order.
         trunk: how many leading tokens come up to and including the last image (0 without images).
+        views: of each image shown, 1 where it has no tiles.
     """
 
     input_ids: list[int]
     targets: list[int]
     images: tuple[int, ...]
     trunk: int
+    views: tuple[int, ...] = ()
 
 
 def part_of(messages: Sequence[Message], first: int, last: int) -> tuple[Message, ...]:
@@ -100,8 +106,9 @@ class Processor:
     Attributes:
         tokenizer_json: the fast tokenizer, serialised; part of the template hash.
         image_size: side in pixels of the square every image is squashed to.
-        visual_tokens: placeholders per image.
+        visual_tokens: placeholders per view of an image.
         mean, std: per-channel normalisation of pixels in 0..1.
+        tiles: most tiles of an image beside the view of all of it; 0 shows that view only.
     """
 
     tokenizer_json: str
@@ -110,6 +117,7 @@ class Processor:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_token: str = IMAGE
+    tiles: int = 0
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -151,11 +159,26 @@ class Processor:
         """16 hex digits naming tokenizer + template + instructions; keys every cached length."""
         return sha256_json([self.tokenizer_json, CHAT_TEMPLATE, CHOICE_INSTRUCTION])[:16]
 
-    def with_grid(self, image_size: int, visual_tokens: int) -> Processor:
+    def with_grid(self, image_size: int, visual_tokens: int, tiles: int = 0) -> Processor:
         """The same processor at another resolution."""
-        made = replace(self, image_size=image_size, visual_tokens=visual_tokens)
+        made = replace(self, image_size=image_size, visual_tokens=visual_tokens, tiles=tiles)
         made.__dict__.update({k: v for k, v in self.__dict__.items() if k == "tokenizer"})
         return made
+
+    def tiles_of(self, size: Size) -> Grid:
+        """Rows and columns of tiles of an image of this size.
+
+        Raises:
+            DataError: images may have tiles, and this one's size is not known.
+        """
+        if not self.tiles:
+            return NO_TILES
+        if min(size) < 1:
+            raise DataError(
+                "the size of an image is not known, so neither is how many tiles it has",
+                fix="import the data first: shards know the size of every image",
+            )
+        return tile_grid(size, self.image_size, self.tiles)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; control tokens in it stay text."""
@@ -193,15 +216,25 @@ class Processor:
             messages.pop()
         return tuple(messages)
 
-    def encode(self, messages: Sequence[Message], *, generation: bool = False) -> Encoded:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        sizes: Mapping[int, Size] | Sequence[Size] = (),
+        *,
+        generation: bool = False,
+    ) -> Encoded:
         """Ids, shifted targets and image order of a chat.
 
         Targets are the tokens of assistant turns and the end token that closes each. With
         `generation` the chat ends by opening an assistant turn and has no targets.
+
+        Args:
+            sizes: of the images, by their index; looked at only where images may have tiles.
         """
         ids: list[int] = []
         learned: list[bool] = []
         images: list[int] = []
+        views: list[int] = []
         trunk = 0
 
         def put(tokens: Sequence[int], learn: bool = False) -> None:
@@ -226,8 +259,13 @@ class Processor:
                     if text:
                         put(self.text_ids(text))
                         text = ""
+                    rows, columns = self.tiles_of(sizes[part]) if self.tiles else NO_TILES
                     images.append(part)
+                    views.append(view_count((rows, columns)))
                     put([self.image_token_id] * self.visual_tokens)
+                    for _ in range(rows):
+                        put(self.text_ids("\n"))
+                        put([self.image_token_id] * (columns * self.visual_tokens))
                     trunk = len(ids)
                 if text:
                     put(self.text_ids(text))
@@ -240,36 +278,43 @@ class Processor:
         targets = [ids[i + 1] if learned[i + 1] else IGNORE for i in range(len(ids) - 1)] + [IGNORE]
         if generation:
             targets = [IGNORE] * len(ids)
-        return Encoded(ids, targets, tuple(images), trunk)
+        return Encoded(ids, targets, tuple(images), trunk, tuple(views))
 
     def measure(self, record: Record) -> Measure:
-        """Token counts of a record as it is trained on, visual tokens apart."""
+        """Token counts of a record as it is trained on, visual tokens apart; every view is an image."""
         messages = self.conversation(record, answer=True)
-        encoded = self.encode(messages)
-        visual = self.visual_tokens * len(encoded.images)
+        sizes = [image.size for image in record.images]
+        encoded = self.encode(messages, sizes)
+        views = sum(encoded.views)
         return Measure(
             text_tokens=self._text_tokens(encoded),
             target_tokens=_learned(encoded),
-            images=len(encoded.images),
-            trunk_tokens=max(0, encoded.trunk - visual),
-            exchanges=tuple(self._exchanges(messages)),
+            images=views,
+            trunk_tokens=max(0, encoded.trunk - self.visual_tokens * views),
+            exchanges=tuple(self._exchanges(messages, sizes)),
         )
 
-    def _exchanges(self, messages: Sequence[Message]) -> Iterator[tuple[int, int, int, int, int]]:
+    def _exchanges(
+        self, messages: Sequence[Message], sizes: Sequence[Size]
+    ) -> Iterator[tuple[int, int, int, int, int]]:
         """See `Measure.exchanges`. Turns are tokenised one by one, so their counts add up."""
         ends = [at for at, turn in enumerate(messages, 1) if turn.role == "assistant"]
         if len(ends) < 2:
             return
         between = len(self.text_ids("\n"))
         for first, last in pairwise([0, *ends]):
-            begun = self.encode(part_of(messages, first, last))
-            alone = [self.encode([turn]) for turn in messages[first:last]]
+            begun = self.encode(part_of(messages, first, last), sizes)
+            alone = [self.encode([turn], sizes) for turn in messages[first:last]]
             later = sum(self._text_tokens(turn) + between for turn in alone)
-            images = sum(len(turn.images) for turn in alone)
+            images = sum(sum(turn.views) for turn in alone)
             yield last - first, images, self._text_tokens(begun), later, _learned(begun)
 
     def _text_tokens(self, encoded: Encoded) -> int:
-        return len(encoded.input_ids) - self.visual_tokens * len(encoded.images)
+        return len(encoded.input_ids) - self.visual_tokens * sum(encoded.views)
+
+    def views(self, image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+        """The views uint8 [n, S, S, 3] of an image [H, W, 3], as many as `encode` gives this size."""
+        return cut(image, self.image_size, self.tiles_of(size))
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Normalised float32 [n, 3, S, S] of uint8 [H, W, 3] images, squashed to the square."""
@@ -325,6 +370,7 @@ class Processor:
                 "std": list(self.std),
                 "image_token": self.image_token,
                 "template_hash": self.template_hash,
+                **({"tiles": self.tiles} if self.tiles else {}),
             },
         )
 
@@ -345,6 +391,7 @@ class Processor:
             mean=tuple(stored["mean"]),
             std=tuple(stored["std"]),
             image_token=stored["image_token"],
+            tiles=stored.get("tiles", 0),
         )
         if processor.template_hash != stored["template_hash"]:
             raise DataError(

@@ -61,4 +61,6 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid "
             f"({chosen.full_tokens}) exports as stock LLaVA"
         )
+    elif last.tiles:
+        lines.append("note: the last stage tiles large images; only without exports as stock LLaVA")
     return lines

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from infimed.core.console import out, table
 from infimed.core.recipe import Recipe, Train
+from infimed.core.stage import Tiling
 from infimed.data.describing import descriptions
 from infimed.data.record import Record
 from infimed.model.loading import base_processor
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.presets import preset
 from infimed.pipeline.checks import check_recipe
-from infimed.pipeline.index import index_of
+from infimed.pipeline.index import Index, index_of
 from infimed.pipeline.planning import stage_job
 from infimed.pipeline.run import base_folders, reader_options
 from infimed.training.estimate import (
@@ -114,11 +115,14 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies
-    index = index_of(records, processor, recipe.data).repeated(copies)
+    indexes: dict[Tiling, Index] = {}
     found = []
     for stage in recipe.stages:
         endless = stage.model_copy(update={"max_rows": None})
-        job = stage_job(index, endless, recipe.train.window, recipe.train.seed)
+        if stage.tiling not in indexes:
+            at = processor.with_grid(stage.image_size, stage.visual_tokens, stage.tiles)
+            indexes[stage.tiling] = index_of(records, at, recipe.data).repeated(copies)
+        job = stage_job(indexes[stage.tiling], endless, recipe.train.window, recipe.train.seed)
         plan = job.plan
         rows = max(1, round(len(plan.rows) * scale))
         if stage.max_rows is not None:
@@ -127,7 +131,7 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
         found.append(
             Estimate(
                 stage=stage.name,
-                grid=f"{stage.image_size} px / {stage.visual_tokens}",
+                grid=stage.grid,
                 records=round(plan.records * share),
                 rows=rows,
                 steps=max(1, round(job.steps * share)),

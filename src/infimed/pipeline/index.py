@@ -6,8 +6,9 @@ No image is opened for it, and no message but once to measure it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Index:
     Attributes:
         task, source: strings. train: bool, whether it may be trained on.
         image_key: a number per distinct tuple of images; -1 for records without images.
-        text_tokens, target_tokens, trunk_tokens, images: see `Measure`.
+        text_tokens, target_tokens, trunk_tokens, images: see `Measure`; every view is an image.
         exchanges: lengths of the parts of records with several answers.
         facts: facts of every record as JSON.
     """
@@ -88,6 +89,8 @@ def read_index(
     if blind:
         measure = lambda record: processor.measure(without_images(record))  # noqa: E731
     key = f"{processor.template_hash}{'-blind' if blind else ''}"
+    if processor.tiles and not blind:
+        key += f"-{processor.tiles}-tiles-of-{processor.image_size}"
     lengths = token_lengths(shards, measure, key, cache)
     train = _is_in(columns["split"], data.train_splits)
     if kept is not None:
@@ -117,8 +120,11 @@ def read_index(
 
 
 def index_of(records: Sequence[Record], processor: Processor, data: Data) -> Index:
-    """The same of records that are not in shards yet; images are told apart by their locators."""
-    measured = [processor.measure(record) for record in records]
+    """The same of records that are not in shards yet; images are told apart by their locators.
+
+    An image whose size is not known yet counts as a large square one.
+    """
+    measured = [processor.measure(_measurable(record, processor)) for record in records]
     shown = [" ".join(image.locator for image in record.images) for record in records]
     numbers: dict[str, int] = {}
     train = [
@@ -139,6 +145,17 @@ def index_of(records: Sequence[Record], processor: Processor, data: Data) -> Ind
         exchanges=_exchanges(pa.array(flat, pa.list_(pa.int32()))),
         facts=tuple(canonical_json(dict(record.facts)) for record in records),
     )
+
+
+def _measurable(record: Record, processor: Processor) -> Record:
+    if not processor.tiles or all(min(image.size) for image in record.images):
+        return record
+    square = math.isqrt(processor.tiles) * processor.image_size
+    images = [
+        image if min(image.size) else replace(image, width=square, height=square)
+        for image in record.images
+    ]
+    return replace(record, images=tuple(images))
 
 
 def _is_in(column: pa.ChunkedArray, values: Sequence[str]) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ def pack_recipe(recipe: Recipe, folder: Path, *, stats: bool) -> Iterator[Any]:
         run.adopt(recipe)
         curate_step(recipe, run, import_step(recipe, run))
         prepared = prepare(recipe, run)
-        jobs = plan_jobs(prepared.index(blind=False), recipe)
+        jobs = plan_jobs(prepared.indexes(blind=False), recipe)
         write_plans(jobs, run / "plan")
         yield plan_table(jobs)
         if stats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from infimed.core.errors import DataError, RecipeError, nearest_name
 from infimed.core.files import atomic_open
 from infimed.core.recipe import Recipe, Stage
 from infimed.core.seeds import derive_seed
+from infimed.core.stage import Tiling
 from infimed.packing.overlong import fit
 from infimed.packing.plan import Plan
 from infimed.packing.planner import Limits, Samples, plan_stage, token_weights, with_decay
@@ -166,15 +167,18 @@ def stage_job(index: Index, stage: Stage, window: int, seed: int) -> StageJob:
     return StageJob(stage, plan)
 
 
-def plan_jobs(index: Index, recipe: Recipe) -> list[StageJob]:
+def plan_jobs(indexes: Mapping[Tiling, Index], recipe: Recipe) -> list[StageJob]:
     """A plan for every stage.
+
+    Args:
+        indexes: for every way in which stages tile images.
 
     Raises:
         DataError: a stage has no row.
     """
     return [
         stage_job(
-            index,
+            indexes[stage.tiling],
             stage,
             recipe.train.window,
             derive_seed(recipe.train.seed, "stage", stage.name),
@@ -195,8 +199,7 @@ class PlanSummary:
     """Counts of one stage, for people."""
 
     stage: str
-    image_size: int
-    visual_tokens: int
+    grid: str
     records: int
     documents: int
     rows: int
@@ -216,8 +219,7 @@ def summarise(job: StageJob) -> PlanSummary:
     plan: Plan = job.plan
     return PlanSummary(
         stage=job.stage.name,
-        image_size=job.stage.image_size,
-        visual_tokens=job.stage.visual_tokens,
+        grid=job.stage.grid,
         records=plan.records,
         documents=len(plan.documents),
         rows=len(plan.rows),

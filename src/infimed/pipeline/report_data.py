@@ -175,7 +175,8 @@ def stage_numbers(
         made.append(
             StageNumbers(
                 name=stage.name,
-                grid=f"{stage.image_size} px, {stage.visual_tokens} tokens",
+                grid=f"{stage.image_size} px, {stage.visual_tokens} tokens"
+                + f", up to {stage.tiles} tiles" * bool(stage.tiles),
                 samples=int(total("samples")),
                 rows=_planned_rows(folder / "plan" / f"{stage.name}.parquet"),
                 steps=len(own),

@@ -21,6 +21,7 @@ from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe, Stage
 from infimed.core.run import MetricsLog, RunFolder
+from infimed.core.stage import NO_TILING, Tiling
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
 from infimed.data.importing import import_data
@@ -128,16 +129,23 @@ class Prepared:
     processor: Processor
     kept: NDArray[np.int64] | None
 
-    def index(self, blind: bool) -> Index:
+    def index(self, blind: bool, tiling: Tiling = NO_TILING) -> Index:
         """Planning columns as the model, or its blind twin, sees the records."""
+        tiles, side = tiling
+        processor = self.processor
         return read_index(
             self.shards,
-            self.processor,
+            processor.with_grid(side, processor.visual_tokens, tiles) if tiles else processor,
             self.run / "plan",
             self.recipe.data,
             kept=self.kept,
             blind=blind,
         )
+
+    def indexes(self, blind: bool) -> dict[Tiling, Index]:
+        """The same for every way in which the recipe's stages tile images."""
+        ways = {stage.tiling for stage in self.recipe.stages}
+        return {way: self.index(blind, way) for way in sorted(ways)}
 
 
 def prepare(recipe: Recipe, run: RunFolder) -> Prepared:
@@ -178,7 +186,7 @@ def plan_table(jobs: list[StageJob]) -> Any:
     rows = [
         (
             s.stage,
-            f"{s.image_size} px / {s.visual_tokens}",
+            s.grid,
             s.records,
             s.rows,
             s.steps,
@@ -214,11 +222,11 @@ def train_step(prepared: Prepared, *, blind: bool, world: World | None = None) -
     folder = run / "blind" if blind else run.path
     shown = world.main and not blind
     if world.main:
-        world.together(lambda: prepared.index(blind))  # measures lengths once, for every rank
+        world.together(lambda: prepared.indexes(blind))  # measures lengths once, for every rank
     else:
         world.agree(None)
-    index = prepared.index(blind)
-    jobs = plan_jobs(index, recipe)
+    indexes = prepared.indexes(blind)
+    jobs = plan_jobs(indexes, recipe)
     if blind:  # a stage of tower and projector alone has nothing to teach a model without images
         jobs = [job for job in jobs if job.stage.learning_rate.language] or jobs
     if world.main:
@@ -227,7 +235,8 @@ def train_step(prepared: Prepared, *, blind: bool, world: World | None = None) -
         err.print(plan_table(jobs))
     model, processor = base_model(recipe)
     if not blind:
-        align_projector(prepared, model, processor, index, recipe.stages[0])
+        first = recipe.stages[0]
+        align_projector(prepared, model, processor, indexes[first.tiling], first)
     trainer = Trainer(
         model=model,
         processor=processor,

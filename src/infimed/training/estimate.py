@@ -144,12 +144,18 @@ def recomputed(flops: Flops, tokens: float) -> float:
 
 
 def typical_row(stage: Stage) -> PackedLayout:
-    """A row as full as it gets with documents of one image and a caption each."""
-    document = stage.visual_tokens + TEXT_TOKENS
-    count = min(stage.max_images, max(1, stage.row_tokens // document))
+    """A row as full as it gets with documents of one image, in all its views, and a caption each."""
+    shown = stage.views * stage.visual_tokens
+    document = shown + TEXT_TOKENS
+    count = min(stage.max_images // stage.views, max(1, stage.row_tokens // document))
     left = stage.row_tokens - count * document
     rest = (Document(min(left, document)),) * (left // document) if left >= document else ()
-    return PackedLayout((Document(stage.visual_tokens, (TEXT_TOKENS,)),) * count + rest)
+    return PackedLayout((Document(shown, (TEXT_TOKENS,)),) * count + rest)
+
+
+def shown_documents(layout: PackedLayout, stage: Stage) -> int:
+    """Documents of a typical row that show an image."""
+    return len([d for d in layout.documents if d.trunk >= stage.views * stage.visual_tokens])
 
 
 def saved_bytes(module: nn.Module, call: Callable[[], Any]) -> int:
@@ -254,7 +260,8 @@ def stage_memory(
     gradients = share * 4 * learned
     optimizer = share * optimizer_bytes(model, train.optimizer)
 
-    images = len([d for d in layout.documents if d.trunk >= stage.visual_tokens])
+    documents = shown_documents(layout, stage)
+    images = documents * stage.views
     patches = (stage.image_size // model.patch_size) ** 2
     layers = len(blocks(language))
     kept = decoder_block_bytes(model, layout, train.precision)
@@ -268,7 +275,7 @@ def stage_memory(
         activations += depth * seen + one if train.activation_checkpointing else depth * one
 
     embedding = 4 * text.vocab_size * text.hidden_size if learns(language) else 0
-    targets = min(CHUNK, round(TARGET_SHARE * TEXT_TOKENS * images) or layout.tokens)
+    targets = min(CHUNK, round(TARGET_SHARE * TEXT_TOKENS * documents) or layout.tokens)
     logits = 12.0 * targets * text.vocab_size
     # The head: logits and their gradients, or its rounded weights with their gradient in bf16 and fp32.
     head = max(logits, logits / 3 + 2 * embedding) + embedding / 2
@@ -294,8 +301,9 @@ def stage_work(
 ) -> Work:
     """What a row of a stage and an update take on one device."""
     flops = stage_counter(model, stage)
-    images = len([d for d in layout.documents if d.trunk >= stage.visual_tokens])
-    targets = round(TARGET_SHARE * TEXT_TOKENS * images) or layout.tokens
+    documents = shown_documents(layout, stage)
+    images = documents * stage.views
+    targets = round(TARGET_SHARE * TEXT_TOKENS * documents) or layout.tokens
     work = flops.cost(
         tokens=layout.tokens,
         pairs=attended(layout.documents),

@@ -44,8 +44,9 @@ FOLDER: Final = "features"
 
 
 def cacheable(stage: Stage, train: Train) -> bool:
-    """Whether a stage shows every image the same way to a tower that does not learn."""
-    return train.feature_cache and stage.learning_rate.vision == 0 and stage.augment == 0
+    """Whether a stage shows every image the same way, as one view, to a tower that does not learn."""
+    same = stage.learning_rate.vision == 0 and stage.augment == 0
+    return train.feature_cache and same and not stage.tiles
 
 
 def tower_hash(model: InfiMedForConditionalGeneration) -> str:

@@ -214,7 +214,7 @@ class Trainer:
     def _grid_processor(self) -> Processor:
         """The processor at the grid of the stage that was last trained."""
         stage = self._trained_stage()
-        return self.processor.with_grid(stage.image_size, stage.visual_tokens)
+        return self.processor.with_grid(stage.image_size, stage.visual_tokens, stage.tiles)
 
     def _trained_stage(self) -> Stage:
         return self.jobs[max(0, self.position.stage - (self.position.row == 0))].stage
@@ -225,7 +225,7 @@ class Trainer:
         flops = self._begin(job)
         builder = RowBuilder(
             self.shards,
-            self.processor.with_grid(stage.image_size, stage.visual_tokens),
+            self.processor.with_grid(stage.image_size, stage.visual_tokens, stage.tiles),
             cache,
             seed=self.train.seed,
             augment=0.0 if self.blind else stage.augment,

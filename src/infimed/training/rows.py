@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infimed.core.errors import DataError
-from infimed.core.seeds import stream
-from infimed.data.imaging import squash
+from infimed.core.seeds import derive_seed, stream
 from infimed.data.limits import ImageError
 from infimed.data.record import ImageRef, Message, Record
 from infimed.data.rendering import shown_as
@@ -28,6 +27,7 @@ from infimed.data.shards import DamagedRecord, ShardSet
 from infimed.data.tarstore import DamagedImage
 from infimed.model.attention import Document, PackedLayout
 from infimed.model.processing import IGNORE, Processor, part_of
+from infimed.model.tiling import NO_TILES, Grid, apart, cut, together, view_count
 from infimed.packing.plan import WHOLE, DocumentPlan, RowPlan
 from infimed.training.quarantine import LeftOut
 
@@ -40,9 +40,9 @@ class Row:
         input_ids, targets: int64 [T]; a target is the id that follows, or -100.
         layout: the documents; gives position ids and attention.
         questions: int64 [T]; the same for the words before an answer, which a stage may learn too.
-        pixels: float32 [n, 3, S, S], or None for a row without images.
+        pixels: float32 [n, 3, S, S] of every view of an image, or None for a row without images.
         pooled: the tower's features [n, visual_tokens, width] in place of pixels, from a cache.
-        visual_tokens: tokens of each image, where some have fewer than the stage's grid.
+        visual_tokens: tokens of each view, where some have fewer than the stage's grid.
         record_ids: ids of the records, in order. sources: where each comes from.
         left_out: documents whose image or record could not be read.
     """
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def images(self) -> int:
-        """Images that the row shows."""
+        """Images that the row shows; every tile is one."""
         shown = self.pixels if self.pooled is None else self.pooled
         return 0 if shown is None else len(shown)
 
@@ -119,7 +119,7 @@ def without_images(record: Record) -> Record:
 
 
 class PixelCache:
-    """Squashed uint8 squares, decoded once and kept up to a budget of bytes.
+    """Views of images as uint8 squares, decoded once and kept up to a budget of bytes.
 
     When it is full nothing is forgotten but squares of another side, which belong to a stage that
     is over: in a pass over more images than fit, forgetting the oldest would forget each image just
@@ -130,45 +130,60 @@ class PixelCache:
         self.shards = shards
         self.budget = budget_bytes
         self.used = 0
-        self.kept: dict[int, dict[tuple[str, str], NDArray[np.uint8]]] = {}
+        self.kept: dict[int, dict[tuple[str, str, Grid], NDArray[np.uint8]]] = {}
         self._lock = Lock()
 
     def square(self, image: ImageRef, side: int) -> NDArray[np.uint8]:
         """The image as uint8 [side, side, 3], with the grey levels that the record asks for."""
-        key = (image.sha256 or image.locator, shown_as(image.facts))
+        return np.asarray(self.views(image, side, NO_TILES)[0])
+
+    def views(self, image: ImageRef, side: int, grid: Grid) -> NDArray[np.uint8]:
+        """The same with a grid of tiles: uint8 [1 + tiles, side, side, 3]."""
+        key = (image.sha256 or image.locator, shown_as(image.facts), grid)
         found = self.kept.get(side, {}).get(key)
         if found is None:
-            found = squash(self.shards.pixels(image), side)
+            found = cut(self.shards.pixels(image), side, grid)
             with self._lock:
                 self._keep(key, side, found)
         return found
 
-    def _keep(self, key: tuple[str, str], side: int, square: NDArray[np.uint8]) -> None:
+    def _keep(self, key: tuple[str, str, Grid], side: int, views: NDArray[np.uint8]) -> None:
         same = self.kept.setdefault(side, {})
         if key in same:  # another thread decoded it too
             return
-        if self.used + square.nbytes > self.budget:
+        if self.used + views.nbytes > self.budget:
             for other in [one for one in self.kept if one != side]:
                 self.used -= sum(old.nbytes for old in self.kept.pop(other).values())
-        if self.used + square.nbytes <= self.budget:
-            same[key] = square
-            self.used += square.nbytes
+        if self.used + views.nbytes <= self.budget:
+            same[key] = views
+            self.used += views.nbytes
 
 
 def augmented(
-    square: NDArray[np.uint8], strength: float, random: np.random.Generator
+    image: NDArray[np.uint8], strength: float, random: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Brightness, contrast, shift and zoom; never a flip, which would change the side.
 
-    At strength 1: contrast and brightness ±30 %, shift ±10 % of the side, zoom ±15 %.
+    At strength 1: contrast and brightness ±30 %, shift ±10 % of width and height, zoom ±15 %.
     """
-    side = square.shape[0]
+    height, width = image.shape[:2]
     contrast, brightness, shift_x, shift_y, zoom = random.uniform(-1, 1, 5) * strength
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 0.0, 1 + 0.15 * zoom)
-    matrix[:, 2] += np.array([shift_x, shift_y]) * 0.1 * side
-    moved = cv2.warpAffine(square, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 0.0, 1 + 0.15 * zoom)
+    matrix[:, 2] += np.array([shift_x, shift_y]) * 0.1 * np.array([width, height])
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
     levels = (moved.astype(np.float32) - 128.0) * (1 + 0.3 * contrast) + 128.0 + 76.0 * brightness
     return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def augmented_views(
+    views: NDArray[np.uint8], grid: Grid, strength: float, seed: int
+) -> NDArray[np.uint8]:
+    """Views [1 + tiles, S, S, 3] of one and the same augmented image: tiles are cut from what was moved."""
+    whole = augmented(views[0], strength, np.random.default_rng(seed))[None]
+    if grid == NO_TILES:
+        return whole
+    sheet = augmented(together(views[1:], grid), strength, np.random.default_rng(seed))
+    return np.concatenate([whole, apart(sheet, grid)])
 
 
 class FeatureSource(Protocol):
@@ -290,7 +305,9 @@ class RowBuilder:
         branches: list[int] = []
         processor = self.processor
         if plan.visual_tokens:
-            processor = processor.with_grid(processor.image_size, plan.visual_tokens)
+            processor = processor.with_grid(
+                processor.image_size, plan.visual_tokens, processor.tiles
+            )
         for index, row_number in enumerate(plan.records):
             record = self.shards.record(row_number)
             if self.blind:
@@ -299,21 +316,23 @@ class RowBuilder:
             messages = processor.conversation(record, option_order=order, answer=True)
             if plan.turns and plan.turns[index] != WHOLE:
                 messages = part_of(messages, *plan.turns[index])
-            encoded = processor.encode(messages)
+            encoded = processor.encode(messages, [image.size for image in record.images])
             if index == 0:
                 trunk = encoded.input_ids[: encoded.trunk]
                 ids.extend(trunk)
                 targets.extend(encoded.targets[: encoded.trunk])
                 for shown in encoded.images:
-                    tokens.append(processor.visual_tokens)
+                    image = record.images[shown]
+                    grid = processor.tiles_of(image.size)
+                    tokens += [processor.visual_tokens] * view_count(grid)
                     if self.features is not None:
-                        pooled.append(self.features.read(record.images[shown]))
+                        pooled.append(self.features.read(image))
                         continue
-                    square = self.cache.square(record.images[shown], self.processor.image_size)
+                    views = self.cache.views(image, processor.image_size, grid)
                     if self.augment:
-                        random = stream(self.seed, "augment", number, place, shown)
-                        square = augmented(square, self.augment, random)
-                    squares.append(square)
+                        seed = derive_seed(self.seed, "augment", number, place, shown)
+                        views = augmented_views(views, grid, self.augment, seed)
+                    squares.extend(views)
             elif encoded.input_ids[: encoded.trunk] != trunk:
                 raise DataError(
                     "planned to share an image with another record, but their beginnings differ",
