@@ -30,7 +30,8 @@ from infimed.evaluation.runner import evaluate
 from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
 from infimed.model.loading import save_checkpoint
-from infimed.pipeline.asking import FOLDER, labels
+from infimed.pipeline.asking import FOLDER
+from infimed.pipeline.report_results import MODEL
 from infimed.pipeline.run import Prepared, align_projector, base_model, prepare
 from infimed.training.optimizer import (
     factor,
@@ -126,14 +127,15 @@ def speed(file: Path) -> dict[str, float]:
 
 
 def compare(run: RunFolder, folder: Path) -> dict[str, Any]:
-    """Ask the naive arm the run's test, beside the run's own rows."""
+    """Ask both models the run's test; what is answered already is not asked again."""
     recipe = load_recipe(str(run / "recipe.yaml"))
     shards = prepare(recipe, run).shards
     settings = recipe.evaluation
-    model = LocalModel.open(folder, batch_size=settings.batch_size)
-    evaluate(model, shards, settings.tasks, run / FOLDER, label=LABEL)
+    for label, trained in ((MODEL, run.path), (LABEL, folder)):
+        model = LocalModel.open(trained, batch_size=settings.batch_size)
+        evaluate(model, shards, settings.tasks, folder / FOLDER, label=label)
     board = score(
-        run / FOLDER, shards, settings.tasks, [*labels(settings), LABEL],
+        folder / FOLDER, shards, settings.tasks, [MODEL, LABEL],
         prior_splits=tuple(recipe.data.train_splits),
     )  # fmt: skip
     out.print(board.render())
@@ -150,7 +152,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("what", choices=["train", "compare"])
-    parser.add_argument("run", type=Path, help="run folder of infimed run mini")
+    parser.add_argument("run", type=Path, help="run folder of infimed run mini, trained")
     parser.add_argument("--out", type=Path, required=True, help="folder of the naive arm")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--samples", type=int, default=8, help="questions per optimizer step")
