@@ -181,6 +181,7 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_size: str) -
             save_file(tensors, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise write_failed(folder / file, str(error)) from error
+        (folder / file).chmod(0o644)  # safetensors makes private files; others serve the model
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
