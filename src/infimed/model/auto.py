@@ -14,6 +14,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
 from transformers.processing_utils import MultiModalData
 
 from infimed.model.configuration import InfiMedConfig
@@ -52,5 +53,10 @@ class InfiMedProcessor(LlavaProcessor):
 
 AutoProcessor.register(InfiMedConfig, InfiMedProcessor, exist_ok=True)
 register_checkpoint_conversion_mapping(
-    InfiMedConfig.model_type, get_checkpoint_conversion_mapping("llava"), overwrite=True
+    InfiMedConfig.model_type,
+    [
+        *get_checkpoint_conversion_mapping("llava"),
+        WeightRenaming("^multi_modal_reducer", "model.multi_modal_reducer"),
+    ],
+    overwrite=True,
 )
