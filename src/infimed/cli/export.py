@@ -51,7 +51,9 @@ def export(
 
 
 def card(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint folder in one.")
+    ],
 ) -> None:
     """Print the model card of a run: what it was made from and how well it does.
 
@@ -63,6 +65,7 @@ def card(
     import sys
 
     from infimed.model.loading import find_checkpoint
-    from infimed.pipeline.card import model_card
+    from infimed.pipeline.card import model_card, run_of
 
-    sys.stdout.write(model_card(run, find_checkpoint(run)))
+    checkpoint = find_checkpoint(source)
+    sys.stdout.write(model_card(run_of(source, checkpoint), checkpoint))

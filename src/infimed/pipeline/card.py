@@ -159,6 +159,14 @@ def model_card(run: Path | None, checkpoint: Path) -> str:
     return page
 
 
+def run_of(source: Path, checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in; None for a checkpoint that was copied elsewhere."""
+    for folder in (source, *checkpoint.resolve().parents[1:2]):
+        if (folder / "recipe.yaml").is_file():
+            return folder
+    return None
+
+
 def _have(opened: Section[ShardSet]) -> ShardSet:
     assert opened.value is not None
     return opened.value

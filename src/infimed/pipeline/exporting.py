@@ -9,7 +9,7 @@ from infimed.core.errors import DataError, UsageError
 from infimed.core.files import atomic_folder, read_json, sha256_file, write_json
 from infimed.model.export import Dtype, Written, write_export
 from infimed.model.loading import MARKER, find_checkpoint, load_checkpoint, verify_checkpoint
-from infimed.pipeline.card import model_card
+from infimed.pipeline.card import model_card, run_of
 
 ABOUT = "export.json"
 """Where an export came from and the SHA-256 of its files; its presence marks a folder as an export."""
@@ -64,14 +64,6 @@ def export(
             },
         )
     return written
-
-
-def run_of(source: Path, checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in; None for a checkpoint that was copied elsewhere."""
-    for folder in (source, *checkpoint.resolve().parents[1:2]):
-        if (folder / "recipe.yaml").is_file():
-            return folder
-    return None
 
 
 def check_target(out: Path, force: bool) -> None:
