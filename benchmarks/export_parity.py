@@ -41,7 +41,9 @@ def test_questions(shards: ShardSet, count: int) -> list[Record]:
     numbers = [
         number
         for number, row in enumerate(columns)
-        if row["split"] == "test" and row["image_sha256"] and row["task"] not in ("dialogue", "text")
+        if row["split"] == "test"
+        and row["image_sha256"]
+        and row["task"] not in ("dialogue", "text")
     ]
     drawn = stream(1, "export parity").permutation(numbers)[:count]
     return list(shards.select(sorted(int(number) for number in drawn)))

@@ -24,7 +24,12 @@ from infimed.model.presets import Preset, build_config
 from infimed.model.processing import Processor
 
 KINDS = ("siglip", "dinov2")
-QUESTIONS = ("Is there a pleural effusion?", "left or right", "7", "What is that? Say: ja, für mich")
+QUESTIONS = (
+    "Is there a pleural effusion?",
+    "left or right",
+    "7",
+    "What is that? Say: ja, für mich",
+)
 
 
 def tiny(kind: str) -> Preset:

@@ -64,7 +64,11 @@ def test_siglip_export_has_exactly_the_keys_that_the_hub_publishes(tmp_path):
         f"{tower}.embeddings.position_embedding.weight",
         f"{tower}.post_layernorm.bias",
         f"{tower}.post_layernorm.weight",
-        *(f"multi_modal_projector.linear_{n}.{name}" for n in (1, 2) for name in ("bias", "weight")),
+        *(
+            f"multi_modal_projector.linear_{n}.{name}"
+            for n in (1, 2)
+            for name in ("bias", "weight")
+        ),
         *(f"language_model.model.layers.{n}.{name}" for n in range(2) for name in QWEN3_LAYER),
         "language_model.model.embed_tokens.weight",
         "language_model.model.norm.weight",
@@ -258,7 +262,10 @@ def test_configuration_says_what_vllm_reads(tmp_path):
 def test_template_shows_images_with_the_model_s_own_placeholder(tmp_path):
     processor = processor_of("siglip")
     processor = type(processor)(
-        processor.tokenizer_json.replace("<image>", "<|image_pad|>"), 32, 16, image_token="<|image_pad|>"
+        processor.tokenizer_json.replace("<image>", "<|image_pad|>"),
+        32,
+        16,
+        image_token="<|image_pad|>",
     )
     write_export(tmp_path, built("siglip"), processor, card="")
     assert "<image>" not in (tmp_path / "chat_template.jinja").read_text()

@@ -23,9 +23,7 @@ def test_graph_equals_the_model_for_any_batch(kind, tokens, tmp_path):
     bake_positions(model, 32)
     export_onnx(tmp_path / "vision.onnx", model, processor_of(kind, 32, tokens))
     assert onnx.load(tmp_path / "vision.onnx").opset_import[0].version == OPSET
-    session = runtime.InferenceSession(
-        tmp_path / "vision.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = runtime.InferenceSession(tmp_path / "vision.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         pixels = torch.randn(batch, 3, 32, 32)
         with torch.no_grad():

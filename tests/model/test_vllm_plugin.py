@@ -32,7 +32,5 @@ def test_architecture_of_pooled_exports_is_registered_once_and_lazily(monkeypatc
     monkeypatch.setitem(sys.modules, "vllm", fake)
     vllm_plugin.register()
     vllm_plugin.register()
-    assert known == {
-        "InfiMedForConditionalGeneration": "infimed.model.vllm_pooled:PooledLlava"
-    }
+    assert known == {"InfiMedForConditionalGeneration": "infimed.model.vllm_pooled:PooledLlava"}
     assert "infimed.model.vllm_pooled" not in sys.modules

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.conftest import tiny_model, tiny_processor
-from tests.pipeline.fake_run import PAYLOAD, fake_recipe, make_run
 
 from infimed.core.files import read_json, write_json
 from infimed.core.recipe import load_recipe
@@ -16,6 +14,8 @@ from infimed.curation.engine import read_summary
 from infimed.data.shards import open_shards
 from infimed.model.loading import save_checkpoint
 from infimed.pipeline.card import UNKNOWN, bases_of, cell, front_matter, model_card
+from tests.conftest import tiny_model, tiny_processor
+from tests.pipeline.fake_run import PAYLOAD, fake_recipe, make_run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import tiny_model, tiny_processor
 from typer.testing import CliRunner
 
 from infimed.cli.main import app
@@ -17,6 +16,7 @@ from infimed.model.loading import save_checkpoint, write_checkpoint
 from infimed.pipeline import exporting
 from infimed.pipeline.checks import check_export
 from infimed.pipeline.exporting import ABOUT, export
+from tests.conftest import tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -109,9 +109,7 @@ def test_command_prints_the_card(checkpoint):
     ("wanted", "tokens", "fits"), [("llava", 36, "infimed_vl"), ("infimed_vl", 144, "llava")]
 )
 def test_recipe_that_ends_at_another_grid_than_its_export_is_refused(wanted, tokens, fits):
-    recipe = load_recipe(
-        "nano", [f"export={wanted}", f"stages.sft-refine.visual_tokens={tokens}"]
-    )
+    recipe = load_recipe("nano", [f"export={wanted}", f"stages.sft-refine.visual_tokens={tokens}"])
     with pytest.raises(RecipeError, match=f"export={fits}"):
         check_export(recipe)
 

@@ -39,9 +39,7 @@ def export(
     from infimed.core.console import out as console
     from infimed.pipeline.exporting import export as export_model
 
-    written = export_model(
-        source, out, dtype=dtype, shard_size=shard_size, onnx=onnx, force=force
-    )
+    written = export_model(source, out, dtype=dtype, shard_size=shard_size, onnx=onnx, force=force)
     console.print(
         f"{written.model_type}: {out} ({written.parameters / 1e6:,.1f} M parameters, {dtype}, "
         f"{written.image_size} px, {written.visual_tokens} tokens an image)",

@@ -51,9 +51,7 @@ def require_onnx() -> None:
             raise missing_extra("onnx", package)
 
 
-def export_onnx(
-    file: Path, model: InfiMedForConditionalGeneration, processor: Processor
-) -> None:
+def export_onnx(file: Path, model: InfiMedForConditionalGeneration, processor: Processor) -> None:
     """Write the graph of a model whose positions are baked at the processor's image size.
 
     Weights above 2 GB go into a file beside it, as ONNX demands.

@@ -290,9 +290,7 @@ class Processor:
         """Write tokenizer, template and geometry in the stock LLaVA processor's files."""
         size = {"height": self.image_size, "width": self.image_size}
         write_text(folder / "tokenizer.json", self.tokenizer_json)
-        write_text(
-            folder / "chat_template.jinja", CHAT_TEMPLATE.replace(IMAGE, self.image_token)
-        )
+        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE.replace(IMAGE, self.image_token))
         write_json(
             folder / "tokenizer_config.json",
             {

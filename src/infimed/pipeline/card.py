@@ -123,7 +123,9 @@ def model_card(run: Path | None, checkpoint: Path) -> str:
     missing = None if run else UNKNOWN
     at = run or checkpoint
     opened = section(lambda: open_shards(at / "shards"), missing)
-    sources: Section[list[Source]] = section(lambda: read_sources(_have(opened)), opened.reason or None)
+    sources: Section[list[Source]] = section(
+        lambda: read_sources(_have(opened)), opened.reason or None
+    )
     imported = section(lambda: report_data.read_imported(_have(opened)), opened.reason or None)
     curation = section(lambda: read_summary(at / "ledger.parquet"), missing)
     stages = section(
