@@ -3,7 +3,7 @@
 Reads JSON objects from stdin, one a line, and writes one to stdout for each:
 ``{"folder": ..., "asked": [{"messages": [...], "images": [path, ...], "max_new_tokens": n}, ...],
 "tensors": path or null}`` -> ``{"transformers": version, "model": class, "answers": [{"input_ids": [...],
-"answer": text}, ...]}``. With `tensors`, pixels and logits of every prompt go to that safetensors file.
+"answer": text, "new_tokens": n}, ...]}``. With `tensors`, pixels and logits of every prompt go to that safetensors file.
 
 The package that exported the folder must not be needed, so the script ends with a check that it was
 not imported.
@@ -51,6 +51,7 @@ def answered(order: dict[str, Any]) -> dict[str, Any]:
             {
                 "input_ids": inputs["input_ids"][0].tolist(),
                 "answer": processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
+                "new_tokens": len(new),
             }
         )
     if order.get("tensors"):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.conftest import tiny_tokenizer_json
 from tests.model.exports import (
     KINDS,
     ask_stock,
@@ -27,6 +28,8 @@ from infimed.core.errors import DataError, UsageError
 from infimed.inference.local import LocalModel, prepare
 from infimed.model.auto import InfiMedForConditionalGeneration, InfiMedProcessor
 from infimed.model.export import bake_positions, write_export
+from infimed.model.presets import build_config, preset
+from infimed.model.processing import Processor
 
 SIGLIP_LAYER = {
     f"{part}.{kind}"
@@ -275,3 +278,32 @@ def test_template_shows_images_with_the_model_s_own_placeholder(tmp_path):
     image = Image.new("RGB", (32, 32))
     ids = stock(text=text, images=[image], return_tensors="pt")["input_ids"]
     assert int((ids == processor.image_token_id).sum()) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["infimed-1.7b"])
+def test_paper_sized_export_is_read_back_and_generates(name, tmp_path):
+    chosen = preset(name)
+    processor = Processor(
+        tiny_tokenizer_json().replace("<image>", chosen.image_token),
+        chosen.image_size,
+        chosen.full_tokens,
+        image_token=chosen.image_token,
+    )
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # 4.3 GB instead of 8.6
+    try:
+        config = build_config(chosen, image_token_id=processor.image_token_id)
+        model = InfiMedForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(usual)
+    (tmp_path / "out").mkdir()
+    write_export(tmp_path / "out", model, processor, card="", dtype="bf16", shard_size="2GB")
+    del model  # the other process needs as much memory
+    files = pictures(tmp_path, chosen.image_size)
+    (found,) = ask_stock([stock_order(tmp_path / "out", requests(files, 16)[:1], files)])
+    assert found["model"] == "LlavaForConditionalGeneration"
+    (answer,) = found["answers"]
+    assert answer["input_ids"].count(processor.image_token_id) == chosen.full_tokens
+    assert 1 <= answer["new_tokens"] <= 16
