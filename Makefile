@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # glibc returns large blocks to the kernel by default and faults them in again at every training step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
 
-.PHONY: help install demo test test-slow lint format type clean
+.PHONY: help install demo test test-slow test-range lint format type clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "InfiMed needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard,onnx]'
 	@touch $(READY)
 
 install: $(READY) ## create .venv and install InfiMed with its development tools
@@ -36,6 +36,16 @@ test: $(READY) ## the whole test suite
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# The oldest supported transformers, and the newest huggingface-hub that it takes, beside those of .venv.
+OLDEST := $(VENV)/oldest
+$(OLDEST)/.ready: pyproject.toml
+	rm -rf $(OLDEST)
+	$(PIP) install --quiet --no-deps --target $(OLDEST) transformers==5.16.1 huggingface-hub==1.33.0
+	@touch $@
+
+test-range: $(READY) $(OLDEST)/.ready ## exports are read back by the oldest supported transformers
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest tests/model/test_export.py tests/model/test_export_served.py
 
 lint: $(READY) ## style, import floors and types
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from infimed.cli import curate, data, run
 from infimed.cli.chat import chat
 from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
+from infimed.cli.export import card, export
 from infimed.cli.import_ import import_
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
@@ -35,6 +36,8 @@ app.command("estimate")(estimate)
 app.command("train")(train)
 app.command("weights")(weights)
 app.command("import")(import_)
+app.command("export")(export)
+app.command("card")(card)
 app.command("chat")(chat)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")

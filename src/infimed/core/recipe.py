@@ -193,6 +193,11 @@ class Recipe(Part):
     stages: list[Stage] = Field(min_length=1)
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+    export: Literal["llava", "infimed_vl"] | None = Field(
+        None,
+        description="export the final model into the run folder: llava needs the full grid at the end, "
+        "infimed_vl fewer tokens",
+    )
 
     @model_validator(mode="after")
     def cache_has_one_grid(self) -> Self:

@@ -5,9 +5,33 @@ from __future__ import annotations
 from infimed.core.errors import DataError, RecipeError
 from infimed.core.recipe import Recipe
 from infimed.evaluation.tasks import load_task
-from infimed.model.configuration import token_side
+from infimed.model.configuration import grid_side, token_side
 from infimed.model.presets import preset
 from infimed.model.weights import ensure_weights
+
+
+def check_export(recipe: Recipe) -> None:
+    """Refuse a recipe whose last stage ends at a grid that the wanted export does not have.
+
+    Raises:
+        RecipeError: stock LLaVA is wanted of pooled tokens, or the other way round.
+    """
+    last = recipe.stages[-1]
+    full = grid_side(last.image_size, preset(recipe.model.preset).patch_size) ** 2
+    fits = "llava" if last.visual_tokens == full else "infimed_vl"
+    if recipe.export in (None, fits):
+        return
+    fix = f"set export={fits}"
+    if recipe.export == "llava":
+        fix += f", or end at the full grid: stages.{last.name}.visual_tokens={full}"
+    raise RecipeError(
+        f"the last stage, {last.name}, ends at {last.visual_tokens} visual tokens of {full} that the tower "
+        f"gives at {last.image_size} px",
+        where="export",
+        seen=recipe.export,
+        accepted=fits,
+        fix=fix,
+    )
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
@@ -20,6 +44,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
     chosen = preset(recipe.model.preset)
     for stage in recipe.stages:
         token_side(stage.visual_tokens, stage.image_size, chosen.patch_size)
+    check_export(recipe)
     low = recipe.evaluation.low_grid
     if low is not None:
         token_side(low.visual_tokens, low.image_size, chosen.patch_size)
@@ -56,10 +81,10 @@ def check_recipe(recipe: Recipe) -> list[str]:
         f"preset {chosen.name}: full grid {chosen.image_size} px, {chosen.full_tokens} visual tokens"
     ]
     last = recipe.stages[-1]
-    if last.visual_tokens != chosen.full_tokens:
+    if last.visual_tokens != grid_side(last.image_size, chosen.patch_size) ** 2:
         lines.append(
-            f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid "
-            f"({chosen.full_tokens}) exports as stock LLaVA"
+            f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid of its "
+            "image size exports as stock LLaVA"
         )
     elif last.tiles:
         lines.append("note: the last stage tiles large images; only without exports as stock LLaVA")

@@ -1,4 +1,5 @@
-"""The pipeline: clinic or files -> shards -> verdicts -> plans -> training -> twin -> evaluation -> report.
+"""The pipeline: clinic or files -> shards -> verdicts -> plans -> training -> twin -> evaluation -> report
+-> export.
 
 Each step leaves something complete behind and is skipped when that is there, so re-running the same
 command after a kill goes on where it stopped and ends with the same numbers.
@@ -33,6 +34,8 @@ from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights, part_folders
 from infimed.pipeline.asking import evaluate_step, wants_twin
+from infimed.pipeline.checks import check_export
+from infimed.pipeline.exporting import ABOUT, export
 from infimed.pipeline.headline import headline
 from infimed.pipeline.index import Index, read_index
 from infimed.pipeline.planning import plan_jobs, summarise, write_plans
@@ -261,12 +264,20 @@ def train_step(prepared: Prepared, *, blind: bool, world: World | None = None) -
     return final
 
 
+def export_step(run: RunFolder) -> None:
+    """Export the final model into the run folder, once."""
+    if not (run / "export" / ABOUT).is_file():
+        export(run.path, run / "export")
+    out.print(f"export: {run / 'export'}", markup=False, soft_wrap=True)
+
+
 def run_recipe(recipe: Recipe, folder: Path) -> Path:
     """Do everything the recipe says in `folder`; returns the report's path.
 
     Raises:
         InfiMedError: something the user can act on; STATUS.json then says where it stopped.
     """
+    check_export(recipe)
     run = RunFolder(folder)
     with run.locked():
         resuming = run.adopt(recipe)
@@ -307,5 +318,7 @@ def _steps(recipe: Recipe, run: RunFolder) -> Path:
         board = at("evaluate", lambda: evaluate_step(recipe, run, shards))
         out.print(headline(board))
     report = at("report", lambda: write_report(run.path))
+    if recipe.export:
+        at("export", lambda: export_step(run))
     run.status("done", report=report.name, checkpoint=final.name)
     return report

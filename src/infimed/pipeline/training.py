@@ -12,6 +12,7 @@ from infimed.core.console import err
 from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.core.run import RunFolder
+from infimed.pipeline.checks import check_export
 from infimed.pipeline.run import (
     LEDGER,
     Prepared,
@@ -36,6 +37,7 @@ def train_recipe(recipe: Recipe, folder: Path, *, blind: bool = False) -> Path:
     Raises:
         InfiMedError: on every rank, something the user can act on.
     """
+    check_export(recipe)
     run = RunFolder(folder)
     with ranks() as world, ExitStack() as held:
         world.together(lambda: _enter(run, recipe, held, world))
