@@ -161,9 +161,13 @@ class Processor:
         """Ids of plain text; control tokens in it stay text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """Text of ids as it stands, control tokens skipped."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, control tokens skipped."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of ids without white space around it, control tokens skipped."""
+        return self.raw_text(ids).strip()
 
     def conversation(
         self, record: Record, *, option_order: Sequence[int] | None = None, answer: bool = False
