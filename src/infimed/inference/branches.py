@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infimed.inference.cache import TRUNK, KeyValues, Pass, grid_of
+from infimed.inference.cache import TRUNK, KeyValues, Pass, branch_bias, grid_of
 from infimed.model.attention import Document, PackedLayout
 
 TOKENS_PER_PASS = 4096
@@ -123,7 +123,9 @@ def fill(model: Any, rows: Sequence[Row], cache: KeyValues | None = None) -> lis
         features = [row.features for row in taken if row.features is not None]
         ids = torch.tensor([[token for row in taken for token in row.ids]], device=device)
         embedded = model.embed(ids, torch.cat(features) if features else None)
-        step = Pass(cache, where, layout)
+        dtype = embedded.dtype
+        biases = [branch_bias(document, dtype) for document in layout.documents]
+        step = Pass(cache, where, layout, biases)
         hidden = _hidden(model, embedded, layout.position_ids().to(device), step)
         found.extend(hidden.split([len(row.ids) for row in taken]))
     return found
