@@ -12,8 +12,7 @@ compared. The arms:
     generate one   transformers' generate on the same weights, each question alone
     generate many  the same, padded on the left, in the same batches; no image is shared
 
-Nothing is asserted. Written are questions a second, how often an answer differs from that of the first arm, and
-what a step of decoding and the prompt take against what the machine could do at best.
+Nothing is asserted. Written are questions a second, and how often an answer differs from that of the first arm.
 """
 
 from __future__ import annotations
