@@ -39,3 +39,43 @@ def test_moments_in_blocks_are_refused_on_several_devices():
         app, ["estimate", "nano", "train.optimizer=adamw8bit", "--hardware", "h100x8"]
     )
     assert isinstance(ran.exception, RecipeError)
+
+
+def test_inference_is_estimated_for_both_precisions():
+    ran = CliRunner().invoke(
+        app,
+        [
+            "estimate",
+            "infimed-4b",
+            "data.root=none",
+            "--inference",
+            "--batch",
+            "8",
+            "--hardware",
+            "h100",
+            "--json",
+        ],
+    )
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    half, full = found["needs"]
+    assert full["weights_gib"] == 2 * half["weights_gib"]
+    assert half["requests_that_fit"] > 2 * full["requests_that_fit"] > 0
+
+
+def test_a_load_that_does_not_fit_is_marked():
+    ran = CliRunner().invoke(
+        app,
+        [
+            "estimate",
+            "infimed-4b",
+            "data.root=none",
+            "--inference",
+            "--batch",
+            "999",
+            "--hardware",
+            "rtx4090",
+        ],
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "does not fit" in ran.output

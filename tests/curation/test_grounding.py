@@ -22,6 +22,7 @@ from infimed.curation.grounding_sets import ImageSet, arranged, foreign_keys, im
 from infimed.curation.grounding_table import GROUNDING_FILE, read_grounding
 from infimed.data.record import Message, Record
 from infimed.inference.answer_loss import Continuation, LossRow, answer_losses
+from infimed.inference.cache import CACHED
 from infimed.inference.local import LocalModel
 from tests.curation.clinic import Memory, picture
 
@@ -65,9 +66,11 @@ def plain_loss(
         for view in local.processor.views(image, size)
     ]
     pixels = local.processor.pixels(views) if views else None
+    local.model.set_attention("sdpa")
     logits = local.model(
         input_ids=torch.tensor([encoded.input_ids]), pixel_values=pixels, use_cache=False
     ).logits[0]
+    local.model.set_attention(CACHED)
     wanted = torch.tensor(encoded.targets)
     places = (wanted != -100).nonzero().flatten()[-targets:]
     return float(torch.nn.functional.cross_entropy(logits[places].float(), wanted[places]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from infimed.core.errors import DataError
 from infimed.data.record import Message
-from infimed.inference.local import Chat, LocalModel, plan_batches, prepare, stream
-from infimed.inference.requests import Picture, Request, blank_picture
-from infimed.inference.scoring import option_logprobs
+from infimed.inference.cache import CACHED
+from infimed.inference.chat import Chat, stream
+from infimed.inference.local import LocalModel, plan_batches, prepare
+from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Request, blank_picture
 from infimed.model.processing import Processor
 from tests.conftest import tiny_tokenizer_json
 
@@ -60,6 +62,7 @@ def slow_greedy(local: LocalModel, request: Request) -> list[int]:
         else None
     )
     ids, start = list(encoded.input_ids), len(encoded.input_ids)
+    local.model.set_attention("sdpa")
     for _ in range(request.max_new_tokens):
         logits = local.model(
             input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False
@@ -69,6 +72,7 @@ def slow_greedy(local: LocalModel, request: Request) -> list[int]:
         if token in local.processor.stop_ids:
             break
         ids.append(token)
+    local.model.set_attention(CACHED)
     return ids[start:]
 
 
@@ -163,26 +167,52 @@ def test_another_grid_of_the_same_weights_can_be_asked(local):
     assert response.status != "error"
 
 
-def test_option_scores_equal_those_of_the_plain_model(local):
-    request = question(3, [picture(1)])
-    options = ["A", "left lung", "no"]
-    fast = option_logprobs(local, request, options)
+@torch.no_grad()
+def slow_score(local: LocalModel, request: Request, option: str) -> float:
+    """Summed log-probability of an option, from one forward pass of the plain model."""
     prompt = local.processor.encode(request.messages, generation=True).input_ids
-    pixels = local.processor.pixels([request.pictures[0].load()])
-    for option, score in zip(options, fast, strict=True):
-        answer = local.processor.text_ids(option)
-        with torch.no_grad():
-            logits = local.model(
-                input_ids=torch.tensor([prompt + answer]), pixel_values=pixels, use_cache=False
-            ).logits
-        rows = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        slow = float(torch.stack([row[t] for row, t in zip(rows, answer, strict=True)]).mean())
-        assert score == pytest.approx(slow, abs=1e-4)
+    pixels = [picture.load() for picture in request.pictures]
+    answer = local.processor.text_ids(option)
+    local.model.set_attention("sdpa")
+    logits = local.model(
+        input_ids=torch.tensor([prompt + answer]),
+        pixel_values=local.processor.pixels(pixels) if pixels else None,
+        use_cache=False,
+    ).logits
+    local.model.set_attention(CACHED)
+    rows = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return float(sum(row[token] for row, token in zip(rows, answer, strict=True)))
 
 
-def test_an_empty_option_is_refused(local):
+def test_option_scores_equal_those_of_the_plain_model(local):
+    requests = [
+        replace(request, choices=("A", "left lung", "no")[: 2 + at % 2])
+        for at, request in enumerate(mixed_requests())
+    ]
+    for request, found in zip(requests, local.score_choices(requests), strict=True):
+        assert found.id == request.id and len(found.options) == len(request.choices)
+        for choice, score in zip(request.choices, found.options, strict=True):
+            assert score.tokens == len(local.processor.text_ids(choice))
+            assert score.logprob == pytest.approx(slow_score(local, request, choice), abs=2e-4)
+
+
+def test_the_best_option_is_the_likeliest_by_token_or_as_a_whole():
+    scores = ChoiceScores("q", (OptionScore(-3.0, 1), OptionScore(-4.0, 4), OptionScore(-4.0, 4)))
+    assert (scores.best(), scores.best(per_token=False)) == (1, 0)
+
+
+@pytest.mark.parametrize("choices", [(), ("A", "")])
+def test_a_question_without_options_or_with_an_empty_one_is_refused(local, choices):
     with pytest.raises(DataError, match="option is empty"):
-        option_logprobs(local, question(3), ["A", ""])
+        local.score_choices([replace(question(3), choices=choices)])
+
+
+def test_an_unreadable_image_costs_only_its_own_scores(local):
+    requests = [replace(question(0, [broken_picture()]), choices=("A", "B"))]
+    requests.append(replace(question(1, [picture(1)]), choices=("A", "B")))
+    broken, fine = local.score_choices(requests)
+    assert "damaged" in broken.error and not broken.options
+    assert len(fine.options) == 2 and not fine.error
 
 
 def test_a_streamed_answer_equals_the_batched_one(local):

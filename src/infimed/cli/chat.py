@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from infimed.inference.local import Chat
+    from infimed.inference.chat import Chat
+    from infimed.inference.local import LocalModel
     from infimed.inference.requests import Picture
 
 DISCLAIMER = (
@@ -65,7 +66,22 @@ def chat(
         str | None,
         typer.Option("--question", "-q", help="Ask one question, print the answer and stop."),
     ] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            "--choices",
+            metavar="A|B|C",
+            help="With --question: how likely each of these answers is, instead of an answer.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 takes the likeliest words; 1 draws fairly.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Draw from this share of probability only.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal answers.")] = 0,
 ) -> None:
     """Ask a trained model about images.
 
@@ -74,13 +90,25 @@ def chat(
       infimed chat runs/nano --image chest.png
 
       infimed chat runs/nano --image prior.dcm --image current.dcm -q "What has changed?"
-    """
-    pictures = [load_picture(path) for path in image or []]
-    from infimed.core.console import err
-    from infimed.inference.local import Chat, LocalModel
 
-    talk = Chat(LocalModel.open(run), max_new_tokens)
+      infimed chat runs/nano --image chest.png -q "Is there an effusion?" --choices "yes|no"
+    """
+    from infimed.core.console import err
+    from infimed.core.errors import UsageError
+    from infimed.inference.chat import Chat
+    from infimed.inference.local import LocalModel
+    from infimed.inference.requests import Sampling
+
+    if choices is not None and once is None:
+        raise UsageError("needs a question", where="--choices", fix="add --question TEXT")
+    sampling = Sampling(temperature, top_p, seed=seed)
+    pictures = [load_picture(path) for path in image or []]
+    local = LocalModel.open(run)
+    talk = Chat(local, max_new_tokens, sampling)
     err.print(DISCLAIMER, style="yellow")
+    if once is not None and choices is not None:
+        weigh(local, once, pictures, tuple(choice.strip() for choice in choices.split("|")))
+        return
     if once is not None:
         answer(talk, once, pictures)
         return
@@ -105,6 +133,38 @@ def answer(talk: Chat, question: str, pictures: list[Picture]) -> None:
     for piece in talk.ask(question, pictures):
         out.print(piece, end="", markup=False, soft_wrap=True)
     out.print()
+
+
+def weigh(
+    local: LocalModel, question: str, pictures: list[Picture], choices: tuple[str, ...]
+) -> None:
+    """Print how likely each choice is, the likeliest marked.
+
+    Raises:
+        DataError: a choice is empty, or an image cannot be read.
+    """
+    from infimed.core.console import out, table
+    from infimed.core.errors import DataError
+    from infimed.data.record import Message
+    from infimed.inference.requests import Request
+
+    turn = Message("user", (*range(len(pictures)), question))
+    request = Request("choices", (turn,), tuple(pictures), choices=choices)
+    (scores,) = local.score_choices([request])
+    if scores.error:
+        raise DataError(f"the question cannot be asked: {scores.error}")
+    best = scores.best()
+    rows = [
+        (
+            f"{choice} *" if number == best else choice,
+            f"{score.per_token:.3f}",
+            f"{score.logprob:.3f}",
+            str(score.tokens),
+        )
+        for number, (choice, score) in enumerate(zip(choices, scores.options, strict=True))
+    ]
+    columns = ["choice", "log-prob a token", "log-prob", "tokens"]
+    out.print(table("choices", columns, rows, numeric=1))
 
 
 def converse(talk: Chat, pictures: list[Picture]) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from infimed.inference.branches import Row, branch_spans, grow
-from infimed.inference.local import LocalModel
+from infimed.inference.branches import Row, fill
+
+if TYPE_CHECKING:
+    from infimed.inference.local import LocalModel
 
 IGNORE = -100
 POSITIONS_PER_PASS = 512
@@ -43,43 +46,51 @@ class LossRow:
 
 
 @torch.no_grad()
-def answer_losses(local: LocalModel, rows: Sequence[LossRow]) -> list[list[float]]:
-    """Mean loss in nats per target token of every continuation of every row.
+def target_losses(model: Any, rows: Sequence[LossRow]) -> list[list[tuple[float, int]]]:
+    """Summed loss in nats of every continuation of every row, and the number of its targets.
 
     Args:
-        rows: with trunks of one length; every continuation has at least one target.
+        model: with the attention `cache.CACHED`. rows: of any lengths.
+
+    Raises:
+        ValueError: a continuation has no target.
     """
-    grown = [
-        Row(list(row.trunk), [list(part.ids) for part in row.continuations], row.features)
-        for row in rows
-    ]
-    _, hidden = grow(local.model, grown)
-    places: list[tuple[int, int]] = []
+    grown = [Row(row.trunk, [part.ids for part in row.continuations], row.features) for row in rows]
+    found: list[list[tuple[float, int]]] = []
+    states: list[Tensor] = []
     targets: list[int] = []
-    owners: list[tuple[int, int]] = []
-    for at, (row, asked) in enumerate(zip(grown, rows, strict=True)):
-        for number, ((start, _), part) in enumerate(
-            zip(branch_spans(row), asked.continuations, strict=True)
-        ):
-            for offset, target in enumerate(part.targets):
-                if target != IGNORE:
-                    places.append((at, start + offset))
-                    targets.append(target)
-                    owners.append((at, number))
-    sums = [[0.0] * len(row.continuations) for row in rows]
-    counts = [[0] * len(row.continuations) for row in rows]
-    for first in range(0, len(places), POSITIONS_PER_PASS):
+    for row, states_of_row in zip(rows, fill(model, grown), strict=True):
+        at = len(row.trunk)
+        counts = []
+        for part in row.continuations:
+            places = [at + offset for offset, target in enumerate(part.targets) if target != IGNORE]
+            if not places:
+                raise ValueError("every continuation needs at least one target")
+            states.append(states_of_row[places])
+            targets.extend(target for target in part.targets if target != IGNORE)
+            counts.append((0.0, len(places)))
+            at += len(part.ids)
+        found.append(counts)
+    losses = _cross_entropy(model, torch.cat(states), targets)
+    at = 0
+    for counts in found:
+        for number, (_, count) in enumerate(counts):
+            counts[number] = (sum(losses[at : at + count]), count)
+            at += count
+    return found
+
+
+def _cross_entropy(model: Any, states: Tensor, targets: Sequence[int]) -> list[float]:
+    """Loss in nats of each target after its state [targets, d]."""
+    losses: list[float] = []
+    for first in range(0, len(targets), POSITIONS_PER_PASS):
         last = first + POSITIONS_PER_PASS
-        where = torch.tensor(places[first:last], device=hidden.device)
-        logits = local.model.lm_head(hidden[where[:, 0], where[:, 1]]).float()
-        wanted = torch.tensor(targets[first:last], device=hidden.device)
-        losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
-        for (at, number), loss in zip(owners[first:last], losses, strict=True):
-            sums[at][number] += loss
-            counts[at][number] += 1
-    if not all(count for row in counts for count in row):
-        raise ValueError("every continuation needs at least one target")
-    return [
-        [total / count for total, count in zip(row, many, strict=True)]
-        for row, many in zip(sums, counts, strict=True)
-    ]
+        wanted = torch.tensor(targets[first:last], device=states.device)
+        logits = model.lm_head(states[first:last]).float()
+        losses += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
+    return losses
+
+
+def answer_losses(local: LocalModel, rows: Sequence[LossRow]) -> list[list[float]]:
+    """Mean loss in nats per target token of every continuation of every row; see `target_losses`."""
+    return [[total / count for total, count in row] for row in target_losses(local.model, rows)]

@@ -1,4 +1,4 @@
-"""Our own checkpoints as a model: batched greedy answers, and a streaming chat.
+"""Our own checkpoints as a model: answers and option scores, many requests together.
 
 The same processor that rendered the training data renders the requests. Invariant: answers equal
 those of asking one question at a time (tests compare them in fp32); batches depend on the full list
@@ -7,10 +7,12 @@ of requests only. Cost: one pass per image plus one per question, see `branches`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,8 +20,11 @@ from torch import Tensor
 from infimed.core.errors import DataError, MemoryBudgetError
 from infimed.core.files import sha256_json
 from infimed.data.record import Message, Record
-from infimed.inference.branches import Row, greedy, next_tokens
-from infimed.inference.requests import Picture, Request, Response
+from infimed.inference.answer_loss import IGNORE, Continuation, LossRow, target_losses
+from infimed.inference.branches import Row, fill, new_cache
+from infimed.inference.cache import CACHED
+from infimed.inference.decoding import Writer, write
+from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Request, Response
 
 if TYPE_CHECKING:
     from infimed.model.modeling import InfiMedForConditionalGeneration
@@ -39,6 +44,11 @@ class Prepared:
     pictures: tuple[Picture, ...]
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the question as a whole."""
+        return len(self.trunk) + len(self.branch)
+
+    @property
     def group(self) -> tuple[object, ...]:
         """Requests with equal groups share one trunk."""
         shas = tuple(picture.sha256 for picture in self.pictures)
@@ -55,27 +65,21 @@ def prepare(processor: Processor, request: Request) -> Prepared:
 
 
 def plan_batches(prepared: Sequence[Prepared], batch_size: int) -> list[list[int]]:
-    """Group requests by shared images, then groups of equal trunk length into batches.
+    """Group requests by shared images, then groups into batches, in the order of their first request.
 
     At most `batch_size` requests a batch; a larger group is cut. A pure function of its arguments.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, item in enumerate(prepared):
-        groups.setdefault((item.group, item.request.max_new_tokens), []).append(index)
-    open_batch: dict[tuple[int, int], list[int]] = {}
-    done: list[list[int]] = []
+        groups.setdefault(item.group, []).append(index)
+    batches: list[list[int]] = [[]]
     for members in groups.values():
-        first = prepared[members[0]]
-        kind = (len(first.trunk), first.request.max_new_tokens)
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
-            current = open_batch.setdefault(kind, [])
-            if current and len(current) + len(part) > batch_size:
-                done.append(current)
-                current = open_batch[kind] = []
-            current.extend(part)
-    done.extend(batch for batch in open_batch.values() if batch)
-    return sorted(done, key=lambda batch: batch[0])
+            if len(batches[-1]) + len(part) > batch_size:
+                batches.append([])
+            batches[-1].extend(part)
+    return [batch for batch in batches if batch]
 
 
 def encode_pictures(
@@ -126,7 +130,7 @@ class LocalModel:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        self.model.set_attention("sdpa")
+        self.model.set_attention(CACHED)
         self.fingerprint = sha256_json(
             {
                 "checkpoint": self.checkpoint,
@@ -174,182 +178,159 @@ class LocalModel:
         Raises:
             MemoryBudgetError: the batch does not fit in memory.
         """
-        try:
-            yield from self._respond(requests)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise MemoryBudgetError(
-                f"{len(requests)} questions at once do not fit in memory",
-                fix="lower evaluation.batch_size",
-            ) from error
+        with _memory(len(requests)):
+            ready, features, failed = self._ready(requests)
+            found = self._answer(ready, features)
+        for request in requests:
+            error = failed.get(request.id)
+            yield (
+                found[request.id]
+                if error is None
+                else Response(request.id, "", "error", error=error)
+            )
 
-    def _respond(self, requests: Sequence[Request]) -> Iterator[Response]:
+    @torch.no_grad()
+    def score_choices(self, requests: Sequence[Request]) -> list[ChoiceScores]:
+        """How likely each of a request's choices is as its answer, instead of writing one.
+
+        All options of all questions about the same images share their trunk, so scoring five options
+        costs one image. `max_new_tokens`, `sampling` and `stop` have no effect.
+
+        Raises:
+            DataError: a request has no choices, or an empty one.
+            MemoryBudgetError: the batch does not fit in memory.
+        """
+        options: dict[str, list[list[int]]] = {}
+        for request in requests:
+            ids = [self.processor.text_ids(choice) for choice in request.choices]
+            if not ids or not all(ids):
+                raise DataError(
+                    "an option is empty, or there is none",
+                    where=request.id,
+                    seen=list(request.choices),
+                )
+            options[request.id] = ids
+        with _memory(len(requests)):
+            ready, features, failed = self._ready(
+                requests, {name: max(map(len, ids)) for name, ids in options.items()}
+            )
+            rows = [
+                LossRow(
+                    members[0].trunk,
+                    tuple(
+                        _answered(m.branch, ids) for m in members for ids in options[m.request.id]
+                    ),
+                    shown(members[0], features),
+                )
+                for members in ready
+            ]
+            found = {}
+            for members, scores in zip(ready, target_losses(self.model, rows), strict=True):
+                each = iter(scores)
+                for member in members:
+                    name = member.request.id
+                    scored = islice(each, len(options[name]))
+                    found[name] = tuple(OptionScore(-loss, count) for loss, count in scored)
+        return [ChoiceScores(r.id, found.get(r.id, ()), failed.get(r.id, "")) for r in requests]
+
+    def _ready(
+        self, requests: Sequence[Request], room: Mapping[str, int] | None = None
+    ) -> tuple[list[list[Prepared]], dict[str, Tensor], dict[str, str]]:
+        """Requests that can be answered, those with one trunk together; their images' features by hash;
+        and for each other request why it cannot.
+
+        Args:
+            room: tokens to leave for the answer, by request id; its `max_new_tokens` otherwise.
+        """
         prepared = [prepare(self.processor, request) for request in requests]
-        features, failed = encode_pictures(
+        features, broken = encode_pictures(
             self.model, self.processor, [picture for item in prepared for picture in item.pictures]
         )
         limit = int(self.model.config.text_config.max_position_embeddings)
-        ready: list[Prepared] = []
-        answers: dict[str, Response] = {}
+        groups: dict[tuple[object, ...], list[Prepared]] = {}
+        failed: dict[str, str] = {}
         for item in prepared:
-            broken = [failed[p.sha256] for p in item.pictures if p.sha256 in failed]
-            needed = len(item.trunk) + len(item.branch) + item.request.max_new_tokens
-            if broken:
-                answers[item.request.id] = Response(item.request.id, "", "error", error=broken[0])
+            request = item.request
+            unread = [broken[p.sha256] for p in item.pictures if p.sha256 in broken]
+            most = request.max_new_tokens if room is None else room[request.id]
+            needed = item.tokens + most
+            if unread:
+                failed[request.id] = unread[0]
             elif needed > limit:
-                reason = f"{needed} tokens are more than the model's {limit}"
-                answers[item.request.id] = Response(item.request.id, "", "error", error=reason)
+                failed[request.id] = f"{needed} tokens are more than the model's {limit}"
             else:
-                ready.append(item)
-        kinds: dict[tuple[int, int], list[Prepared]] = {}
-        for item in ready:
-            kinds.setdefault((len(item.trunk), item.request.max_new_tokens), []).append(item)
-        for (_, most), items in kinds.items():
-            for response in self._answer(items, features, most):
-                answers[response.id] = response
-        for request in requests:
-            yield answers[request.id]
+                groups.setdefault(item.group, []).append(item)
+        return list(groups.values()), features, failed
 
     def _answer(
-        self, items: Sequence[Prepared], features: dict[str, Tensor], most: int
-    ) -> Iterator[Response]:
-        """Greedy answers of requests with trunks of one length."""
-        groups: dict[tuple[object, ...], list[Prepared]] = {}
-        for item in items:
-            groups.setdefault(item.group, []).append(item)
+        self, ready: Sequence[Sequence[Prepared]], features: Mapping[str, Tensor]
+    ) -> dict[str, Response]:
+        """Answers by request id; requests with one trunk stand together."""
+        if not ready:
+            return {}
         rows = [
-            Row(
-                list(members[0].trunk),
-                [list(member.branch) for member in members],
-                torch.cat([features[p.sha256] for p in members[0].pictures])
-                if members[0].pictures
-                else None,
-            )
-            for members in groups.values()
+            Row(members[0].trunk, [m.branch for m in members], shown(members[0], features))
+            for members in ready
         ]
-        answers = greedy(self.model, rows, self.processor.stop_ids, most)
-        for members, found in zip(groups.values(), answers, strict=True):
-            for member, (ids, stopped) in zip(members, found, strict=True):
-                yield Response(
-                    member.request.id,
-                    self.processor.decode(ids),
-                    "ok" if stopped else "truncated",
-                    new_tokens=len(ids),
-                )
-
-
-@dataclass
-class Chat:
-    """A conversation that keeps its key-value cache, so a turn costs only its own tokens.
-
-    Images are shown with the turn that brings them; user text can never become a control token
-    (the processor sees to that).
-    """
-
-    local: LocalModel
-    max_new_tokens: int = 256
-    messages: list[Message] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    _cache: Any = None
-    _ids: list[int] = field(default_factory=list)
-
-    @torch.no_grad()
-    def ask(self, text: str, pictures: Sequence[Picture] = ()) -> Iterator[str]:
-        """Add a user turn and stream the answer as pieces of text; keeps both as turns.
-
-        Raises:
-            DataError: an image cannot be read, or the conversation outgrew the model.
-        """
-        first = len(self.pictures)
-        turn = Message("user", (*range(first, first + len(pictures)), text))
-        messages = (*self.messages, turn)
-        shown = [*self.pictures, *pictures]
-        said = ""
-        for piece in self._stream(messages, shown):
-            said += piece
-            yield piece
-        self.messages = [*messages, Message("assistant", (said,))]
-        self.pictures = shown
-
-    def reset(self) -> None:
-        """Forget every turn and image.
-
-        The cache goes too: its tokens say that an image was shown, and not which.
-        """
-        self.messages, self.pictures = [], []
-        self._cache, self._ids = None, []
-
-    def _stream(self, messages: Sequence[Message], pictures: Sequence[Picture]) -> Iterator[str]:
-        from transformers import DynamicCache
-
-        model, processor = self.local.model, self.local.processor
-        sizes = [picture.size for picture in pictures]
-        encoded = processor.encode(messages, sizes, generation=True)
-        ids = encoded.input_ids
-        limit = int(model.config.text_config.max_position_embeddings)
-        if len(ids) + 1 > limit:
-            raise DataError(
-                f"the conversation has {len(ids)} tokens and the model takes {limit}",
-                fix="start a new chat, or show fewer images",
+        cache = new_cache(self.model, len(rows))
+        states = fill(self.model, rows, cache)
+        last = torch.cat(
+            [of[[end - 1 for end in row.ends()]] for row, of in zip(rows, states, strict=True)]
+        )
+        del states
+        writers = [
+            writer_of(self.processor, member.request, number, branch, member.tokens)
+            for number, members in enumerate(ready)
+            for branch, member in enumerate(members)
+        ]
+        for _ in write(self.model, cache, last, writers):
+            pass
+        asked = [member.request for members in ready for member in members]
+        return {
+            request.id: Response(
+                request.id,
+                writer.text,
+                "ok" if writer.stopped else "truncated",
+                new_tokens=len(writer.ids),
             )
-        keep = self._reusable(ids, processor.image_token_id)
-        if self._cache is None or keep == 0:
-            self._cache, keep = DynamicCache(), 0
-        elif keep < self._cache.get_seq_length():
-            self._cache.crop(keep - self._cache.get_seq_length())
-        # Until this answer is complete the cache holds what no later turn may rely on.
-        cache, self._cache, self._ids = self._cache, None, []
-        rest = ids[keep:]
-        new_views = rest.count(processor.image_token_id) // processor.visual_tokens
-        shown: list[Picture] = []
-        for index, views in zip(reversed(encoded.images), reversed(encoded.views), strict=True):
-            if new_views <= 0:
-                break
-            shown.insert(0, pictures[index])
-            new_views -= views
-        features, failed = encode_pictures(model, processor, shown)
-        if failed:
-            raise DataError(f"the image cannot be read: {next(iter(failed.values()))}")
-        device = next(model.parameters()).device
-        stacked = torch.cat([features[picture.sha256] for picture in shown]) if shown else None
-        embedded = model.embed(torch.tensor([rest], device=device), stacked)
-        written: list[int] = []
-        past, emitted = keep, ""
-        for _ in range(min(self.max_new_tokens, limit - len(ids))):
-            end = past + embedded.shape[1]
-            hidden = model.model.language_model(
-                inputs_embeds=embedded,
-                position_ids=torch.arange(past, end, device=device).unsqueeze(0),
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            past = end
-            (token,) = next_tokens(model, hidden[:, -1])
-            if token in processor.stop_ids:
-                break
-            written.append(token)
-            text = processor.decode(written)
-            if text.startswith(emitted) and not text.endswith("\ufffd"):  # half a character: wait
-                if len(text) > len(emitted):
-                    yield text[len(emitted) :]
-                emitted = text
-            embedded = model.get_input_embeddings()(torch.tensor([[token]], device=device))
-        whole = processor.decode(written)
-        if whole.startswith(emitted) and len(whole) > len(emitted):
-            yield whole[len(emitted) :]
-        self._cache, self._ids = cache, [*ids, *written][:past]
-
-    def _reusable(self, ids: Sequence[int], image_token: int) -> int:
-        """Length of the prefix whose cache still holds; never cuts an image, leaves one token."""
-        keep = 0
-        while keep < min(len(ids) - 1, len(self._ids)) and ids[keep] == self._ids[keep]:
-            keep += 1
-        while 0 < keep < len(ids) and ids[keep] == image_token:
-            keep -= 1
-        return keep
+            for request, writer in zip(asked, writers, strict=True)
+        }
 
 
-def stream(
-    local: LocalModel, text: str, pictures: Sequence[Picture] = (), max_new_tokens: int = 256
-) -> Iterator[str]:
-    """The answer to one question, piece by piece."""
-    return Chat(local, max_new_tokens).ask(text, pictures)
+def shown(item: Prepared, features: Mapping[str, Tensor]) -> Tensor | None:
+    """Features [images * visual_tokens, d] of a request's images in order, or None without."""
+    return torch.cat([features[p.sha256] for p in item.pictures]) if item.pictures else None
+
+
+def writer_of(
+    processor: Processor, request: Request, row: int, branch: int, position: int
+) -> Writer:
+    """Who writes the answer to a request."""
+    return Writer(
+        row,
+        branch,
+        position,
+        processor.raw_text,
+        processor.stop_ids,
+        request.max_new_tokens,
+        request.sampling,
+        request.stop,
+    )
+
+
+def _answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
+    """A question with an answer, of which the answer's tokens are predicted."""
+    silent = len(branch) - 1
+    return Continuation((*branch, *answer[:-1]), (*[IGNORE] * silent, *answer))
+
+
+@contextmanager
+def _memory(questions: int) -> Iterator[None]:
+    """Name the way out where memory runs out."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise MemoryBudgetError(
+            f"{questions} questions at once do not fit in memory",
+            fix="lower evaluation.batch_size",
+        ) from error

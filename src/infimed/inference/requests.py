@@ -7,13 +7,15 @@ picture hashes, generation settings), so a stored response can be trusted withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.core.errors import UsageError
 from infimed.core.files import sha256_json
 from infimed.data.record import Message, Record
 
@@ -51,14 +53,57 @@ def blank_picture() -> Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token (greedy) and leaves the others without effect.
+        top_p: share of probability that is drawn from, in (0, 1]. top_k: likeliest tokens that are
+            drawn from; 0 for all. seed: equal seeds give equal answers, whatever is asked beside.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, right, accepted in (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+        ):
+            if not right:
+                raise UsageError(
+                    "cannot sample like this",
+                    where=name,
+                    seen=getattr(self, name),
+                    accepted=accepted,
+                )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question to a model.
 
     Attributes:
         id: sample id, unique among the requests of a run.
         messages: rendered turns, ending with the user's; image parts index `pictures`.
-        max_new_tokens: longest answer in tokens; generation is greedy.
+        max_new_tokens: longest answer in tokens.
         choices: options in the order shown, for models that score them; empty otherwise.
+        sampling: greedy unless something else is asked for.
+        stop: strings before which the answer ends, besides the end of its turn; none is empty.
     """
 
     id: str
@@ -66,10 +111,18 @@ class Request:
     pictures: tuple[Picture, ...] = ()
     max_new_tokens: int = 32
     choices: tuple[str, ...] = ()
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(self.stop):
+            raise UsageError("a stop string is empty", where=self.id, seen=list(self.stop))
 
     def settings(self) -> dict[str, Any]:
         """Generation settings that are part of the key."""
-        return {"max_new_tokens": self.max_new_tokens, "sampling": "greedy"}
+        sampling = "greedy" if self.sampling.greedy else asdict(self.sampling)
+        made = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
+        return {**made, "stop": list(self.stop)} if self.stop else made
 
     def key(self, fingerprint: str) -> str:
         """Hex SHA-256 of model fingerprint + rendered turns + picture hashes + settings."""
@@ -113,6 +166,42 @@ class Response:
         if self.status in ASK_AGAIN:
             return "error"
         return "truncated" if self.status == "truncated" else "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionScore:
+    """How likely an option is as the answer.
+
+    Attributes:
+        logprob: of the whole option in nats, the closing token not counted. tokens: of the option.
+    """
+
+    logprob: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """Mean log-probability of a token; keeps long options in the race."""
+        return self.logprob / self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """The options of one request, scored.
+
+    Attributes:
+        id: of the request. options: in the order of its choices; empty where it failed, and `error`
+            says why.
+    """
+
+    id: str
+    options: tuple[OptionScore, ...] = ()
+    error: str = ""
+
+    def best(self, *, per_token: bool = True) -> int:
+        """Number of the likeliest option; the first of equals."""
+        scores = [o.per_token if per_token else o.logprob for o in self.options]
+        return scores.index(max(scores))
 
 
 @runtime_checkable

@@ -53,7 +53,18 @@ def body(
             for part in turn.content
         ]
         messages.append({"role": turn.role, "content": parts})
-    made: dict[str, Any] = {"model": model, "messages": messages, "temperature": 0, "n": 1}
+    sampling = request.sampling
+    made: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "temperature": sampling.temperature or 0,
+        "n": 1,
+    }
+    if not sampling.greedy:
+        made |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        made |= {"top_k": sampling.top_k} if sampling.top_k else {}  # vLLM's, not in OpenAI's API
+    if request.stop:
+        made["stop"] = list(request.stop)
     if "max_completion_tokens" not in extra:
         made["max_tokens"] = request.max_new_tokens
     return {**made, **extra}

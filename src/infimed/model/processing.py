@@ -184,9 +184,13 @@ class Processor:
         """Ids of plain text; control tokens in it stay text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """Text of ids as it stands, control tokens skipped."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, control tokens skipped."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of ids without white space around it, control tokens skipped."""
+        return self.raw_text(ids).strip()
 
     def conversation(
         self, record: Record, *, option_order: Sequence[int] | None = None, answer: bool = False
@@ -248,8 +252,18 @@ class Processor:
             put([self.start_id])
             text = f"{turn.role}\n"
             if turn.role == "assistant":
-                put(self.text_ids(text))
-                put(self.text_ids(turn.text), learn=True)
+                # All between two control tokens is tokenised at once, as the stock template does: an
+                # answer that begins with line breaks may share a token with the one before it.
+                opening, whole = self.text_ids(text), self.text_ids(text + turn.text)
+                given = sum(
+                    1
+                    for _ in takewhile(
+                        lambda pair: pair[0] == pair[1], zip(opening, whole, strict=False)
+                    )
+                )
+                joined = given < len(opening)
+                put(whole[: given + joined])
+                put(whole[given + joined :], learn=True)
                 put([self.end_id], learn=True)
             else:
                 for part in turn.content:
