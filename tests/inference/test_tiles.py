@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from infimed.core.errors import DataError
 from infimed.data.record import Message
-from infimed.inference.local import Chat, LocalModel, encode_pictures, prepare
+from infimed.inference.cache import CACHED
+from infimed.inference.chat import Chat
+from infimed.inference.local import LocalModel, encode_pictures, prepare
 from infimed.inference.requests import Picture, Request, blank_picture
-from infimed.inference.scoring import option_logprobs
 from tests.conftest import tiny_model, tiny_processor
 
 SIZES = ((40, 40), (70, 66), (140, 30), (33, 100), (64, 64))
@@ -44,11 +47,14 @@ def slow_logits(local: LocalModel, messages: list[Message], pictures, said: list
     encoded = local.processor.encode(messages, [p.size for p in pictures], generation=True)
     shown = [pictures[index] for index in encoded.images]
     views = [view for p in shown for view in local.processor.views(p.load(), p.size)]
-    return local.model(
+    local.model.set_attention("sdpa")
+    logits = local.model(
         input_ids=torch.tensor([[*encoded.input_ids, *said]]),
         pixel_values=local.processor.pixels(views) if views else None,
         use_cache=False,
     ).logits[0]
+    local.model.set_attention(CACHED)
+    return logits
 
 
 def slow_answer(local: LocalModel, messages: list[Message], pictures, most: int) -> str:  # type: ignore[no-untyped-def]
@@ -109,14 +115,14 @@ def test_a_chat_begun_anew_looks_at_the_new_image(local):
 
 
 def test_options_are_scored_with_every_view(local):
-    request, options = question(1, 1), ("left", "right side")
-    found = option_logprobs(local, request, options)
-    for score, option in zip(found, options, strict=True):
+    request = replace(question(1, 1), choices=("left", "right side"))
+    (found,) = local.score_choices([request])
+    for score, option in zip(found.options, request.choices, strict=True):
         said = local.processor.text_ids(option)
         logits = slow_logits(local, list(request.messages), request.pictures, said)
         after = logits[-len(said) - 1 : -1].log_softmax(-1)
-        slow = after.gather(1, torch.tensor(said)[:, None]).mean()
-        assert score == pytest.approx(float(slow), abs=1e-4)
+        slow = after.gather(1, torch.tensor(said)[:, None]).sum()
+        assert score.logprob == pytest.approx(float(slow), abs=1e-4)
 
 
 def test_every_picture_has_the_features_of_all_its_views_whatever_the_pass(local, monkeypatch):
