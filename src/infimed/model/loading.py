@@ -46,7 +46,7 @@ def hub_key(name: str, vision_model_type: str) -> str:
     if name.startswith("model.vision_tower."):
         inner = "vision_model." if vision_model_type == "siglip_vision_model" else ""
         return f"vision_tower.{inner}{name.removeprefix('model.vision_tower.')}"
-    if name.startswith("model.multi_modal_projector."):
+    if name.startswith(("model.multi_modal_projector.", "model.multi_modal_reducer.")):
         return name.removeprefix("model.")
     if name.startswith("model.language_model."):
         return f"language_model.model.{name.removeprefix('model.language_model.')}"
@@ -146,13 +146,14 @@ def _no_loading_bars() -> Iterator[None]:
 
 
 def build_model(
-    chosen: Preset, vision: Path, language: Path
+    chosen: Preset, vision: Path, language: Path, reducer: str = "average"
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
     """A model that starts from a pretrained tower and language model, with a fresh projector.
 
     Args:
         vision: folder with config.json and model.safetensors of the tower.
         language: folder with the same of the language model, and tokenizer.json.
+        reducer: as in a recipe's `model.reducer`; fresh like the projector.
     """
     processor = base_processor(chosen, language)
     with _no_loading_bars():
@@ -161,7 +162,8 @@ def build_model(
             language, dtype=torch.float32, trust_remote_code=False
         )
     config = build_config(
-        chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id
+        chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id,
+        reducer=reducer,
     )
     model = InfiMedForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
