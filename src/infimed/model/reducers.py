@@ -115,7 +115,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # softmax would cancel it
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
