@@ -195,7 +195,8 @@ def accuracies(out: Path, arms: list[str], seeds: list[int]) -> dict[str, Any]:
             for arm in arms
         }  # fmt: skip
         made = compare_rows(
-            [(scores.mean(0), None) for scores in table.values()], [line["group"] for line in chosen]
+            [(scores.mean(0), None) for scores in table.values()],
+            [line["group"] for line in chosen],
         )
         found[column] = {
             "questions": len(chosen),

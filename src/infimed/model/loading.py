@@ -162,7 +162,10 @@ def build_model(
             language, dtype=torch.float32, trust_remote_code=False
         )
     config = build_config(
-        chosen, vision=tower.config, text=base.config, image_token_id=processor.image_token_id,
+        chosen,
+        vision=tower.config,
+        text=base.config,
+        image_token_id=processor.image_token_id,
         reducer=reducer,
     )
     model = InfiMedForConditionalGeneration(config)

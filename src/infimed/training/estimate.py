@@ -114,7 +114,9 @@ class StageEstimate:
 def meta_model(chosen: Preset, reducer: str = "average") -> InfiMedForConditionalGeneration:
     """The preset's model without memory."""
     with torch.device("meta"):
-        model = InfiMedForConditionalGeneration(build_config(chosen, image_token_id=0, reducer=reducer))
+        model = InfiMedForConditionalGeneration(
+            build_config(chosen, image_token_id=0, reducer=reducer)
+        )
     model.set_attention(PACKED)
     return model.train()
 
