@@ -61,4 +61,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid "
             f"({chosen.full_tokens}) exports as stock LLaVA"
         )
+    if recipe.model.reducer != "average":
+        lines.append(
+            f"note: the reducer {recipe.model.reducer} has weights, so the model exports as infimed_vl "
+            "at every grid"
+        )
     return lines
