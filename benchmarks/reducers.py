@@ -5,7 +5,7 @@
     python benchmarks/reducers.py runs/nano --out reducers --docs docs/reducers.md
 
 Every arm trains `nano` at 96 px, where the tower gives 12 x 12 features: first to 16 tokens an image, then
-to 36. Arms of a seed share plan, order and projector's start. With `--alone` the three that learn also train
+to 36. Arms of a seed share plan, order and projector's start. With `--alone` the two that attend also train
 without the average beneath them. Kill it anywhere; the same command goes on. Speeds are samples
 per second of processor time on one thread, the tower included, so that what else runs counts little.
 """
@@ -94,15 +94,17 @@ def arm_recipe(run: RunFolder, arm: str, seed: int, epochs: float) -> Recipe:
 
 @contextmanager
 def without_average() -> Iterator[None]:
-    """Let what is learned stand alone, with a gate that starts at one."""
-    usual = LearnedReducer.forward
-    LearnedReducer.forward = lambda self, features, side: (  # type: ignore[method-assign]
-        (1 + self.gate) * self.learned(features, side)
-    )
+    """Let the last layer add to what the layers found, as a resampler does that starts from nothing."""
+
+    def forward(self: LearnedReducer, features: torch.Tensor, side: int) -> torch.Tensor:
+        found = self.found(features, side)
+        return found + self.out(found)
+
+    usual, LearnedReducer.forward = LearnedReducer.forward, forward
     try:
         yield
     finally:
-        LearnedReducer.forward = usual  # type: ignore[method-assign]
+        LearnedReducer.forward = usual
 
 
 def prepared_arm(run: RunFolder, recipe: Recipe, folder: Path) -> Prepared:
@@ -243,7 +245,7 @@ def main() -> None:
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     arms = list(REDUCERS)
     if arguments.alone:
-        arms += [name + ALONE for name in REDUCERS[1:]]
+        arms += [name + ALONE for name in ("resampler", "query")]
     set_threads(1)
     if arguments.dry_run:
         dry_run(run, arms, seeds, arguments.epochs)

@@ -26,7 +26,7 @@ LEARNED = REDUCERS[1:]
 
 
 def made(name: str, width: int = 16, heads: int = 2, grid: int = 6, seed: int = 0):
-    """A reducer whose gate is open and whose biases are not zero."""
+    """A reducer in which no weight is what it was at the start."""
     torch.manual_seed(seed)
     kinds = {"resampler": Resampler, "query": QueryReducer}
     reducer = kinds[name](width, heads, grid) if name in kinds else PixelShuffle(width)
@@ -65,7 +65,7 @@ def test_average_has_no_weights_and_no_names_in_a_checkpoint(make_model):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_every_weight_learns_once_the_gate_has_moved(name):
+def test_every_weight_learns_once_the_last_layer_has_moved(name):
     reducer = made(name)
     (reducer(torch.randn(2, 36, 16), 3) ** 2).mean().backward()
     idle = [n for n, p in reducer.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7]
@@ -73,12 +73,12 @@ def test_every_weight_learns_once_the_gate_has_moved(name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_the_closed_gate_learns_first(name):
+def test_the_last_layer_learns_first(name):
     reducer = made(name)
-    torch.nn.init.zeros_(reducer.gate)
+    torch.nn.init.zeros_(reducer.out.weight)
     (reducer(torch.randn(2, 36, 16), 3) ** 2).mean().backward()
     moved = {n for n, p in reducer.named_parameters() if p.grad.abs().max() > 0}
-    assert moved == {"gate"}
+    assert moved == {"out.weight", "out.bias"}
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -157,7 +157,7 @@ def latents_of(reducer, side, width):
 
 
 def finished(reducer, average, x):
-    return average + reducer.gate * (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+    return average + reducer.out((x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt())
 
 
 @torch.no_grad()
@@ -170,15 +170,15 @@ def test_pixel_shuffle_equals_picking_the_window_by_hand():
                 features[0, 6 * (2 * row + i) + 2 * column + j] for i in (0, 1) for j in (0, 1)
             ]
             stacked = torch.cat([norm(reducer.norm, one) for one in window])
-            expected = torch.stack(window).mean(0) + reducer.gate * reducer.linear(stacked)
+            expected = torch.stack(window).mean(0) + reducer.out(stacked)
             torch.testing.assert_close(found[3 * row + column], expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_pixel_shuffle_averages_to_twice_the_side_where_the_grid_is_another():
     reducer, features = made("pixel_shuffle"), torch.randn(1, 81, 16)
-    learned = reducer.learned(features, 3)
-    torch.testing.assert_close(learned, reducer.learned(pool_grid(features, 6), 3))
+    found = reducer.found(features, 3)
+    torch.testing.assert_close(found, reducer.found(pool_grid(features, 6), 3))
 
 
 @torch.no_grad()
@@ -244,7 +244,7 @@ def test_latents_of_few_tokens_are_the_averages_of_those_of_many():
 @pytest.mark.parametrize("name", LEARNED)
 def test_images_with_their_own_numbers_of_tokens_are_reduced_each_as_if_alone(make_model, name):
     model = make_model(reducer=name)
-    torch.nn.init.ones_(model.model.multi_modal_reducer.gate)
+    torch.nn.init.normal_(model.model.multi_modal_reducer.out.weight)
     pixels, counts = torch.randn(3, 3, 32, 32), (16, 4, 16)
     together = model.pooled_each(pixels, counts)
     alone = [model.pooled_features(p[None], n)[0] for p, n in zip(pixels, counts, strict=True)]
@@ -253,8 +253,8 @@ def test_images_with_their_own_numbers_of_tokens_are_reduced_each_as_if_alone(ma
 
 PRODUCTS = ("query", "key", "value", "out")
 NAMES = {
-    "pixel_shuffle": {"gate", "norm.weight", "norm.bias", "linear.weight", "linear.bias"},
-    "resampler": {"gate", "latents", "norm.weight", "norm.bias"}
+    "pixel_shuffle": {"norm.weight", "norm.bias", "out.weight", "out.bias"},
+    "resampler": {"latents", "norm.weight", "norm.bias", "out.weight", "out.bias"}
     | {
         f"layers.{layer}.{part}.{end}"
         for layer in (0, 1)
@@ -276,7 +276,7 @@ def test_checkpoint_holds_the_reducer_under_frozen_names_and_reloads_to_the_bit(
 ):
     model = make_model(reducer=name)
     model.set_grid(4, 32)
-    torch.nn.init.ones_(model.model.multi_modal_reducer.gate)
+    torch.nn.init.normal_(model.model.multi_modal_reducer.out.weight)
     save_checkpoint(tmp_path / "step-1", model, processor.with_grid(32, 4), about={})
     keys = load_file(tmp_path / "step-1" / "model.safetensors").keys()
     prefix = "multi_modal_reducer."

@@ -132,6 +132,6 @@ def test_reducer_that_learns_trains_on_the_whole_grid_from_the_cache(make_traine
     cached._begin(cached.jobs[0])
     assert cached._features._entries.shape[1:] == (16, 32)
     expected, found = (load_file(p / "model.safetensors") for p in (plain, cached.run()))
-    assert expected["multi_modal_reducer.gate"].abs().max() > 0
+    assert expected["multi_modal_reducer.out.weight"].abs().max() > 0
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=5e-6, rtol=1e-4)

@@ -204,7 +204,7 @@ def test_operations_of_each_reducer_by_hand(reduced):
     assert forward("pixel_shuffle") == 2 * tokens * 4 * width * width
     seen = patches + tokens
     resampler = tokens * (2 * square + mlp) + seen * 2 * square + 4 * width * tokens * seen
-    assert forward("resampler") == layers * resampler
+    assert forward("resampler") == layers * resampler + tokens * square
     among = tokens * 4 * square + 4 * width * tokens * tokens
     across = tokens * (2 * square + mlp) + patches * 2 * square + 4 * width * tokens * patches
-    assert forward("query") == layers * (among + across)
+    assert forward("query") == layers * (among + across) + tokens * square

@@ -1,9 +1,9 @@
 """From the tower's grid of features to fewer visual tokens, in front of the projector.
 
 Four ways behind one call, ``reducer(features [n, grid*grid, width], side) -> [n, side*side, width]``:
-averaging, which has no weights, and three that learn. A learned one gives the average plus what it found,
-scaled by a gate that starts at zero (as Flamingo's gates do), so that it begins bit-equal to averaging and
-little data cannot make it worse at the start. No weight depends on `side` or on the grid: one model goes from
+averaging, which has no weights, and three that learn. A learned one gives the average plus what its last
+linear layer, all zeros at first, makes of what it found: it begins bit-equal to averaging, so that little
+data need not teach it everything. No weight depends on `side` or on the grid: one model goes from
 16 to 64 to 144 tokens, and from one image size to another, and no tensor changes.
 """
 
@@ -71,23 +71,30 @@ class AveragePool(nn.Module):
 
 
 class LearnedReducer(nn.Module):
-    """The average of a token's window, plus what is learned, each channel scaled by its gate."""
+    """The average of a token's window, plus a linear layer of what is found, which starts at zero.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: of the features. found: channels of what is found.
+    """
+
+    def __init__(self, width: int, found: int) -> None:
         super().__init__()
-        self.gate = nn.Parameter(torch.zeros(width))
+        self.out = nn.Linear(found, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor, side: int) -> Tensor:
         """features [n, grid*grid, width] -> [n, side*side, width]."""
-        return pool_grid(features, side) + self.gate * self.learned(features, side)
+        made: Tensor = pool_grid(features, side) + self.out(self.found(features, side))
+        return made
 
-    def learned(self, features: Tensor, side: int) -> Tensor:
-        """What is added to the average, [n, side*side, width]."""
+    def found(self, features: Tensor, side: int) -> Tensor:
+        """What the last layer reads, [n, side*side, found]."""
         raise NotImplementedError
 
 
 class PixelShuffle(LearnedReducer):
-    """Windows of 2x2 features become one token of four times the width, then a linear layer.
+    """Windows of 2x2 features become one token of four times the width, which a linear layer reads.
 
     The windows lie on a grid of twice the side, to which the features are averaged where the tower's grid is
     another: 24 -> 12 uses every feature as it is, 27 -> 12 averages to 24 x 24 first, and at the full grid
@@ -96,16 +103,14 @@ class PixelShuffle(LearnedReducer):
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__(width)
+        super().__init__(width, WINDOW * WINDOW * width)
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(WINDOW * WINDOW * width, width)
 
-    def learned(self, features: Tensor, side: int) -> Tensor:
+    def found(self, features: Tensor, side: int) -> Tensor:
         """See the class."""
         fine = self.norm(pool_grid(features, WINDOW * side))
         cells = fine.unflatten(1, (side, WINDOW, side, WINDOW)).transpose(2, 3)
-        made: Tensor = self.linear(cells.flatten(3).flatten(1, 2).flatten(2))
-        return made
+        return cells.flatten(3).flatten(1, 2)
 
 
 class Attention(nn.Module):
@@ -188,13 +193,13 @@ class AttendingReducer(LearnedReducer):
     def __init__(
         self, width: int, heads: int, grid: int, layer: Callable[[int, int], nn.Module]
     ) -> None:
-        super().__init__(width)
+        super().__init__(width, width)
         self.latents = nn.Parameter(torch.randn(grid * grid, width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(layer(width, heads) for _ in range(DEPTH))
-        self.out_norm = nn.LayerNorm(width, elementwise_affine=False)  # the gate is its weight
+        self.out_norm = nn.LayerNorm(width, elementwise_affine=False)  # `out` scales it
 
-    def learned(self, features: Tensor, side: int) -> Tensor:
+    def found(self, features: Tensor, side: int) -> Tensor:
         """See the class."""
         images, patches, width = features.shape
         seen = self.norm(features)
