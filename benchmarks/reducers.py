@@ -53,7 +53,7 @@ from reducers_table import render, write_block
 TASKS = ("phantom_closed", "phantom_choice")
 ALONE = "-alone"
 LOW, HIGH = 16, 36
-ROWS, ROUNDS = 2, 4
+ROWS, ROUNDS = 2, 12
 CHEST = {"modality": ["chest radiograph"], "question_type": ["presence", "laterality"]}
 ALL = {"closed": 0.7, "open": 0.15, "choice": 0.4}
 COLUMNS = {
@@ -212,7 +212,7 @@ def accuracies(out: Path, arms: list[str], seeds: list[int]) -> dict[str, Any]:
                 arm: {
                     "mean": [own.mean, own.low, own.high],
                     # compare_rows gives the first minus the others.
-                    "minus_average": [-gap.mean, -gap.high, -gap.low],
+                    "minus_average": [0.0 - limit for limit in (gap.mean, gap.high, gap.low)],
                     "seeds": table[arm].mean(1).tolist(),
                 }
                 for arm, own, gap in zip(arms, made.rows, made.differences, strict=True)
@@ -268,6 +268,7 @@ def main() -> None:
         "machine": environment(),
         "tokens": HIGH,
         "seeds": seeds,
+        "epochs": arguments.epochs,
         "nano": sizes("nano", 96, HIGH),
         "infimed-1.7b": sizes("infimed-1.7b", 384, 144),
         "samples_per_second": speeds(run, out, arguments.epochs),

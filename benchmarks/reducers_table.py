@@ -31,7 +31,7 @@ def _sizes(found: dict[str, dict[str, float]], tokens: int) -> str:
 
 def render(found: dict[str, Any]) -> str:
     """All tables of a run's results."""
-    accuracy, seeds = found["accuracy"], ", ".join(map(str, found["seeds"]))
+    accuracy, seeds = found["accuracy"], ",".join(map(str, found["seeds"]))
     columns = list(accuracy)
     arms = list(accuracy[columns[0]]["arms"])
     nano, speed = found["nano"], found["samples_per_second"]
@@ -41,8 +41,8 @@ def render(found: dict[str, Any]) -> str:
 
     head = [f"{column} ({accuracy[column]['questions']})" for column in columns]
     parts = [
-        f"`nano`, 96 px, 12 x 12 features to {found['tokens']} tokens, seeds {seeds}; "
-        f"{found['machine']['cpu']}, one thread. Operations are of one image, forward.",
+        f"`nano`, 96 px, 12 x 12 features to {found['tokens']} tokens, --epochs {found['epochs']:g}, "
+        f"--seeds {seeds}; {found['machine']['cpu']}, one thread. Operations are of one image, forward.",
         _table(
             ["reducer", "tokens", "weights", "reducer, MFLOP", "all of vision, MFLOP", "samples/s"],
             [
