@@ -69,13 +69,15 @@ def tiny_preset():  # type: ignore[no-untyped-def]
     )
 
 
-def tiny_model(seed: int = 0):  # type: ignore[no-untyped-def]
+def tiny_model(seed: int = 0, reducer: str = "average"):  # type: ignore[no-untyped-def]
     """A model of the tiny preset; equal for equal seeds."""
     from infimed.model.modeling import InfiMedForConditionalGeneration
     from infimed.model.presets import build_config
 
     torch.manual_seed(seed)
-    model = InfiMedForConditionalGeneration(build_config(tiny_preset(), image_token_id=3))
+    model = InfiMedForConditionalGeneration(
+        build_config(tiny_preset(), image_token_id=3, reducer=reducer)
+    )
     return model.float().eval()
 
 

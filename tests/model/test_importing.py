@@ -17,7 +17,7 @@ from infimed.cli.import_ import import_
 from infimed.core.errors import DataError
 from infimed.model.import_layouts import KNOWN_TOWERS, _pooled_to
 from infimed.model.loading import find_checkpoint, load_checkpoint
-from infimed.model.modeling import pool_grid
+from infimed.model.reducers import pool_grid
 
 
 def run(*arguments: object) -> str:

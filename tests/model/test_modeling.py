@@ -8,8 +8,9 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from infimed.core.errors import DataError, RecipeError
 from infimed.model.configuration import token_side
-from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters, pool_grid
+from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters
 from infimed.model.presets import build_config, preset
+from infimed.model.reducers import pool_grid
 
 
 def test_pooling_to_the_grid_is_the_identity():

@@ -24,9 +24,14 @@ def shards(tmp_path: Path) -> ShardSet:
 
 @pytest.fixture
 def make_trainer(shards: ShardSet, make_model, processor, tmp_path: Path) -> Callable[..., Trainer]:  # type: ignore[no-untyped-def]
-    def make(folder: str, **settings) -> Trainer:  # type: ignore[no-untyped-def]
+    def make(folder: str, reducer: str = "average", **settings) -> Trainer:  # type: ignore[no-untyped-def]
         return toy_trainer(
-            shards, make_model(), processor, tmp_path / "plan", tmp_path / folder, **settings
+            shards,
+            make_model(reducer=reducer),
+            processor,
+            tmp_path / "plan",
+            tmp_path / folder,
+            **settings,
         )
 
     return make

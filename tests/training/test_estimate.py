@@ -14,6 +14,7 @@ from infimed.training.estimate import (
     estimate_stages,
     meta_model,
     optimizer_bytes,
+    reducer_bytes,
     saved_bytes,
     stage_memory,
     typical_row,
@@ -144,3 +145,11 @@ def test_hardware_is_a_name_with_a_count_and_a_wrong_one_is_answered_with_the_ne
     with pytest.raises(UsageError, match="h100") as caught:
         hardware("h10x8")
     assert "h100" in str(caught.value)
+
+
+@pytest.mark.parametrize("reducer", ["average", "pixel_shuffle", "resampler", "query"])
+def test_bytes_of_a_reducer_are_those_that_a_real_one_keeps(make_model, reducer):
+    counted = reducer_bytes(meta_model(tiny_preset(), reducer), 3, 16, 2, "fp32")
+    module = make_model(reducer=reducer).train().model.multi_modal_reducer
+    x = torch.randn(3, 16, 32, requires_grad=True)
+    assert saved_bytes(module, lambda: module(x, 2)) == counted

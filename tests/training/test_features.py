@@ -120,3 +120,18 @@ def test_two_ranks_share_a_cache(shards, tmp_path):
     train(shards, tmp_path / "one", 1, **settings)
     train(shards, tmp_path / "two", 2, **settings)
     assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("reducer", ["pixel_shuffle", "resampler", "query"])
+def test_reducer_that_learns_trains_on_the_whole_grid_from_the_cache(make_trainer, reducer):
+    """16 tokens of 16 patches in the second stage, 4 of 16 in a first one at the same size."""
+    first, second = low_and_high(**FROZEN)
+    stages = [first.model_copy(update={"image_size": 32}), second]
+    plain = make_trainer("plain", reducer, train=Train(precision="fp32"), stages=stages).run()
+    cached = make_trainer("cached", reducer, train=CACHED, stages=stages)
+    cached._begin(cached.jobs[0])
+    assert cached._features._entries.shape[1:] == (16, 32)
+    expected, found = (load_file(p / "model.safetensors") for p in (plain, cached.run()))
+    assert expected["multi_modal_reducer.out.weight"].abs().max() > 0
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=5e-6, rtol=1e-4)

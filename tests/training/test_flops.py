@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from infimed.core.recipe import LearningRate, Lora
@@ -153,3 +154,57 @@ def test_adapters_cost_their_own_products_and_spare_those_of_frozen_weights(mode
     freeze(model, LearningRate(projector=1.0, language=1.0))
     row = made_row()
     assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
+
+
+@pytest.fixture
+def reduced(model, make_model):
+    """Makes the model above with a reducer, 4 tokens an image."""
+
+    def make(reducer):
+        made = make_model(reducer=reducer).train()
+        made.model.vision_tower.config._attn_implementation = "eager"
+        made.set_attention(PACKED)
+        made.set_grid(4, 32)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("rates", FREEZING)
+@pytest.mark.parametrize("reducer", ["pixel_shuffle", "resampler", "query"])
+def test_reducers_cost_what_torch_counts(reduced, reducer, rates):
+    model = reduced(reducer)
+    freeze(
+        model, LearningRate(**dict(zip(("vision", "projector", "language"), rates, strict=True)))
+    )
+    row = made_row(tokens=4)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
+
+
+@pytest.mark.parametrize("reducer", ["pixel_shuffle", "resampler", "query"])
+def test_reducers_cost_by_the_images_own_tokens_and_with_cached_features(reduced, reducer):
+    model = reduced(reducer)
+    freeze(model, LearningRate(projector=1.0, language=1.0))
+    with sdpa_kernel(SDPBackend.MATH):
+        row = made_row(tokens=10, visual_tokens=(16, 4))
+        assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
+        row = made_row(tokens=4, pixels=None, pooled=torch.randn(2, 16, 32))
+        assert expected(model, row) == pytest.approx(counted(model, row), rel=1e-9)
+
+
+def test_operations_of_each_reducer_by_hand(reduced):
+    width, patches, tokens, layers = 32, 16, 4, 2
+
+    def forward(reducer):
+        return Flops(reduced(reducer).requires_grad_(False), 32).reducing(tokens)
+
+    square, mlp = 2 * width * width, 2 * 2 * 4 * width * width
+    assert forward("average") == 0
+    assert forward("pixel_shuffle") == 2 * tokens * 4 * width * width
+    seen = patches + tokens
+    resampler = tokens * (2 * square + mlp) + seen * 2 * square + 4 * width * tokens * seen
+    assert forward("resampler") == layers * resampler + tokens * square
+    among = tokens * 4 * square + 4 * width * tokens * tokens
+    across = tokens * (2 * square + mlp) + patches * 2 * square + 4 * width * tokens * patches
+    assert forward("query") == layers * (among + across) + tokens * square

@@ -270,3 +270,14 @@ def test_rows_without_images_pass_through_a_stage_of_the_projector_alone(make_tr
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.run()
     assert all(torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
+
+
+def test_killed_run_with_a_reducer_that_learns_continues_to_the_same_bits(make_trainer):
+    whole = make_trainer("whole", "resampler").run()
+    train = Train(precision="fp32", checkpoint_seconds=1e-9, keep_checkpoints=99)
+    first = make_trainer("killed", "resampler", train=train)
+    die_at(first, 5)
+    with pytest.raises(Killed):
+        first.run()
+    again = make_trainer("killed", "resampler", train=train).run()
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

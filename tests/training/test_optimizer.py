@@ -122,3 +122,16 @@ def test_moments_in_blocks_are_refused_on_several_ranks():
         check_ranks(Train(optimizer="adamw8bit"), 2)
     check_ranks(Train(optimizer="adamw8bit"), 1)
     check_ranks(Train(optimizer="adafactor"), 2)
+
+
+def test_reducer_learns_at_the_projectors_rate_and_is_frozen_with_it(make_model):
+    model = make_model(reducer="query")
+    rates = LearningRate(projector=1e-2)
+    freeze(model, rates)
+    optimizer = make_optimizer(model, stage(learning_rate=rates), Train())
+    assert {(g["module"], g["peak"]) for g in optimizer.param_groups} == {("projector", 1e-2)}
+    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    reducer = model.model.multi_modal_reducer
+    assert {id(p) for p in reducer.parameters()} < learning
+    freeze(model, LearningRate(language=1e-4))
+    assert not any(p.requires_grad for p in reducer.parameters())

@@ -127,3 +127,16 @@ def test_a_frozen_tower_in_bf16_is_sharded_too(shards, tmp_path):
     }
     train(shards, tmp_path / "two", 2, **settings)
     assert steps(tmp_path / "two")[-1]["loss"] < steps(tmp_path / "two")[0]["loss"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_ranks_train_a_reducer_as_one_does(shards, tmp_path, cached):
+    settings = {"reducer": "resampler", "train": {"feature_cache": cached}}
+    settings["stage"] = {
+        "learning_rate": {"projector": 1e-3, "language": 1e-3},
+        "augment": 0.0,
+        "rows_per_step": 3,
+    }
+    train(shards, tmp_path / "one", 1, **settings)
+    train(shards, tmp_path / "two", 2, **settings)
+    assert_same_training(tmp_path / "one", tmp_path / "two")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from infimed.training.whitening import tower_features, training_images, whiten_projector
@@ -53,3 +54,13 @@ def test_features_come_from_distinct_training_images(make_model, processor, shar
     assert len({image.sha256 for image in images}) == len(images) == 6
     found = tower_features(make_model(), processor.with_grid(16, 4), shards, images)
     assert found.shape == (6 * 4, 32)
+
+
+@pytest.mark.parametrize("reducer", ["pixel_shuffle", "resampler", "query"])
+def test_fresh_reducer_starts_the_projector_where_the_average_does(
+    make_model, processor, shards, reducer
+):
+    images = training_images(shards, list(range(len(shards))), seed=0)
+    at = processor.with_grid(32, 4)
+    average = tower_features(make_model(), at, shards, images)
+    assert torch.equal(tower_features(make_model(reducer=reducer), at, shards, images), average)

@@ -126,7 +126,7 @@ def train_rank(shards: Path, folder: Path, settings: dict[str, Any], world: Worl
     stages = low_and_high(**settings.get("stage", {}))
     train = Train(**{"precision": "fp32", "checkpoint_seconds": 1e9, **settings.get("train", {})})
     trainer = toy_trainer(
-        open_shards(shards), tiny_model(), tiny_processor(), folder / f"index-{world.rank}",
+        open_shards(shards), tiny_model(reducer=settings.get("reducer", "average")), tiny_processor(), folder / f"index-{world.rank}",
         folder, train=train, stages=stages, world=world,
     )  # fmt: skip
     if "kill_at" in settings:

@@ -109,6 +109,9 @@ class Model(Part):
     weights: Path | None = Field(
         None, description="folder with vision/ and language/; null = preset's own"
     )
+    reducer: Literal["average", "pixel_shuffle", "resampler", "query"] = Field(
+        "average", description="how the tower's grid becomes visual tokens; average has no weights"
+    )
 
 
 class Train(Part):

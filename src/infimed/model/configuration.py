@@ -11,7 +11,7 @@ from transformers import LlavaConfig
 
 from infimed.core.errors import RecipeError
 
-REDUCERS = ("average",)
+REDUCERS = ("average", "pixel_shuffle", "resampler", "query")
 
 
 class InfiMedConfig(LlavaConfig):
@@ -20,14 +20,27 @@ class InfiMedConfig(LlavaConfig):
     Attributes:
         visual_tokens: placeholders per image; a square number, at most the tower's grid. None means
             the full grid.
-        reducer: how the grid becomes `visual_tokens`; ``average`` is adaptive average pooling
-            before the projector and has no weights.
+        reducer: how the grid becomes `visual_tokens`, one of `REDUCERS`; ``average`` is adaptive
+            average pooling before the projector and has no weights.
     """
 
     model_type = "infimed_vl"
 
     visual_tokens: int | None = None
     reducer: str = "average"
+
+
+def is_stock(config: InfiMedConfig, image_size: int | None = None) -> bool:
+    """Whether stock LLaVA computes the same: every patch is a token, and nothing is learned between.
+
+    Args:
+        image_size: pixels that the processor gives; the grid of `image_seq_length` otherwise.
+    """
+    if image_size is None:
+        patches = int(config.image_seq_length)
+    else:
+        patches = grid_side(image_size, int(config.vision_config.patch_size)) ** 2
+    return config.reducer == "average" and config.visual_tokens in (None, patches)
 
 
 def grid_side(image_size: int, patch_size: int) -> int:

@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from infimed.core.errors import DataError, UsageError
 from infimed.core.files import write_failed, write_json, write_text
-from infimed.model.configuration import InfiMedConfig, grid_side
+from infimed.model.configuration import InfiMedConfig, grid_side, is_stock
 from infimed.model.loading import hub_state
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import Processor
@@ -69,12 +69,6 @@ class Written:
     visual_tokens: int
     weight_files: tuple[str, ...]
     parameters: int
-
-
-def is_stock(config: InfiMedConfig, processor: Processor) -> bool:
-    """Whether stock LLaVA computes the same: average pooling at the full grid is no pooling."""
-    side = grid_side(processor.image_size, int(config.vision_config.patch_size))
-    return config.reducer == "average" and processor.visual_tokens == side * side
 
 
 def bake_positions(model: InfiMedForConditionalGeneration, image_size: int) -> None:
@@ -124,13 +118,20 @@ def write_export(
         card: becomes README.md. shard_size: largest weight file, e.g. 500MB or 5GB.
 
     Raises:
-        DataError: the tower is not known here, or a value does not fit into fp16.
+        DataError: the tower is not known here, large images are tiled, or a value does not fit into fp16.
         UsageError: `shard_size` is no size.
     """
     if not SIZE.fullmatch(shard_size):
         raise UsageError("is no size", where="--shard-size", seen=shard_size, accepted="500MB, 5GB")
+    if processor.tiles:
+        raise DataError(
+            "the model shows large images as tiles, which no processor of transformers knows",
+            seen=f"tiles={processor.tiles}",
+            fix="end the recipe with a stage without tiles (tiles: 0)",
+        )
     bake_positions(model, processor.image_size)
-    stock = is_stock(model.config, processor)
+    model.set_grid(processor.visual_tokens, processor.image_size)
+    stock = is_stock(model.config, processor.image_size)
     state = {
         name: _stored(name, tensor, dtype)
         for name, tensor in hub_state(model.state_dict(), model.config).items()

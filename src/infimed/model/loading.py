@@ -71,7 +71,7 @@ def hub_key(name: str, vision_model_type: str) -> str:
     if name.startswith("model.vision_tower."):
         inner = "vision_model." if vision_model_type == "siglip_vision_model" else ""
         return f"vision_tower.{inner}{published(name.removeprefix('model.vision_tower.'))}"
-    if name.startswith("model.multi_modal_projector."):
+    if name.startswith(("model.multi_modal_projector.", "model.multi_modal_reducer.")):
         return name.removeprefix("model.")
     if name.startswith("model.language_model."):
         return f"language_model.model.{name.removeprefix('model.language_model.')}"
@@ -126,18 +126,19 @@ def read_tokenizer(folder: Path, image_token: str, rows: int) -> str:
 
 
 def build_model(
-    chosen: Preset, vision: Path, language: Path
+    chosen: Preset, vision: Path, language: Path, reducer: str = "average"
 ) -> tuple[InfiMedForConditionalGeneration, Processor]:
     """A model in float32 that starts from a pretrained tower and language model, with a fresh projector.
 
     Args:
         vision: folder with config.json and safetensors of the tower, or of a whole SigLIP.
         language: folder with the same of the language model, and tokenizer.json.
+        reducer: as in a recipe's `model.reducer`; fresh like the projector.
 
     Raises:
         DataError: a folder is not safe to read, or holds another model than the preset says.
     """
-    config, processor, parts = check_bases(chosen, vision, language)
+    config, processor, parts = check_bases(chosen, vision, language, reducer)
     model = InfiMedForConditionalGeneration(config).float()
     for part in parts:
         part.load(model)
@@ -146,7 +147,7 @@ def build_model(
 
 
 def check_bases(
-    chosen: Preset, vision: Path, language: Path
+    chosen: Preset, vision: Path, language: Path, reducer: str = "average"
 ) -> tuple[InfiMedConfig, Processor, tuple[Part, Part]]:
     """What a preset's folders make, looked at but not read: names, shapes and types from headers.
 
@@ -161,6 +162,7 @@ def check_bases(
         vision=parts[0].config,
         text=parts[1].config,
         image_token_id=processor.image_token_id,
+        reducer=reducer,
     )
     for part in parts:
         part.check(config)

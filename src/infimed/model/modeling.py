@@ -1,18 +1,18 @@
 """The network: stock LLaVA with a token reducer between tower and projector.
 
-Average pooling has no weights, so 36 -> 144 (or 144 -> 729) changes no tensor; at the full grid the
-pool is skipped and the class is bit-equal to stock LLaVA. The tower's position table stays at the
-largest grid and is interpolated on the fly for other image sizes.
+No reducer has a weight that depends on the grid, so 36 -> 144 (or 144 -> 729) changes no tensor. Average
+pooling has none at all: at the full grid it is skipped and the class is bit-equal to stock LLaVA. The
+tower's position table stays at the largest grid and is interpolated on the fly for other image sizes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from infimed.core.errors import DataError
@@ -20,21 +20,7 @@ from infimed.model.attention import PACKED, PackedLayout
 from infimed.model.configuration import InfiMedConfig, token_side
 from infimed.model.linear import use_fast_linears
 from infimed.model.norm import use_fast_norms
-
-
-def pool_grid(features: Tensor, side: int) -> Tensor:
-    """Average-pool patch features [n, grid*grid, d] to [n, side*side, d]; identity at the grid.
-
-    Windows follow `adaptive_avg_pool2d`, so any side up to the grid works (27 -> 12 overlaps).
-    """
-    images, patches, width = features.shape
-    grid = int(patches**0.5)
-    if grid * grid != patches:
-        raise ValueError(f"{patches} patches are not a square grid")
-    if grid == side:
-        return features
-    planes = features.transpose(1, 2).reshape(images, width, grid, grid)
-    return adaptive_avg_pool2d(planes, side).flatten(2).transpose(1, 2)
+from infimed.model.reducers import make_reducer
 
 
 class LeakingCallError(ValueError):
@@ -73,6 +59,7 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
 
     def __init__(self, config: InfiMedConfig) -> None:
         super().__init__(config)
+        self.model.multi_modal_reducer = make_reducer(config)
         use_fast_norms(self.model.language_model)
         use_fast_linears(self)
 
@@ -101,13 +88,21 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         assert isinstance(features, Tensor)
         return features
 
+    def reduce(self, features: Tensor, side: int | None = None) -> Tensor:
+        """The tower's features [n, patches, width] as [n, side*side, width]; the model's grid by default.
+
+        Without weights in the reducer, features that are reduced already stay as they are.
+        """
+        side = side or math.isqrt(self.config.visual_tokens or features.shape[1])
+        reduced = self.model.multi_modal_reducer(features, side)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
     def pooled_features(self, pixels: Tensor, visual_tokens: int | None = None) -> Tensor:
-        """The tower's features [n, visual_tokens, width] of normalised pixels [n, 3, H, W]."""
-        features = self.tower_features(pixels)
+        """Reduced features [n, visual_tokens, width] of normalised pixels [n, 3, H, W]."""
         tokens = visual_tokens or self.config.visual_tokens
-        if tokens is None:
-            return features
-        return pool_grid(features, token_side(tokens, pixels.shape[-1], self.patch_size))
+        side = token_side(tokens, pixels.shape[-1], self.patch_size) if tokens else None
+        return self.reduce(self.tower_features(pixels), side)
 
     def pooled_each(self, pixels: Tensor, visual_tokens: Sequence[int]) -> Tensor:
         """Features [sum of visual_tokens, width] of images that each become their own number of tokens."""
@@ -116,7 +111,7 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         pooled: list[Tensor] = [features[:0]] * len(sides)
         for side in set(sides):
             numbers = [number for number, own in enumerate(sides) if own == side]
-            same = pool_grid(features[numbers], side)
+            same = self.reduce(features[numbers], side)
             for number, tokens_of_it in zip(numbers, same, strict=True):
                 pooled[number] = tokens_of_it
         return torch.cat(pooled)
@@ -174,13 +169,16 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
             layout: the documents of the row.
             pixels: normalised [n, 3, H, W], or None.
             visual_tokens: tokens of each image, where they differ; the model's grid otherwise.
-            pooled: the tower's [n, visual_tokens, width] instead of pixels.
+            pooled: the tower's [n, patches, width] instead of pixels; or, where the reducer has no
+                weights, [n, visual_tokens, width].
             features: projected [n, visual_tokens, d] instead of either.
         """
         if pixels is not None and visual_tokens is not None:
             pooled = self.pooled_each(pixels, visual_tokens)
         elif pixels is not None:
             pooled = self.pooled_features(pixels)
+        elif pooled is not None:
+            pooled = self.reduce(pooled)
         if pooled is not None:
             features = self.project(pooled)
         language = self.model.language_model

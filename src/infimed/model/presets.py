@@ -188,6 +188,7 @@ def build_config(
     vision: PretrainedConfig | None = None,
     text: PretrainedConfig | None = None,
     image_token_id: int,
+    reducer: str = "average",
 ) -> InfiMedConfig:
     """The model's configuration; `vision` and `text` replace the preset's where weights bring their own."""
     text = text or sub_config(chosen.text)
@@ -200,4 +201,5 @@ def build_config(
         vision_feature_select_strategy=chosen.feature_strategy,
         tie_word_embeddings=bool(text.tie_word_embeddings),
         visual_tokens=chosen.full_tokens,
+        reducer=reducer,
     )

@@ -18,7 +18,7 @@ from vllm.model_executor.models.llava import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from infimed.model.configuration import token_side
-from infimed.model.modeling import pool_grid
+from infimed.model.reducers import pool_grid
 
 
 class PooledProcessingInfo(LlavaProcessingInfo):

@@ -11,22 +11,37 @@ from infimed.model.weights import ensure_weights
 
 
 def check_export(recipe: Recipe) -> None:
-    """Refuse a recipe whose last stage ends at a grid that the wanted export does not have.
+    """Refuse a recipe whose last stage ends in a form that the wanted export does not have.
 
     Raises:
-        RecipeError: stock LLaVA is wanted of pooled tokens, or the other way round.
+        RecipeError: stock LLaVA is wanted of fewer or reduced tokens, or the other way round; or any
+            export of a model that tiles.
     """
+    if recipe.export is None:
+        return
     last = recipe.stages[-1]
     full = grid_side(last.image_size, preset(recipe.model.preset).patch_size) ** 2
-    fits = "llava" if last.visual_tokens == full else "infimed_vl"
-    if recipe.export in (None, fits):
+    if last.tiles:
+        raise RecipeError(
+            "a model that shows large images as tiles cannot be exported",
+            where="export",
+            seen=recipe.export,
+            accepted="null",
+            fix=f"stages.{last.name}.tiles=0",
+        )
+    pooled = last.visual_tokens != full
+    learned = recipe.model.reducer != "average"
+    fits = "infimed_vl" if pooled or learned else "llava"
+    if recipe.export == fits:
         return
     fix = f"set export={fits}"
-    if recipe.export == "llava":
+    if recipe.export == "llava" and learned:
+        fix += ", or model.reducer=average"
+    elif recipe.export == "llava":
         fix += f", or end at the full grid: stages.{last.name}.visual_tokens={full}"
     raise RecipeError(
         f"the last stage, {last.name}, ends at {last.visual_tokens} visual tokens of {full} that the tower "
-        f"gives at {last.image_size} px",
+        f"gives at {last.image_size} px, with the reducer {recipe.model.reducer}",
         where="export",
         seen=recipe.export,
         accepted=fits,
@@ -88,4 +103,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
         )
     elif last.tiles:
         lines.append("note: the last stage tiles large images; only without exports as stock LLaVA")
+    if recipe.model.reducer != "average":
+        lines.append(
+            f"note: the reducer {recipe.model.reducer} has weights, so the model exports as infimed_vl "
+            "at every grid"
+        )
     return lines

@@ -110,7 +110,7 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
     """
     chosen = preset(recipe.model.preset)
     processor = base_processor(chosen, base_folders(recipe)[1])
-    model = meta_model(chosen)
+    model = meta_model(chosen, recipe.model.reducer)
     machine = machine or this_cpu()
     records, scale = training_records(recipe)
     copies = max(1, round(scale))

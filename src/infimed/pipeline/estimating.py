@@ -69,7 +69,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
             "memory_gib": machine.gib,
             "source": machine.source,
         },
-        "parameters": parameters_by_module(meta_model(chosen)),
+        "parameters": parameters_by_module(meta_model(chosen, recipe.model.reducer)),
         "stages": stages,
         "seconds": sum(one.seconds for one in planned.values()) if planned else None,
         "no_plan": why,

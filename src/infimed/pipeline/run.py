@@ -173,7 +173,9 @@ def base_folders(recipe: Recipe) -> tuple[Path, Path]:
 def base_model(recipe: Recipe) -> tuple[InfiMedForConditionalGeneration, Processor]:
     """A fresh model of the recipe's preset on its pretrained bases; the projector follows the seed."""
     torch.manual_seed(recipe.train.seed)
-    return build_model(preset(recipe.model.preset), *base_folders(recipe))
+    return build_model(
+        preset(recipe.model.preset), *base_folders(recipe), reducer=recipe.model.reducer
+    )
 
 
 def plan_table(jobs: list[StageJob]) -> Any:

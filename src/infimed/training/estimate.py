@@ -12,6 +12,7 @@ activations takes as long as the products of a narrow model, and updating as lon
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -110,10 +111,12 @@ class StageEstimate:
     seconds: float
 
 
-def meta_model(chosen: Preset) -> InfiMedForConditionalGeneration:
+def meta_model(chosen: Preset, reducer: str = "average") -> InfiMedForConditionalGeneration:
     """The preset's model without memory."""
     with torch.device("meta"):
-        model = InfiMedForConditionalGeneration(build_config(chosen, image_token_id=0))
+        model = InfiMedForConditionalGeneration(
+            build_config(chosen, image_token_id=0, reducer=reducer)
+        )
     model.set_attention(PACKED)
     return model.train()
 
@@ -217,6 +220,19 @@ def vision_block_bytes(
             return saved_bytes(block, lambda: block(x, **extra))
 
 
+def reducer_bytes(
+    model: InfiMedForConditionalGeneration, images: int, patches: int, side: int, precision: str
+) -> int:
+    """Bytes that the reducer keeps for the backward pass of a row's images."""
+    reducer = copy.deepcopy(model.model.multi_modal_reducer)
+    width, passes = model.config.vision_config.hidden_size, learns(model.model.vision_tower)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _faked(reducer)
+        x = torch.empty(images, patches, width, requires_grad=passes)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return saved_bytes(reducer, lambda: reducer(x, side))
+
+
 def optimizer_bytes(model: nn.Module, name: str) -> int:
     """Bytes of an optimizer's state over the parameters that learn."""
     total = 0
@@ -267,6 +283,8 @@ def stage_memory(
     kept = decoder_block_bytes(model, layout, train.precision)
     boundary = 4 * layout.tokens * text.hidden_size
     activations = layers * boundary + kept if train.activation_checkpointing else layers * kept
+    side = math.isqrt(stage.visual_tokens)
+    activations += reducer_bytes(model, images, patches, side, train.precision)
     seen = 4 * images * patches * model.config.vision_config.hidden_size
     states = (len(blocks(tower)) + 1) * seen
     if learns(tower):
@@ -345,7 +363,7 @@ def row_bytes(
 
 def estimate_stages(recipe: Recipe, chosen: Preset, machine: Hardware) -> list[StageEstimate]:
     """Every stage of a recipe, with rows as full as they get."""
-    model = meta_model(chosen)
+    model = meta_model(chosen, recipe.model.reducer)
     found = []
     for stage in recipe.stages:
         layout = typical_row(stage)

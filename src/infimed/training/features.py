@@ -1,16 +1,18 @@
 """Features of a frozen tower, computed once an image and kept on disk for a stage.
 
 With the tower frozen and augmentation off, an image gives the same features every time it is shown. The
-cache holds them pooled, before the projector, in the precision the projector computes in. They are
+cache holds them before anything that learns: pooled where the reducer is the average, at the tower's
+whole grid where the reducer has weights. They are kept in the precision the projector computes in, and
 computed ahead of the stage in fixed groups of images, so that neither a kill nor the number of ranks
 changes a bit of them. The folder is named after all they depend on: the tower's weights, the
-pixels, the grid, the precision. Every entry carries a checksum. Cost: ``visual_tokens x width`` numbers
-an image (49 KB for `mini` at 64 tokens in bf16).
+pixels, the grid, the precision. Every entry carries a checksum. Cost: ``tokens x width`` numbers
+an image (49 KB for `mini` at 64 tokens in bf16; 442 KB at its whole grid of 576).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 import zlib
@@ -31,8 +33,10 @@ from infimed.data.record import ImageRef
 from infimed.data.rendering import shown_as
 from infimed.data.schema import LOCATOR_PREFIX
 from infimed.data.shards import ShardSet
+from infimed.model.configuration import grid_side
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import Processor
+from infimed.model.reducers import pool_grid
 from infimed.packing.plan import Plan
 from infimed.training.device import autocast
 from infimed.training.parallel import World
@@ -63,7 +67,7 @@ class FeatureCache:
 
     Args:
         folder: named after `key`. images: rows of the shards' image index, int64, sorted, distinct.
-        shape: (visual_tokens, width) of an entry.
+        shape: (tokens, width) of an entry.
 
     Attributes:
         filled: images that were computed by the ranks of this process. seconds: that it took.
@@ -117,7 +121,7 @@ class FeatureCache:
         """Compute what is missing; every rank calls it and does its share.
 
         Args:
-            features_of: pooled features [n, visual_tokens, width] of images.
+            features_of: features [n, tokens, width] of images.
         """
         title, todo = "features", self.missing()
         self.filled = sum(map(len, todo))
@@ -135,7 +139,7 @@ class FeatureCache:
         self._sums.flush()
 
     def read(self, image: ImageRef) -> Tensor:
-        """Features [visual_tokens, width] of an image.
+        """Features [tokens, width] of an image.
 
         Raises:
             DataError: it is not in the cache, damaged, or shown with grey levels of its own.
@@ -171,6 +175,13 @@ def shown_images(shards: ShardSet, plan: Plan) -> NDArray[np.int64]:
     return np.searchsorted(known, names).astype(np.int64)
 
 
+def kept_tokens(model: InfiMedForConditionalGeneration, processor: Processor) -> int:
+    """Features of an image that do not change while a stage trains the reducer."""
+    learns = any(True for _ in model.model.multi_modal_reducer.parameters())
+    grid = grid_side(processor.image_size, model.patch_size)
+    return grid * grid if learns else processor.visual_tokens
+
+
 @torch.no_grad()
 def stage_features(
     model: InfiMedForConditionalGeneration,
@@ -191,16 +202,17 @@ def stage_features(
         DataError: the disk has no room for it.
     """
     images = shown_images(shards, plan)
+    tokens = kept_tokens(model, processor)
     key = sha256_json(
         [
             tower_hash(model), shards.data_hash, sha256_bytes(images.tobytes()), GROUP, precision,
-            processor.image_size, processor.visual_tokens, processor.mean, processor.std,
+            processor.image_size, tokens, processor.mean, processor.std,
             model.config.vision_feature_layer, model.config.vision_feature_select_strategy,
         ]
     )[:16]  # fmt: skip
     width = int(model.config.vision_config.hidden_size)
-    shape = (processor.visual_tokens, width)
-    own = folder / f"{processor.image_size}px-{processor.visual_tokens}-{key}"
+    shape = (tokens, width)
+    own = folder / f"{processor.image_size}px-{tokens}-{key}"
     world.together(lambda: _make_room(own, len(images) * shape[0] * shape[1] * 4, world))
     cache = world.together(lambda: FeatureCache(own, shards, images, shape, precision))
     squares = PixelCache(shards, budget_bytes=0)
@@ -208,7 +220,7 @@ def stage_features(
     def features_of(refs: list[ImageRef]) -> Tensor:
         pixels = processor.pixels([squares.square(ref, processor.image_size) for ref in refs])
         with autocast(world.device, precision):
-            return model.pooled_features(pixels.to(world.device), processor.visual_tokens)
+            return pool_grid(model.tower_features(pixels.to(world.device)), math.isqrt(tokens))
 
     began = time.perf_counter()
     world.together(lambda: cache.fill(features_of, world))

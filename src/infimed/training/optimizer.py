@@ -23,10 +23,10 @@ MODULES = ("vision", "projector", "language")
 
 
 def module_of(name: str) -> str:
-    """Which of vision, projector, language a parameter belongs to."""
+    """Which of vision, projector, language a parameter belongs to; a reducer learns as the projector does."""
     if name.startswith("model.vision_tower."):
         return "vision"
-    if name.startswith("model.multi_modal_projector."):
+    if name.startswith(("model.multi_modal_projector.", "model.multi_modal_reducer.")):
         return "projector"
     return "language"
 

@@ -41,7 +41,7 @@ class Row:
         layout: the documents; gives position ids and attention.
         questions: int64 [T]; the same for the words before an answer, which a stage may learn too.
         pixels: float32 [n, 3, S, S] of every view of an image, or None for a row without images.
-        pooled: the tower's features [n, visual_tokens, width] in place of pixels, from a cache.
+        pooled: the tower's features [n, tokens, width] in place of pixels, from a cache.
         visual_tokens: tokens of each view, where some have fewer than the stage's grid.
         record_ids: ids of the records, in order. sources: where each comes from.
         left_out: documents whose image or record could not be read.
@@ -187,10 +187,10 @@ def augmented_views(
 
 
 class FeatureSource(Protocol):
-    """Where pooled features of images are kept."""
+    """Where the tower's features of images are kept."""
 
     def read(self, image: ImageRef) -> Tensor:
-        """Features [visual_tokens, width] of an image."""
+        """Features [tokens, width] of an image."""
         ...
 
 

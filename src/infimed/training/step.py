@@ -51,7 +51,7 @@ class RowLoss(nn.Module):
         isolated: False lets the documents of a row see one another, as recipes that do not separate
             them do; for studies.
         image_size: side of the blank image that stands in on ranks without one, or None in a world of one.
-        cached: images come as pooled features, so that no rank runs the tower.
+        cached: images come as features, so that no rank runs the tower.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RowLoss(nn.Module):
         if self.cached:
             width = self.model.config.vision_config.hidden_size
             pooled = torch.zeros(1, 1, width, device=row.input_ids.device)
-            return self.model.project(pooled).float().sum()
+            return self.model.project(self.model.reduce(pooled, side=1)).float().sum()
         side = self.image_size
         blank = torch.zeros(1, 3, side, side, device=row.input_ids.device)
         return self.model.image_features(blank).float().sum()

@@ -18,7 +18,7 @@ from torch import Tensor
 from infimed.core.seeds import derive_seed, stream
 from infimed.data.record import ImageRef
 from infimed.data.shards import ShardSet
-from infimed.model.modeling import InfiMedForConditionalGeneration, pool_grid
+from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import Processor
 from infimed.training.rows import PixelCache
 
@@ -48,15 +48,15 @@ def tower_features(
     shards: ShardSet,
     images: Sequence[ImageRef],
 ) -> Tensor:
-    """Pooled tower features [images * visual_tokens, d] at the processor's grid, fp32."""
+    """Reduced tower features [images * visual_tokens, d] at the processor's grid, fp32."""
     cache = PixelCache(shards)
-    side = round(processor.visual_tokens**0.5)
     found = []
     for start in range(0, len(images), 16):
         squares = [
             cache.square(image, processor.image_size) for image in images[start : start + 16]
         ]
-        found.append(pool_grid(model.tower_features(processor.pixels(squares)), side).flatten(0, 1))
+        pixels = processor.pixels(squares)
+        found.append(model.pooled_features(pixels, processor.visual_tokens).flatten(0, 1))
     return torch.cat(found)
 
 
