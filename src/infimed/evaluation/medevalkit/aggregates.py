@@ -11,7 +11,7 @@ from typing import Any
 
 from infimed.evaluation.medevalkit.choice import judge_multi_choice
 from infimed.evaluation.medevalkit.closed import judge_close_end_vqa, judge_judgement
-from infimed.evaluation.medevalkit.open import judge_open_end_vqa
+from infimed.evaluation.medevalkit.open_ended import judge_open_end_vqa
 from infimed.evaluation.medevalkit.responses import extract, extract_boxed_content
 
 Row = Mapping[str, Any]
@@ -27,7 +27,8 @@ class _Tally:
     """Running counts in the shape of the result."""
 
     def __init__(self) -> None:
-        self.total, self.closed = {"total": 0, "right": 0}, {"total": 0, "right": 0}
+        self.total: dict[str, float] = {"total": 0, "right": 0}
+        self.closed: dict[str, float] = {"total": 0, "right": 0}
         self.open: dict[str, float] = {"total": 0, "right": 0, **dict.fromkeys(_OPEN, 0)}
 
     def add_open(self, scores: Mapping[str, float | bool]) -> None:

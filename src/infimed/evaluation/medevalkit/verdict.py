@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from infimed.evaluation.medevalkit import choice, closed, mmmu
 from infimed.evaluation.medevalkit.aggregates import answer_of
-from infimed.evaluation.medevalkit.open import exact
+from infimed.evaluation.medevalkit.open_ended import exact
 from infimed.evaluation.medevalkit.rouge import rouge_l
 from infimed.evaluation.sample import LETTERS, Sample
 from infimed.evaluation.spec import TaskSpec

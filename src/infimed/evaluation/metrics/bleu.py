@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ COUNTS = 2 * ORDERS + 2
 """Matches of each order, n-grams said of each order, words said, words of the gold text."""
 
 
-def _grams(words: tuple[str, ...]) -> list[list[object]]:
+def _grams(words: tuple[str, ...]) -> list[list[Any]]:
     pairs = list(pairwise(words))
     return [
         list(words),
@@ -40,7 +41,8 @@ def _grams(words: tuple[str, ...]) -> list[list[object]]:
 def ngram_counts(answer: str, gold: str) -> tuple[int, ...]:
     """The counts [2 x 4 + 2] that BLEU is made of: see `COUNTS`."""
     said, right = tokens(answer), tokens(gold)
-    matches, said_counts = [], []
+    matches: list[int] = []
+    said_counts: list[int] = []
     for mine, theirs in zip(_grams(said), _grams(right), strict=True):
         said_counts.append(len(mine))
         if not mine or not theirs or (matches and not matches[-1]):

@@ -64,8 +64,7 @@ def meteor_of(said: Sequence[str], right: Sequence[str], synonyms: Synonyms | No
     precision, recall = len(pairs) / len(said), len(pairs) / len(right)
     mean = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
     breaks = sum(
-        (mine + 1, theirs + 1) != following
-        for (mine, theirs), following in pairwise(pairs)
+        (mine + 1, theirs + 1) != following for (mine, theirs), following in pairwise(pairs)
     )
     return mean * (1 - GAMMA * ((breaks + 1) / len(pairs)) ** BETA)
 

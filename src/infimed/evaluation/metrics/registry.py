@@ -24,9 +24,12 @@ Texts = Sequence[str]
 Measure = Callable[[Texts, Texts], Floats]
 """(answers [n], gold texts [n]) -> rows [n, k]. An answer that could not be read is ""."""
 
-ANY = "short answers in any language"
-ENGLISH = "English texts (Chinese by characters)"
-CHEST = "chest X-ray reports in English only"
+ANY = "short answers, any language"
+TEXTS = "texts, English and Chinese"
+ENGLISH = "texts, English"
+REPORTS = "radiology reports, English"
+CHEST = "chest X-ray reports, English"
+PHANTOM = "phantom reports and captions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,6 @@ def together(function: Callable[[Texts, Texts], Sequence[float]]) -> Measure:
 
 _PAPINENI = "Papineni et al. 2002"
 _LIN = "Lin 2004"
-_PHANTOM = "phantom reports and captions only"
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -102,17 +104,17 @@ METRICS: dict[str, Metric] = {
     "token_f1": Metric("F1 of words", ANY, mean_of(words.token_f1), "Rajpurkar et al. 2016"),
     "precision": Metric("share of said words that are right", ANY, mean_of(words.precision), ""),
     "recall": Metric("share of gold words that were said", ANY, mean_of(words.recall), ""),
-    "label_f1": Metric("micro F1 of sets of labels", "several right answers", weighted_by(labels.label_f1), ""),
+    "label_f1": Metric("micro F1 of sets of labels", "sets of labels", weighted_by(labels.label_f1), ""),
     "hierarchical_f1": Metric(
-        "micro F1 of labels with the levels above them", "several right answers, in levels",
+        "micro F1 of labels with the levels above them", "labels in levels",
         weighted_by(labels.hierarchical_f1), "Kiritchenko et al. 2005",
     ),
-    "rouge_1": Metric("ROUGE-1 F1", ENGLISH, mean_of(rouge.rouge_1), _LIN),
-    "rouge_2": Metric("ROUGE-2 F1", ENGLISH, mean_of(rouge.rouge_2), _LIN),
-    "rouge_l": Metric("ROUGE-L F1", ENGLISH, mean_of(rouge.rouge_l), _LIN),
+    "rouge_1": Metric("ROUGE-1 F1", TEXTS, mean_of(rouge.rouge_1), _LIN),
+    "rouge_2": Metric("ROUGE-2 F1", TEXTS, mean_of(rouge.rouge_2), _LIN),
+    "rouge_l": Metric("ROUGE-L F1", TEXTS, mean_of(rouge.rouge_l), _LIN),
     **{
         f"bleu_{n}": Metric(
-            f"BLEU-{n} of the set, not smoothed", ENGLISH,
+            f"BLEU-{n} of the set, not smoothed", TEXTS,
             partial(_distinct, bleu.ngram_counts, bleu.COUNTS), _PAPINENI,
             combine=partial(bleu.bleu_of_sums, order=n), per_answer=False,
         )
@@ -120,35 +122,35 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"sentence_bleu_{n}": Metric(
-            f"mean BLEU-{n} of answers, add-one smoothed", ENGLISH,
+            f"mean BLEU-{n} of answers, add-one smoothed", TEXTS,
             mean_of(partial(bleu.sentence_bleu, order=n)), "Lin & Och 2004",
         )
         for n in range(1, bleu.ORDERS + 1)
     },
     "meteor": Metric(
-        "METEOR by form and stem", "English texts", mean_of(meteor.meteor), "Lavie & Agarwal 2007"
+        "METEOR by form and stem", ENGLISH, mean_of(meteor.meteor), "Lavie & Agarwal 2007"
     ),
     "cider": Metric(
-        "CIDEr-D against the task's gold texts", ENGLISH, together(cider.cider), "Vedantam et al. 2015",
+        "CIDEr-D against the task's gold texts", TEXTS, together(cider.cider), "Vedantam et al. 2015",
         best=10.0,
     ),
-    "finding_f1": Metric("micro F1 of stated findings", _PHANTOM, weighted_by(findings.finding_f1), ""),
+    "finding_f1": Metric("micro F1 of stated findings", PHANTOM, weighted_by(findings.finding_f1), ""),
     "side_f1": Metric(
-        "micro F1 of findings with their side", _PHANTOM, weighted_by(findings.side_f1), ""
+        "micro F1 of findings with their side", PHANTOM, weighted_by(findings.side_f1), ""
     ),
     "finding_exact": Metric(
-        "share with exactly the right findings", _PHANTOM, mean_of(findings.finding_exact), ""
+        "share with exactly the right findings", PHANTOM, mean_of(findings.finding_exact), ""
     ),
     "meteor_wordnet": Metric(
-        "METEOR by form, stem and WordNet", "English texts", mean_of(meteor.meteor_wordnet),
+        "METEOR by form, stem and WordNet", ENGLISH, mean_of(meteor.meteor_wordnet),
         "Lavie & Agarwal 2007", extra="wordnet",
     ),
     "radgraph_f1": Metric(
-        "RadGraph-XL entities and relations, partial F1", "radiology reports in English",
+        "RadGraph-XL entities and relations, partial F1", REPORTS,
         together(learned.radgraph_f1), "Delbrouck et al. 2024", extra="radgraph",
     ),
     "ratescore": Metric(
-        "RaTEScore of medical entities", "radiology reports in English", together(learned.ratescore),
+        "RaTEScore of medical entities", REPORTS, together(learned.ratescore),
         "Zhao et al. 2024", extra="ratescore",
     ),
     "green": Metric(
@@ -156,7 +158,7 @@ METRICS: dict[str, Metric] = {
         "Ostmeier et al. 2024", extra="green_score (from its repository)",
     ),
     "bertscore": Metric(
-        "BERTScore F1, roberta-large", "English texts, not medical", together(learned.bertscore),
+        "BERTScore F1, roberta-large", ENGLISH, together(learned.bertscore),
         "Zhang et al. 2020", extra="bertscore",
     ),
 }  # fmt: skip
