@@ -31,7 +31,13 @@ from infimed.inference.requests import Request
 from infimed.inference.stubs import Scripted
 
 IMAGES = 5000
-WORDS = ["lung", "heart", "left", "right", "lower", "upper", "lobe", "effusion", "pleural", "small", "large", "opacity", "clear", "normal", "mild", "moderate", "no", "acute", "chronic", "the", "of", "in", "with", "is", "are", "seen", "unchanged", "cardiomediastinal", "silhouette", "pneumothorax", "edema", "consolidation", "atelectasis", "base", "apex", "hilum", "vascular", "congestion", "tube", "line", "tip", "position", "rib", "fracture", "nodule", "mass", "calcified", "granuloma", "scoliosis", "degenerative", "changes", "spine"]
+VOCABULARY = """
+lung heart left right lower upper lobe effusion pleural small large opacity clear normal mild moderate no acute
+chronic the of in with is are seen unchanged cardiomediastinal silhouette pneumothorax edema consolidation
+atelectasis base apex hilum vascular congestion tube line tip position rib fracture nodule mass calcified
+granuloma scoliosis degenerative changes spine
+"""
+WORDS = VOCABULARY.split()
 TYPES = ("presence", "position", "modality", "size", "count")
 
 
