@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,23 +151,24 @@ def score(
     """
     specs = [load_task(name) for name in tasks]
     records = collect(shards, specs, prior_splits)
-    scored, lines = [], []
+    scored = []
+    lines: list[Iterator[dict[str, Any]]] = []
     for spec in specs:
         task, rows = _score_task(out, spec, records[spec.name], labels, seed)
         scored.append(task)
-        lines.extend(rows)
+        lines.append(rows)
     board = Scoreboard(tuple(scored))
     write_json(out / "scores.json", board.to_dict())
     write_text(out / "scores.csv", board.to_csv())
     with atomic_open(out / "samples.jsonl", "w") as handle:
-        for line in lines:
+        for line in chain.from_iterable(lines):
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
     return board
 
 
 def _score_task(
     out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str], seed: int
-) -> tuple[TaskScores, list[dict[str, Any]]]:
+) -> tuple[TaskScores, Iterator[dict[str, Any]]]:
     samples: list[Sample] = []
     rows: list[Row] = []
     results: dict[str, Assessment] = {}
@@ -211,7 +212,7 @@ def _score_task(
         differences=tuple(differences),
         notes=tuple(notes),
     )
-    return task, list(_lines(spec, samples, results))
+    return task, _lines(spec, samples, results)
 
 
 def _tables(

@@ -181,9 +181,10 @@ def field_values(record: Record, field: str) -> tuple[Any, ...]:
 
 def _accepts(accepted: list[Scalar], value: Any) -> bool:
     """Membership that keeps True apart from 1, which Python takes for equal."""
-    return any(
-        value == one and isinstance(value, bool) == isinstance(one, bool) for one in accepted
-    )
+    for one in accepted:
+        if value == one and isinstance(value, bool) == isinstance(one, bool):
+            return True
+    return False
 
 
 def matches(record: Record, where: Where) -> bool:
