@@ -28,6 +28,25 @@ def _list_tasks() -> None:
     out.print(shown)
 
 
+def _list_metrics() -> None:
+    from infimed.core.console import out, table
+    from infimed.evaluation.metrics.registry import METRICS
+
+    rows = [
+        [
+            name,
+            metric.title,
+            f"{metric.direction}, {metric.best:g}",
+            metric.domain,
+            metric.extra or "-",
+        ]
+        for name, metric in METRICS.items()
+    ]
+    shown = table("metrics", ["name", "what", "better, best", "domain", "needs"], rows, numeric=5)
+    shown.columns[0].no_wrap = True
+    out.print(shown)
+
+
 @app.callback()
 def evaluate_command(
     model: Annotated[
@@ -69,6 +88,10 @@ def evaluate_command(
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
+    list_metrics: Annotated[
+        bool,
+        typer.Option("--metrics", help="List the metrics with domain and direction, and stop."),
+    ] = False,
 ) -> None:
     """Ask a model the questions of tasks, with its controls, and score the answers.
 
@@ -82,8 +105,8 @@ def evaluate_command(
 
       infimed eval runs/mini --shards shards/vqa --tasks vqa_rad_disjoint --out scores
     """
-    if list_tasks:
-        _list_tasks()
+    if list_tasks or list_metrics:
+        (_list_tasks if list_tasks else _list_metrics)()
         return
     from infimed.core.errors import UsageError
 
