@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from infimed.evaluation.groups import Chosen
+    from infimed.evaluation.sources import JoinedShards
 
 app = typer.Typer(
     help="Evaluate a model on tasks, with intervals and controls.",
@@ -14,18 +19,20 @@ app = typer.Typer(
 )
 
 
-def _list_tasks() -> None:
+def _list_tasks(markdown: bool) -> None:
     from infimed.core.console import out, table
-    from infimed.evaluation.spec import load_task, task_names
+    from infimed.evaluation.catalogue import HEADS, cells, lines
+    from infimed.evaluation.catalogue import markdown as page
+    from infimed.evaluation.groups import groups
 
-    rows = []
-    for name in task_names():
-        spec = load_task(name)
-        kinds = ", ".join(str(kind) for kind in spec.where.get("task", ["any"]))
-        rows.append([name, kinds, spec.source.license, spec.title])
-    shown = table("tasks", ["name", "kinds", "licence", "what"], rows, numeric=4)
+    if markdown:
+        out.out(page(), end="", highlight=False)
+        return
+    shown = table("tasks", list(HEADS), [cells(line) for line in lines()], numeric=len(HEADS))
     shown.columns[0].no_wrap = True  # a name cut short cannot be typed
     out.print(shown)
+    rows = [[name, ", ".join(members)] for name, members in groups().items()]
+    out.print(table("groups", ["name", "tasks"], rows, numeric=2))
 
 
 @app.callback()
@@ -39,8 +46,26 @@ def evaluate_command(
         typer.Option("--shards", metavar="DIR", help="Imported data; default: that of the run."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--tasks", metavar="A,B", help="Names of tasks; see --list.")
+        str,
+        typer.Option(
+            "--tasks", metavar="A,B", help="Tasks, groups or own task files (.yaml); see --list."
+        ),
     ] = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|TASK=DIR",
+            help="Where benchmarks lie: a folder with one folder each, or the folder of one task.",
+        ),
+    ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch what is not under --data from the Hub.")
+    ] = False,
+    text_only: Annotated[
+        bool,
+        typer.Option("--text-only", help="Ask without images, also where they are absent."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +94,9 @@ def evaluate_command(
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
+    ] = False,
 ) -> None:
     """Ask a model the questions of tasks, with its controls, and score the answers.
 
@@ -81,22 +109,98 @@ def evaluate_command(
       infimed eval runs/nano --tasks phantom_closed,phantom_choice
 
       infimed eval runs/mini --shards shards/vqa --tasks vqa_rad_disjoint --out scores
+
+      infimed eval runs/mini --tasks medevalkit --data benchmarks --limit 500
+
+      infimed eval runs/mini --tasks slake_en --data slake_en=downloads/SLAKE --text-only
     """
     if list_tasks:
-        _list_tasks()
+        _list_tasks(markdown)
         return
     from infimed.core.errors import UsageError
+    from infimed.evaluation.groups import choose
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if model is None or not names:
+    chosen = choose(tasks)
+    if model is None or not chosen.names:
         raise UsageError(
             "give a run or checkpoint folder and at least one task"
             if model is None
             else "give at least one task",
-            accepted="infimed eval RUN_OR_CHECKPOINT --shards DIR --tasks a,b",
+            accepted="infimed eval RUN_OR_CHECKPOINT --tasks a,b --data DIR",
             fix="infimed eval --list",
         )
-    _evaluate(model, shards, names, out, limit, zeroed, trained_blind, batch_size, threads)
+    target = out if out is not None else model / "evaluation-eval"
+    asked = _find_data(model, shards, chosen, data or [], hub, target, images=not text_only)
+    _evaluate(model, asked, target, limit, zeroed, trained_blind, batch_size, threads, text_only)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Task names and the records and images they are about."""
+
+    names: list[str]
+    data: JoinedShards
+
+
+def _find_data(
+    model: Path,
+    shards: Path | None,
+    chosen: Chosen,
+    data: list[str],
+    hub: bool,
+    target: Path,
+    *,
+    images: bool,
+) -> _Asked:
+    """Own shards and built benchmarks, before any model is loaded.
+
+    A task that only a group named is left out with a line when its data is not there.
+    """
+    from infimed.core import console
+    from infimed.core.errors import DataError, InfiMedError
+    from infimed.data.shards import open_shards
+    from infimed.evaluation.sources import DataPlaces, NoData, download, gather, locate
+    from infimed.evaluation.spec import load_task
+    from infimed.model.weights import cache_root
+
+    folder = shards if shards is not None else model / "shards"
+    places = DataPlaces.parse(data)
+    specs = []
+    for name in chosen.names:
+        spec = load_task(name)
+        try:
+            if not spec.layouts and not folder.is_dir():
+                raise NoData(
+                    "no imported data here",
+                    where=str(folder),
+                    fix="give --shards DIR (made by: infimed data import)",
+                )
+            if spec.layouts:
+                try:
+                    locate(spec, places)
+                except NoData:
+                    if not hub:
+                        raise
+                    places.named[spec.name] = download(spec, cache_root())
+                    locate(spec, places)
+        except InfiMedError as error:
+            if name not in chosen.by_group:
+                raise
+            console.err.print(f"left out {name}: {error.what}; {error.fix}", markup=False)
+            continue
+        specs.append(spec)
+    if not specs:
+        raise DataError(
+            "the data of none of these tasks is here",
+            where=", ".join(data) or str(folder),
+            fix="give --data DIR; docs/tasks.md says what each task reads",
+        )
+    own = open_shards(folder) if any(not spec.layouts for spec in specs) else None
+    joined, built = gather(specs, places, cache_root(), target, own=own, images=images)
+    for one in built:
+        console.err.print(one.describe(), markup=False)
+    names = [name for name in chosen.names if any(load_task(name) is spec for spec in specs)]
+    return _Asked(names, joined)
 
 
 def _trained_on(model: Path) -> tuple[str, ...]:
@@ -109,42 +213,28 @@ def _trained_on(model: Path) -> tuple[str, ...]:
 
 def _evaluate(
     model: Path,
-    shards: Path | None,
-    names: list[str],
-    out: Path | None,
+    asked: _Asked,
+    target: Path,
     limit: int | None,
     zeroed: bool,
     trained_blind: Path | None,
     batch_size: int,
     threads: int,
+    text_only: bool,
 ) -> None:
-    from infimed.core import console
-    from infimed.core.errors import DataError
-    from infimed.evaluation.spec import load_task
-
-    for name in names:
-        load_task(name)  # a typo must not cost the time to load a model
-    folder = shards if shards is not None else model / "shards"
-    if not folder.is_dir():
-        raise DataError(
-            "no imported data here",
-            where=str(folder),
-            fix="give --shards DIR (made by: infimed data import)",
-        )
     import torch
 
-    from infimed.data.shards import open_shards
+    from infimed.core import console
     from infimed.evaluation.runner import evaluate, score
     from infimed.inference.local import LocalModel
 
     if threads:
         torch.set_num_threads(threads)
-    data = open_shards(folder)
-    target = out if out is not None else model / "evaluation-eval"
+    names, data = asked.names, asked.data
     local = LocalModel.open(model, batch_size=batch_size)
-    labels = ["model"]
-    evaluate(local, data, names, target, label="model", limit=limit)
-    if zeroed:
+    labels = ["text-only" if text_only else "model"]
+    evaluate(local, data, names, target, label=labels[0], no_images=text_only, limit=limit)
+    if zeroed and not text_only:
         evaluate(local, data, names, target, label="image-zeroed", blank_images=True, limit=limit)
         labels.append("image-zeroed")
     if trained_blind is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from infimed.evaluation import extract
 from infimed.evaluation.extract import Extraction
-from infimed.evaluation.metrics import findings, words
+from infimed.evaluation.metrics import findings, refusal, words
 from infimed.evaluation.sample import Sample
 from infimed.evaluation.spec import TaskSpec
 from infimed.inference.requests import Response
@@ -23,6 +23,7 @@ _TEXT: dict[str, Callable[[str, str], float]] = {
     "recall": words.recall,
     "rouge_l": words.rouge_l,
     "finding_exact": findings.finding_exact,
+    "refusal": refusal.refusal,
 }
 _WEIGHTED: dict[str, Callable[[str, str], Weighted]] = {
     "finding_f1": findings.finding_f1,

@@ -7,8 +7,10 @@ No torch is imported here: listing tasks is instant.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import sha256_json
+from infimed.data.fieldmap import FieldMap
 from infimed.data.record import TASKS, Record
 
 Scalar = str | int | float | bool
@@ -33,7 +36,10 @@ Metric = Literal[
     "finding_f1",
     "side_f1",
     "finding_exact",
+    "refusal",
 ]
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C where PyYAML has it: listing reads every file."""
 FIELDS = ("task", "source", "license", "split", "group")
 
 DEFAULT_EXTRACTOR: dict[str, Extractor] = {
@@ -58,14 +64,65 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+UNVERIFIED = "unverified"
+Access = Literal["open", "gated", "physionet", "own"]
+"""open: anyone may fetch it. gated: terms to accept on a site. physionet: training and an agreement.
+own: your records, or generated ones."""
+
+
+class Stated(Part):
+    """A value that somebody states, and who: nothing about a data set is written down from memory.
+
+    ``unverified`` as value says that no statement could be checked; `source` then says why.
+    """
+
+    value: str | int
+    source: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"{self.value:,}" if isinstance(self.value, int) else self.value
+
+
+OWN = Stated(value="as imported", source="every record states its own")
+
+
 class Source(Part):
-    """Where the questions come from and under which terms."""
+    """Where the questions come from and under which terms.
+
+    Attributes:
+        dataset: its name. hub: id on the Hugging Face Hub. revision: full commit there.
+        license, questions: licence and number of questions asked. access: see `Access`.
+        folders: names that its folder may have below a data root, besides the task's and the Hub's.
+        get: how to obtain what the Hub's files do not give by themselves (archives, agreements).
+        modalities: "text" where no image is shown.
+    """
 
     dataset: str
-    license: str
-    access: str = "open"
+    hub: str = ""
+    revision: Stated | None = None
+    license: Stated = OWN
+    questions: Stated | None = None
+    access: Access = "own"
     languages: tuple[str, ...] = ("en",)
+    modalities: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    get: str = ""
     citation: str = ""
+
+    @model_validator(mode="after")
+    def says_what_it_must(self) -> Self:
+        if self.access == "own":
+            return self
+        for name in ("revision", "questions"):
+            if getattr(self, name) is None:
+                raise ValueError(f"state {name} with its source; the value may be {UNVERIFIED!r}")
+        if self.license is OWN:
+            raise ValueError(f"state license with its source; the value may be {UNVERIFIED!r}")
+        if not re.fullmatch(
+            rf"[0-9a-f]{{40}}|{UNVERIFIED}", str(self.revision and self.revision.value)
+        ):
+            raise ValueError(f"a revision is a full commit (40 hex digits) or {UNVERIFIED!r}")
+        return self
 
 
 class Breakdown(Part):
@@ -89,7 +146,9 @@ class TaskSpec(Part):
 
     Attributes:
         name: file name and command-line name. version: counts up when scores stop being comparable.
-        where: which records (`split` apart) are asked. split: which part of them.
+        where: which records (`split` apart) are asked; default for a benchmark with `layouts`: those
+            built from them. split: which part of them.
+        layouts: how the benchmark's files may lie in a folder; the first that matches is read.
         prompt: id of the sentence added to the question (`prompts.SUFFIXES`).
         max_new_tokens: longest answer. max_images: further images of a record are not shown.
         shuffle_options: permute options by a seed of the record's id.
@@ -102,7 +161,8 @@ class TaskSpec(Part):
     title: str
     description: str = ""
     source: Source
-    where: Where
+    layouts: tuple[FieldMap, ...] = ()
+    where: Where = {}
     split: str = "test"
     prompt: str = "none"
     max_new_tokens: int = Field(32, ge=1)
@@ -115,10 +175,19 @@ class TaskSpec(Part):
     type_field: str = "facts.question_type"
     controls: tuple[Control, ...] = ("majority", "majority by type", "question-only linear")
 
+    @model_validator(mode="before")
+    @classmethod
+    def asks_what_it_builds(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("layouts") and not values.get("where"):
+            return {**values, "where": {"source": [values.get("name")]}}
+        return values
+
     @model_validator(mode="after")
     def fields_exist(self) -> Self:
         from infimed.evaluation.prompts import SUFFIXES
 
+        if not self.where:
+            raise ValueError("say which records are asked: where, or layouts of files")
         wheres = [self.where, *self.subsets.values()]
         used = [key for where in wheres for key in where]
         for field in [*used, *(part.field for part in self.breakdowns), self.type_field]:
@@ -132,6 +201,12 @@ class TaskSpec(Part):
             if kind not in TASKS:
                 raise ValueError(f"unknown kind of record {kind!r}; known: {', '.join(TASKS)}")
         return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of question it may ask; empty where `where` leaves it open."""
+        stated = [str(kind) for kind in self.where.get("task", ())]
+        return tuple(sorted({*stated, *(k for layout in self.layouts for k in layout.kinds)}))
 
     def extractor(self, kind: str) -> Extractor:
         """How an answer to this kind of record is read."""
@@ -187,7 +262,7 @@ def parse_task(text: str, where: str) -> TaskSpec:
         DataError: not YAML, an unknown key, or a value that is not accepted.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_LOADER)  # noqa: S506 (a safe loader, see there)
         return TaskSpec.model_validate(values)
     except yaml.YAMLError as error:
         raise DataError(f"is not valid YAML ({error})", where=where) from error
@@ -215,11 +290,13 @@ def task_names() -> list[str]:
 
 @lru_cache(maxsize=256)
 def load_task(name: str) -> TaskSpec:
-    """The task of that name.
+    """The task of that name, or in that file where the name ends in .yaml.
 
     Raises:
         UsageError: there is none. DataError: its file is wrong.
     """
+    if name.endswith(".yaml"):
+        return _own_task(Path(name))
     names = task_names()
     if name not in names:
         raise UsageError(
@@ -235,4 +312,14 @@ def load_task(name: str) -> TaskSpec:
         raise DataError(
             "the task's name differs from its file's", where=f"{name}.yaml", seen=spec.name
         )
+    return spec
+
+
+def _own_task(file: Path) -> TaskSpec:
+    """A task from a file outside the package."""
+    if not file.is_file():
+        raise UsageError("no such task file", seen=str(file), fix="infimed eval --list")
+    spec = parse_task(file.read_text(encoding="utf-8"), str(file))
+    if spec.name in task_names():
+        raise DataError("a task of this name ships with InfiMed", where=str(file), seen=spec.name)
     return spec

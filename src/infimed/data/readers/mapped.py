@@ -1,12 +1,13 @@
 """Rows of JSON, JSONL, CSV or Parquet files, read through a field map: the reader of benchmarks.
 
-The map comes as the option ``map`` (JSON of `fieldmap.FieldMap`; docs/adding-a-benchmark.md says
+The map comes as the option ``map`` (JSON of `infimed.data.fieldmap.FieldMap`; docs/adding-a-benchmark.md says
 what it may hold). A row that the map leaves out is no problem; a row it cannot read is one. Memory:
 one row at a time, except for rows that are gathered or joined; a JSON object file is read whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from infimed.core.errors import DataError, UsageError
-from infimed.data.readers.base import (
-    Defaults,
-    Item,
-    Options,
-    ReadProblem,
-    defaults,
-    hashed_group,
-    problem_of,
-)
-from infimed.data.readers.fieldmap import (
+from infimed.data.fieldmap import (
     FieldMap,
     choice_answer,
     kind_of,
@@ -34,9 +26,20 @@ from infimed.data.readers.fieldmap import (
     render,
     written_answer,
 )
+from infimed.data.readers.base import (
+    Defaults,
+    Item,
+    Options,
+    ReadProblem,
+    defaults,
+    hashed_group,
+    problem_of,
+)
 from infimed.data.readers.rowfiles import joined, matching_files, rows_of
 from infimed.data.readers.tables import age_band
 from infimed.data.record import Fact, ImageRef, Message, Record, Role, Task, question_record
+
+_IMAGE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)
 
 NAME = "mapped"
 OPTIONS: Mapping[str, str] = {
@@ -122,10 +125,12 @@ def _record(
     if not gold:
         raise DataError("a question without an answer")
     name = render(row, layout.gather) if layout.gather else render(row, layout.id)
-    group = render(row, layout.group) if layout.group else cluster
+    group = (render(row, layout.group) if layout.group else "") or cluster
     facts = _facts(row, layout)
     if every:
         facts["answers"] = list(every)
+    if layout.rubric:
+        facts["rubric"] = lookup(row, layout.rubric)
     made = question_record(
         id=f"{common.source}-{name or row['_place']}",
         question=_question(row, layout),
@@ -190,6 +195,8 @@ def _paths(row: Mapping[str, Any], layout: FieldMap, root: Path) -> list[str]:
                 item = next((item[key] for key in ("image_path", "path") if item.get(key)), None)
             if isinstance(item, str) and item.strip():
                 named.append(item.strip())
+    if layout.image_suffix:
+        named = [_IMAGE_SUFFIX.sub("", name) + layout.image_suffix for name in named]
     return [_placed(name, layout.image_folders, root) for name in named]
 
 
@@ -210,7 +217,7 @@ def _kept(row: Mapping[str, Any], layout: FieldMap) -> bool:
 def _join(row: dict[str, Any], layout: FieldMap, tables: Mapping[str, Mapping[str, Any]]) -> bool:
     """Add what the joined files say; False where one of them lacks the row."""
     for name, join in layout.join.items():
-        key = render(row, join.on)
+        key = render(row, join.key)
         if key not in tables[name]:
             return False
         row[name] = tables[name][key]

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infimed.core.errors import DataError
+from infimed.data.fieldmap import FieldMap, Join, lookup, plain
 from infimed.data.locators import with_fragment
 from infimed.data.readers.base import SPLIT_NAMES, ReadProblem, csv_rows, json_items, json_lines
-from infimed.data.readers.fieldmap import FieldMap, Join, lookup, plain
 from infimed.data.readers.parquet import holds_bytes
 from infimed.data.record import Split
 

@@ -36,12 +36,12 @@ class Join(Part):
     """A second file that a row is looked up in; rows that it lacks are left out.
 
     Attributes:
-        file: pattern of a JSON, JSONL or CSV file. on: template of the key, such as ``{id}``.
+        file: pattern of a JSON, JSONL or CSV file. key: template of what is looked up, like ``{id}``.
         by: field that holds the key in the file's rows; empty for an object keyed by it.
     """
 
     file: str
-    on: str
+    key: str
     by: str = ""
 
 
@@ -64,9 +64,12 @@ class FieldMap(Part):
         options: field with a list, an object keyed by letter or packed text, or a list of fields.
         choices: the same options for every row.
         answer: field or template. answer_is: text, letter, index (from 0) or number (from 1).
+        rubric: field with criteria and their points instead of an answer; it becomes the fact
+            "rubric", and the criteria with positive points, one a line, stand for the gold answer.
         many: what a list of answers means: "join" (all of them) or "first" (alternatives).
         images: field or fields with paths, or with bytes in Parquet. image_folders: where the paths
-            start; the first folder that has the image counts.
+            start; the first folder that has the image counts. image_suffix: the ending of the files,
+            where the field has another or none.
         group: field that intervals cluster on, default: the first image.
         facts: name of a fact -> field.
     """
@@ -84,11 +87,13 @@ class FieldMap(Part):
     until: str = ""
     options: str | tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
-    answer: str
+    answer: str = ""
+    rubric: str = ""
     answer_is: Literal["text", "letter", "index", "number"] = "text"
     many: Literal["join", "first"] = "join"
     images: tuple[str, ...] = ()
     image_folders: tuple[str, ...] = ("",)
+    image_suffix: str = ""
     group: str = ""
     facts: dict[str, str] = {}
 
@@ -96,6 +101,8 @@ class FieldMap(Part):
     def makes_sense(self) -> FieldMap:
         if sum(map(bool, (self.question, self.ask, self.turns))) != 1:
             raise ValueError("give one of question, ask and turns")
+        if bool(self.answer) == bool(self.rubric):
+            raise ValueError("give one of answer and rubric")
         unknown = [split for split in self.files if split not in SPLITS]
         if unknown:
             raise ValueError(f"unknown split {unknown[0]!r} in files; known: {', '.join(SPLITS)}")
@@ -238,6 +245,8 @@ def choice_answer(row: Row, layout: FieldMap, options: Sequence[tuple[str, str]]
 
 def written_answer(row: Row, layout: FieldMap) -> tuple[str, list[str]]:
     """(the gold text, all alternatives) of a question that is answered in words."""
+    if layout.rubric:
+        return "\n".join(_wanted(lookup(row, layout.rubric))), []
     if "{" in layout.answer:
         return render(row, layout.answer), []
     value = lookup(row, layout.answer)
@@ -247,6 +256,12 @@ def written_answer(row: Row, layout: FieldMap) -> tuple[str, list[str]]:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value), []
     return plain(value), []
+
+
+def _wanted(rubric: object) -> list[str]:
+    """Criteria with positive points."""
+    items = rubric if isinstance(rubric, list) else []
+    return [plain(item["criterion"]) for item in items if float(item["points"]) > 0]
 
 
 class SeveralAnswers(DataError):
