@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ COPIES = 134
 """Copies of the three rows: 402 questions."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def rows_of(task: str) -> dict[str, Any]:
     """The committed rows of a task."""
     return yaml.safe_load((FOLDER / f"{task}.yaml").read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def copies_of(rows: Any, copies: int) -> Any:
     return [row for n in range(copies) for row in numbered(rows, n)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def picture(name: str, kind: str = "PNG") -> bytes:
     """A small image, different for every name."""
     seed = int.from_bytes(name.encode()[-6:], "big")

@@ -13,20 +13,16 @@ What a score must be, by kind:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from statistics import mean, pvariance
 
 import pytest
-from tests.conftest import tiny_processor
-from tests.evaluation.fakes import FakeShards
-from tests.evaluation.rows import FOLDER, records_of, rows_of, write_layout
 
 from infimed.data.record import Message, Record
 from infimed.data.shards import open_shards
-from infimed.evaluation.assess import Assessment, assess
 from infimed.evaluation.asked import collect
+from infimed.evaluation.assess import Assessment, assess
 from infimed.evaluation.metrics.words import exact_match
 from infimed.evaluation.prompts import with_suffix
 from infimed.evaluation.sample import Sample, make_request, make_samples
@@ -34,6 +30,9 @@ from infimed.evaluation.sources import DataPlaces, build
 from infimed.evaluation.spec import TaskSpec, load_task, task_names
 from infimed.inference.requests import Response
 from infimed.inference.stubs import Scripted, constant, oracle, random_answers
+from tests.conftest import tiny_processor
+from tests.evaluation.fakes import FakeShards
+from tests.evaluation.rows import FOLDER, records_of, rows_of, write_layout
 
 PROMPTS = Path(__file__).parent / "prompts"
 LAYOUTS = [(name, n) for name in task_names() for n in range(len(load_task(name).layouts))]
@@ -44,7 +43,7 @@ EXACT = ("accuracy", "exact_match")
 def made(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A function from a task's name (and layout) to its samples, each built once."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def samples(name: str, layout: int = 0) -> list[Sample]:
         spec = load_task(name)
         if not spec.layouts:

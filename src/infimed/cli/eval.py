@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,77 +129,33 @@ def evaluate_command(
             fix="infimed eval --list",
         )
     target = out if out is not None else model / "evaluation-eval"
-    asked = _find_data(model, shards, chosen, data or [], hub, target, images=not text_only)
-    _evaluate(model, asked, target, limit, zeroed, trained_blind, batch_size, threads, text_only)
+    own = shards if shards is not None else model / "shards"
+    names, records = _gather(chosen, own, data or [], hub, target, images=not text_only)
+    _evaluate(
+        model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only
+    )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Task names and the records and images they are about."""
-
-    names: list[str]
-    data: JoinedShards
-
-
-def _find_data(
-    model: Path,
-    shards: Path | None,
-    chosen: Chosen,
-    data: list[str],
-    hub: bool,
-    target: Path,
-    *,
-    images: bool,
-) -> _Asked:
-    """Own shards and built benchmarks, before any model is loaded.
-
-    A task that only a group named is left out with a line when its data is not there.
-    """
+def _gather(
+    chosen: Chosen, own: Path, data: list[str], hub: bool, target: Path, *, images: bool
+) -> tuple[list[str], JoinedShards]:
+    """Names of the tasks that can be asked, and the records and images they are about."""
     from infimed.core import console
-    from infimed.core.errors import DataError, InfiMedError
     from infimed.data.shards import open_shards
-    from infimed.evaluation.sources import DataPlaces, NoData, download, gather, locate
+    from infimed.evaluation.sources import DataPlaces, available, gather
     from infimed.evaluation.spec import load_task
     from infimed.model.weights import cache_root
 
-    folder = shards if shards is not None else model / "shards"
-    places = DataPlaces.parse(data)
-    specs = []
-    for name in chosen.names:
-        spec = load_task(name)
-        try:
-            if not spec.layouts and not folder.is_dir():
-                raise NoData(
-                    "no imported data here",
-                    where=str(folder),
-                    fix="give --shards DIR (made by: infimed data import)",
-                )
-            if spec.layouts:
-                try:
-                    locate(spec, places)
-                except NoData:
-                    if not hub:
-                        raise
-                    places.named[spec.name] = download(spec, cache_root())
-                    locate(spec, places)
-        except InfiMedError as error:
-            if name not in chosen.by_group:
-                raise
-            console.err.print(f"left out {name}: {error.what}; {error.fix}", markup=False)
-            continue
-        specs.append(spec)
-    if not specs:
-        raise DataError(
-            "the data of none of these tasks is here",
-            where=", ".join(data) or str(folder),
-            fix="give --data DIR; docs/tasks.md says what each task reads",
-        )
-    own = open_shards(folder) if any(not spec.layouts for spec in specs) else None
-    joined, built = gather(specs, places, cache_root(), target, own=own, images=images)
+    cache = cache_root()
+    found = available(chosen, DataPlaces.parse(data), cache, own=own.is_dir(), hub=hub)
+    for line in found.left_out:
+        console.err.print(line, markup=False)
+    specs = [load_task(name) for name in found.names]
+    mine = open_shards(own) if any(not spec.layouts for spec in specs) else None
+    joined, built = gather(specs, found.places, cache, target, own=mine, images=images)
     for one in built:
         console.err.print(one.describe(), markup=False)
-    names = [name for name in chosen.names if any(load_task(name) is spec for spec in specs)]
-    return _Asked(names, joined)
+    return list(found.names), joined
 
 
 def _trained_on(model: Path) -> tuple[str, ...]:
@@ -213,7 +168,8 @@ def _trained_on(model: Path) -> tuple[str, ...]:
 
 def _evaluate(
     model: Path,
-    asked: _Asked,
+    names: list[str],
+    data: JoinedShards,
     target: Path,
     limit: int | None,
     zeroed: bool,
@@ -230,7 +186,6 @@ def _evaluate(
 
     if threads:
         torch.set_num_threads(threads)
-    names, data = asked.names, asked.data
     local = LocalModel.open(model, batch_size=batch_size)
     labels = ["text-only" if text_only else "model"]
     evaluate(local, data, names, target, label=labels[0], no_images=text_only, limit=limit)

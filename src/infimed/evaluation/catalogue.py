@@ -51,7 +51,7 @@ def lines(names: Sequence[str] | None = None) -> list[Line]:
 
 def cells(one: Line) -> list[str]:
     """The line's cells in the order of `HEADS`."""
-    return [getattr(one, name) for name in Line.__slots__]  # type: ignore[attr-defined]
+    return [getattr(one, name) for name in Line.__slots__]
 
 
 def markdown() -> str:

@@ -24,7 +24,8 @@ from infimed.data.importing import import_data
 from infimed.data.readers.rowfiles import matching_files
 from infimed.data.record import ImageRef, Record
 from infimed.data.shards import ShardSet, open_shards
-from infimed.evaluation.spec import UNVERIFIED, TaskSpec
+from infimed.evaluation.groups import Chosen
+from infimed.evaluation.spec import UNVERIFIED, TaskSpec, load_task
 
 
 class NoData(DataError):
@@ -150,6 +151,58 @@ def locate(spec: TaskSpec, places: DataPlaces) -> tuple[Path, FieldMap]:
         accepted="; or ".join(_wanted(spec, layout) for layout in spec.layouts),
         fix=_how_to_get(spec),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """What can be asked: names of tasks, where their files are, and why others are left out."""
+
+    names: tuple[str, ...]
+    places: DataPlaces
+    left_out: tuple[str, ...]
+
+
+def available(
+    chosen: Chosen, places: DataPlaces, cache: Path, *, own: bool, hub: bool = False
+) -> Available:
+    """The chosen tasks whose data is there, found before any model is loaded.
+
+    Args:
+        own: whether there are shards of the user's own records. hub: fetch what is not there.
+
+    Raises:
+        NoData: a task that was named has no data, or none of a group's tasks has.
+    """
+    names, left_out, named = [], [], dict(places.named)
+    for name in chosen.names:
+        spec = load_task(name)
+        try:
+            if not spec.layouts and not own:
+                raise NoData(
+                    "no imported data here",
+                    where=f"task {name}",
+                    fix="give --shards DIR (made by: infimed data import)",
+                )
+            if spec.layouts:
+                try:
+                    locate(spec, places)
+                except NoData:
+                    if not hub:
+                        raise
+                    named[spec.name] = download(spec, cache)
+                    locate(spec, DataPlaces(named=named))
+            names.append(name)
+        except (DataError, UsageError) as error:
+            if name not in chosen.by_group:
+                raise
+            left_out.append(f"left out {name}: {error.what}; {error.fix}")
+    if not names:
+        raise NoData(
+            "the data of none of these tasks is here",
+            seen=", ".join(map(str, places.roots)) or None,
+            fix="give --data DIR; docs/tasks.md says what each task reads",
+        )
+    return Available(tuple(names), DataPlaces(places.roots, named), tuple(left_out))
 
 
 def build(spec: TaskSpec, places: DataPlaces, cache: Path, *, images: bool = True) -> Built:

@@ -269,15 +269,23 @@ def parse_task(text: str, where: str) -> TaskSpec:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "task"
-        valid = list(TaskSpec.model_fields)
         unknown = first["type"] == "extra_forbidden"
+        section = _SECTIONS.get(str(first["loc"][0]) if len(first["loc"]) > 1 else "", TaskSpec)
+        valid = list(section.model_fields)
         raise DataError(
             "unknown key" if unknown else first["msg"].removeprefix("Value error, "),
             where=f"{where}: {key}",
             seen=str(first["loc"][-1]) if unknown else None,
-            accepted=valid if unknown and len(first["loc"]) == 1 else None,
+            accepted=valid if unknown else None,
             nearest=nearest_name(str(first["loc"][-1]), valid) if unknown else None,
         ) from error
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "source": Source,
+    "layouts": FieldMap,
+    "breakdowns": Breakdown,
+}
 
 
 def task_names() -> list[str]:
