@@ -138,6 +138,13 @@ def test_columns_and_metrics_do_not_change_what_is_asked_and_questions_do() -> N
     assert cosmetic.asked_sha256 == spec.asked_sha256 != asked.asked_sha256
 
 
+def test_the_example_of_a_benchmark_is_valid_and_short() -> None:
+    guide = (REPOSITORY / "docs" / "adding-a-benchmark.md").read_text(encoding="utf-8")
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert parse_task(example, "docs").kinds == ("choice",)
+    assert len(example.splitlines()) < 30
+
+
 def test_the_example_in_the_guide_is_valid() -> None:
     guide = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
     example = guide.partition("```yaml\n")[2].partition("```")[0]

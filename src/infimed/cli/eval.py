@@ -20,18 +20,21 @@ app = typer.Typer(
 
 def _list_tasks(markdown: bool) -> None:
     from infimed.core.console import out, table
-    from infimed.evaluation.catalogue import HEADS, cells, lines
+    from infimed.evaluation.catalogue import facts, lines
     from infimed.evaluation.catalogue import markdown as page
     from infimed.evaluation.groups import groups
 
     if markdown:
         out.out(page(), end="", highlight=False)
         return
-    shown = table("tasks", list(HEADS), [cells(line) for line in lines()], numeric=len(HEADS))
+    rows = [[line.name, f"{line.title}\n{facts(line)}"] for line in lines()]
+    shown = table(
+        "tasks: kinds; modality; size; licence; access; languages", ["name", "what"], rows, 2
+    )
     shown.columns[0].no_wrap = True  # a name cut short cannot be typed
     out.print(shown)
-    rows = [[name, ", ".join(members)] for name, members in groups().items()]
-    out.print(table("groups", ["name", "tasks"], rows, numeric=2))
+    members = [[name, ", ".join(names)] for name, names in groups().items()]
+    out.print(table("groups", ["name", "tasks"], members, numeric=2))
 
 
 @app.callback()
@@ -92,6 +95,12 @@ def evaluate_command(
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
+    show: Annotated[
+        int,
+        typer.Option(
+            "--show", min=0, metavar="N", help="Print N questions of each task; asks no model."
+        ),
+    ] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
@@ -112,6 +121,8 @@ def evaluate_command(
       infimed eval runs/mini --tasks medevalkit --data benchmarks --limit 500
 
       infimed eval runs/mini --tasks slake_en --data slake_en=downloads/SLAKE --text-only
+
+      infimed eval --show 3 --tasks mine.yaml --data mine=downloads/mine
     """
     if list_tasks:
         _list_tasks(markdown)
@@ -120,6 +131,11 @@ def evaluate_command(
     from infimed.evaluation.groups import choose
 
     chosen = choose(tasks)
+    if show and chosen.names:
+        own = shards if shards is not None else (model or Path()) / "shards"
+        names, records = _gather(chosen, own, data or [], hub, out, images=not text_only)
+        _show(names, records, show)
+        return
     if model is None or not chosen.names:
         raise UsageError(
             "give a run or checkpoint folder and at least one task"
@@ -136,8 +152,17 @@ def evaluate_command(
     )
 
 
+def _show(names: list[str], records: JoinedShards, count: int) -> None:
+    from infimed.core import console
+    from infimed.evaluation.preview import preview
+    from infimed.evaluation.spec import load_task
+
+    for name in names:
+        console.out.print(preview(load_task(name), records, count), markup=False, soft_wrap=True)
+
+
 def _gather(
-    chosen: Chosen, own: Path, data: list[str], hub: bool, target: Path, *, images: bool
+    chosen: Chosen, own: Path, data: list[str], hub: bool, target: Path | None, *, images: bool
 ) -> tuple[list[str], JoinedShards]:
     """Names of the tasks that can be asked, and the records and images they are about."""
     from infimed.core import console

@@ -54,6 +54,11 @@ def cells(one: Line) -> list[str]:
     return [getattr(one, name) for name in Line.__slots__]
 
 
+def facts(one: Line) -> str:
+    """Kinds, modality, size, licence, access and languages in one text."""
+    return "; ".join(cells(one)[1:-1])
+
+
 def markdown() -> str:
     """The page docs/tasks.md: groups, all tasks, and who states each number and licence."""
     specs = [load_task(name) for name in task_names()]

@@ -101,6 +101,16 @@ class Built:
     left_out: int
     data_sha256: str
 
+    def note(self) -> dict[str, Any]:
+        """What is written beside the answers."""
+        return {
+            "folder": str(self.folder.resolve()),
+            "questions": self.questions,
+            "expected": self.expected,
+            "left_out": self.left_out,
+            "data_sha256": self.data_sha256,
+        }
+
     def describe(self) -> str:
         """One line for the user."""
         text = f"{self.task}: {self.questions:,} questions from {self.folder}"
@@ -126,7 +136,7 @@ class JoinedShards:
 
     def pixels(self, ref: ImageRef) -> NDArray[np.uint8]:
         """uint8 RGB [H, W, 3] of an image. Raises DataError when no set holds it."""
-        holder = next((one for one in self.sets if one.holds(ref)), self.sets[0])
+        holder = next((one for one in self.sets[1:] if one.holds(ref)), self.sets[0])
         return holder.pixels(ref)
 
 
@@ -248,25 +258,19 @@ def gather(
     specs: Sequence[TaskSpec],
     places: DataPlaces,
     cache: Path,
-    out: Path,
+    out: Path | None = None,
     *,
     own: ShardSet | None = None,
     images: bool = True,
 ) -> tuple[JoinedShards, list[Built]]:
     """All that `specs` ask: built benchmarks and, for the others, the user's `own` shards.
 
-    ``out/TASK/data.json`` says for every built task which data it was.
+    With `out`, ``out/TASK/data.json`` says for every built task which data it was.
     """
     built = [build(spec, places, cache, images=images) for spec in specs if spec.layouts]
-    for one in built:
-        note: dict[str, Any] = {
-            "folder": str(one.folder.resolve()),
-            "questions": one.questions,
-            "expected": one.expected,
-            "left_out": one.left_out,
-            "data_sha256": one.data_sha256,
-        }
-        write_json(out / one.task / "data.json", note)
+    if out is not None:
+        for one in built:
+            write_json(out / one.task / "data.json", one.note())
     sets = [open_shards(one.shards) for one in built]
     return JoinedShards([*([own] if own is not None else []), *sets]), built
 
