@@ -7,7 +7,8 @@ import pytest
 from infimed.core.errors import UsageError
 from infimed.evaluation.catalogue import lines, markdown
 from infimed.evaluation.groups import choose, groups
-from infimed.evaluation.spec import UNVERIFIED, load_task, task_names
+from infimed.evaluation.origin import UNVERIFIED
+from infimed.evaluation.spec import load_task, task_names
 from tests.conftest import REPOSITORY
 
 

@@ -9,18 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from infimed.core.errors import UsageError
+from infimed.core.errors import DataError, UsageError
 from infimed.data.shards import open_shards
 from infimed.evaluation.groups import Chosen
-from infimed.evaluation.sources import (
-    DataPlaces,
-    NoData,
-    available,
-    build,
-    download,
-    gather,
-    locate,
-)
+from infimed.evaluation.places import DataPlaces, NoData, download, locate
+from infimed.evaluation.sample import limited
+from infimed.evaluation.sources import available, build, gather
 from infimed.evaluation.spec import load_task
 from tests.evaluation.rows import write_layout
 
@@ -104,6 +98,31 @@ def test_a_missing_image_leaves_its_question_out_and_is_counted(tmp_path: Path) 
     built = build(load_task("slake_en"), DataPlaces(named={"slake_en": folder}), tmp_path / "cache")
     assert (built.questions, built.left_out) == (4, 2)
     assert "2 rows left out" in built.describe()
+
+
+def test_links_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    blob = write_layout("k_qa", 0, tmp_path / "blobs", copies=1) / "questions_w_answers.jsonl"
+    (tmp_path / "k_qa").mkdir()
+    (tmp_path / "k_qa" / blob.name).symlink_to(blob)
+    with pytest.raises(DataError, match="links are not followed"):
+        locate(load_task("k_qa"), DataPlaces.parse([str(tmp_path)]))
+
+
+def test_training_records_teach_controls_without_their_images(tmp_path: Path) -> None:
+    folder = write_layout("slake_en", 0, tmp_path / "in", copies=2)
+    (folder / "train.json").write_bytes((folder / "test.json").read_bytes().replace(b'"1', b'"9'))
+    built = build(load_task("slake_en"), DataPlaces(named={"slake_en": folder}), tmp_path / "cache")
+    records = list(open_shards(built.shards))
+    assert {(r.split, len(r.images)) for r in records} == {("test", 1), ("train", 0)}
+
+
+def test_a_limit_builds_only_the_questions_it_asks(tmp_path: Path) -> None:
+    spec = load_task("slake_en")
+    places = DataPlaces(named={"slake_en": write_layout("slake_en", 0, tmp_path / "in", copies=9)})
+    small = open_shards(build(spec, places, tmp_path / "small", limit=5).shards)
+    whole = open_shards(build(spec, places, tmp_path / "whole").shards)
+    assert [r.id for r in small] == [r.id for r in limited(list(whole), spec.name, 5)]
+    assert build(spec, places, tmp_path / "whole", limit=5).questions == 27
 
 
 def test_joined_shards_show_every_set_and_find_its_images(tmp_path: Path) -> None:

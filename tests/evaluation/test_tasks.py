@@ -24,9 +24,10 @@ from infimed.data.shards import open_shards
 from infimed.evaluation.asked import collect
 from infimed.evaluation.assess import Assessment, assess
 from infimed.evaluation.metrics.words import exact_match
+from infimed.evaluation.places import DataPlaces
 from infimed.evaluation.prompts import with_suffix
 from infimed.evaluation.sample import Sample, make_request, make_samples
-from infimed.evaluation.sources import DataPlaces, build
+from infimed.evaluation.sources import build
 from infimed.evaluation.spec import TaskSpec, load_task, task_names
 from infimed.inference.requests import Response
 from infimed.inference.stubs import Scripted, constant, oracle, random_answers

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from infimed.data.shards import open_shards
-from infimed.evaluation.sources import DataPlaces, build
+from infimed.evaluation.places import DataPlaces
+from infimed.evaluation.sources import build
 from infimed.evaluation.spec import load_task
 from tests.conftest import REAL_DATA
 

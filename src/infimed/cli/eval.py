@@ -133,7 +133,7 @@ def evaluate_command(
     chosen = choose(tasks)
     if show and chosen.names:
         own = shards if shards is not None else (model or Path()) / "shards"
-        names, records = _gather(chosen, own, data or [], hub, out, images=not text_only)
+        names, records = _gather(chosen, own, data or [], hub, out, not text_only, limit)
         _show(names, records, show)
         return
     if model is None or not chosen.names:
@@ -146,7 +146,7 @@ def evaluate_command(
         )
     target = out if out is not None else model / "evaluation-eval"
     own = shards if shards is not None else model / "shards"
-    names, records = _gather(chosen, own, data or [], hub, target, images=not text_only)
+    names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
     _evaluate(
         model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only
     )
@@ -162,12 +162,19 @@ def _show(names: list[str], records: JoinedShards, count: int) -> None:
 
 
 def _gather(
-    chosen: Chosen, own: Path, data: list[str], hub: bool, target: Path | None, *, images: bool
+    chosen: Chosen,
+    own: Path,
+    data: list[str],
+    hub: bool,
+    target: Path | None,
+    images: bool,
+    limit: int | None,
 ) -> tuple[list[str], JoinedShards]:
     """Names of the tasks that can be asked, and the records and images they are about."""
     from infimed.core import console
     from infimed.data.shards import open_shards
-    from infimed.evaluation.sources import DataPlaces, available, gather
+    from infimed.evaluation.places import DataPlaces
+    from infimed.evaluation.sources import available, gather
     from infimed.evaluation.spec import load_task
     from infimed.model.weights import cache_root
 
@@ -177,7 +184,7 @@ def _gather(
         console.err.print(line, markup=False)
     specs = [load_task(name) for name in found.names]
     mine = open_shards(own) if any(not spec.layouts for spec in specs) else None
-    joined, built = gather(specs, found.places, cache, target, own=mine, images=images)
+    joined, built = gather(specs, found.places, cache, target, own=mine, images=images, limit=limit)
     for one in built:
         console.err.print(one.describe(), markup=False)
     return list(found.names), joined

@@ -27,7 +27,7 @@ _YES_NO = ("yes", "no")
 
 
 class Part(BaseModel):
-    """A section of a field map: frozen, closed to unknown keys."""
+    """A section of a YAML file: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

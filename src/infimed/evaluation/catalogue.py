@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infimed.evaluation.groups import groups
-from infimed.evaluation.spec import UNVERIFIED, Stated, TaskSpec, load_task, task_names
+from infimed.evaluation.origin import UNVERIFIED, Stated
+from infimed.evaluation.spec import TaskSpec, load_task, task_names
 
 
 @dataclass(frozen=True, slots=True)

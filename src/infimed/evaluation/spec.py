@@ -7,19 +7,19 @@ No torch is imported here: listing tasks is instant.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import sha256_json
-from infimed.data.fieldmap import FieldMap
+from infimed.data.fieldmap import FieldMap, Part
 from infimed.data.record import TASKS, Record
+from infimed.evaluation.origin import Source
 
 Scalar = str | int | float | bool
 Where = dict[str, list[Scalar]]
@@ -56,73 +56,6 @@ DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
     "caption": ("rouge_l", "token_f1"),
     "report": ("rouge_l", "token_f1"),
 }
-
-
-class Part(BaseModel):
-    """A section of a task file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-UNVERIFIED = "unverified"
-Access = Literal["open", "gated", "physionet", "own"]
-"""open: anyone may fetch it. gated: terms to accept on a site. physionet: training and an agreement.
-own: your records, or generated ones."""
-
-
-class Stated(Part):
-    """A value that somebody states, and who: nothing about a data set is written down from memory.
-
-    ``unverified`` as value says that no statement could be checked; `source` then says why.
-    """
-
-    value: str | int
-    source: str = Field(min_length=1)
-
-    def __str__(self) -> str:
-        return f"{self.value:,}" if isinstance(self.value, int) else self.value
-
-
-OWN = Stated(value="as imported", source="every record states its own")
-
-
-class Source(Part):
-    """Where the questions come from and under which terms.
-
-    Attributes:
-        dataset: its name. hub: id on the Hugging Face Hub. revision: full commit there.
-        license, questions: licence and number of questions asked. access: see `Access`.
-        folders: names that its folder may have below a data root, besides the task's and the Hub's.
-        get: how to obtain what the Hub's files do not give by themselves (archives, agreements).
-        modalities: "text" where no image is shown.
-    """
-
-    dataset: str
-    hub: str = ""
-    revision: Stated | None = None
-    license: Stated = OWN
-    questions: Stated | None = None
-    access: Access = "own"
-    languages: tuple[str, ...] = ("en",)
-    modalities: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
-    get: str = ""
-    citation: str = ""
-
-    @model_validator(mode="after")
-    def says_what_it_must(self) -> Self:
-        if self.access == "own":
-            return self
-        for name in ("revision", "questions"):
-            if getattr(self, name) is None:
-                raise ValueError(f"state {name} with its source; the value may be {UNVERIFIED!r}")
-        if self.license is OWN:
-            raise ValueError(f"state license with its source; the value may be {UNVERIFIED!r}")
-        if not re.fullmatch(
-            rf"[0-9a-f]{{40}}|{UNVERIFIED}", str(self.revision and self.revision.value)
-        ):
-            raise ValueError(f"a revision is a full commit (40 hex digits) or {UNVERIFIED!r}")
-        return self
 
 
 class Breakdown(Part):
@@ -162,15 +95,15 @@ class TaskSpec(Part):
     description: str = ""
     source: Source
     layouts: tuple[FieldMap, ...] = ()
-    where: Where = {}
+    where: Where = Field(default_factory=dict)
     split: str = "test"
     prompt: str = "none"
     max_new_tokens: int = Field(32, ge=1)
     max_images: int = Field(4, ge=0)
     shuffle_options: bool = True
-    extractors: dict[str, Extractor] = {}
-    metrics: dict[str, tuple[Metric, ...]] = {}
-    subsets: dict[str, Where] = {}
+    extractors: dict[str, Extractor] = Field(default_factory=dict)
+    metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
+    subsets: dict[str, Where] = Field(default_factory=dict)
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"
     controls: tuple[Control, ...] = ("majority", "majority by type", "question-only linear")

@@ -16,6 +16,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from infimed.core.errors import DataError, UsageError
+from infimed.core.seeds import stream
 from infimed.data.fieldmap import (
     FieldMap,
     choice_answer,
@@ -33,6 +34,7 @@ from infimed.data.readers.base import (
     ReadProblem,
     defaults,
     hashed_group,
+    integer_option,
     problem_of,
 )
 from infimed.data.readers.rowfiles import joined, matching_files, rows_of
@@ -44,7 +46,8 @@ _IMAGE_SUFFIX = re.compile(r"\.(?:jpe?g|png)$", re.IGNORECASE)
 NAME = "mapped"
 OPTIONS: Mapping[str, str] = {
     "map": "field map as JSON, see docs/adding-a-benchmark.md",
-    "images": "keep (default), or none: questions without their images, for a control without them",
+    "images": "keep (default), none, or the one split whose records are shown with their images",
+    "sample": "read so many records of the test split, drawn by a fixed seed",
 }
 
 
@@ -55,9 +58,30 @@ def detect(path: Path) -> bool:
 
 def read(path: Path, options: Options) -> Iterator[Item]:
     """One record a row, in the order of splits, files and rows."""
+    items = _read_all(path, options)
+    if "sample" in options:
+        most = integer_option(options, "sample", 0, 1, 10**9)
+        items = _drawn(list(items), most, defaults(path, options).source)
+    return items
+
+
+def _drawn(items: list[Item], most: int, name: str) -> Iterator[Item]:
+    """At most so many records of the test split, in their order; what is left is never decoded.
+
+    The draw is that of ``infimed eval --limit`` on all of them, so that both ask the same questions.
+    """
+    tested = [
+        i for i, item in enumerate(items) if isinstance(item, Record) and item.split == "test"
+    ]
+    order = stream(0, "limit", name).permutation(len(tested)).tolist()
+    left = {tested[at] for at in order[most:]}
+    return (item for i, item in enumerate(items) if i not in left)
+
+
+def _read_all(path: Path, options: Options) -> Iterator[Item]:
     layout = _layout(options)
     common = defaults(path, {**options, "split": "test"})
-    with_images = options.get("images", "keep") != "none"
+    shown = options.get("images", "keep")
     found = matching_files(path, layout)
     if not found:
         yield ReadProblem(
@@ -81,9 +105,9 @@ def read(path: Path, options: Options) -> Iterator[Item]:
                 key = (one.split, render(row, layout.gather))
                 gathered.setdefault(key, (row, [], where))[1].extend(images)
                 continue
-            yield _item(row, images if with_images else [], layout, common, where, images)
+            yield _item(row, images, layout, common, where, shown)
     for row, images, where in gathered.values():
-        yield _item(row, images if with_images else [], layout, common, where, images)
+        yield _item(row, images, layout, common, where, shown)
 
 
 def _layout(options: Options) -> FieldMap:
@@ -101,11 +125,12 @@ def _item(
     layout: FieldMap,
     common: Defaults,
     where: str,
-    every: list[str],
+    shown: str,
 ) -> Item:
-    """The record of a row. `every`: its images even where they are not shown; they are the group."""
+    """The record of a row; its first image is its group also where it is not shown."""
+    visible = images if shown in ("keep", row["_split"]) else []
     try:
-        return _record(row, images, layout, common, every[0] if every else "")
+        return _record(row, visible, layout, common, images[0] if images else "")
     except DataError as error:
         return problem_of(error, where)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
