@@ -7,8 +7,11 @@ import pytest
 
 from infimed.core.statistics import (
     Estimate,
+    Measured,
     clustered_bootstrap,
     compare_rows,
+    compare_sums,
+    group_index,
     majority,
     paired_clustered_bootstrap,
     resample_counts,
@@ -190,3 +193,53 @@ def test_wilsons_interval_of_nothing_is_everything_and_nonsense_is_refused() -> 
     assert wilson_interval(7, 7)[1] == 1.0
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(3, 2)
+
+
+def square_of_mean(sums: np.ndarray) -> np.ndarray:
+    """A value of a whole set that is no mean of values."""
+    return (sums[..., 0] / sums[..., 1]) ** 2
+
+
+def test_a_value_of_a_whole_set_is_resampled_as_a_whole() -> None:
+    rng = np.random.default_rng(4)
+    rows = np.stack([rng.random(60), np.ones(60)], axis=1)
+    groups = [f"g{i // 3}" for i in range(60)]
+    found = compare_sums([Measured([rows, rows], square_of_mean)], groups, resamples=200, seed=1)[0]
+    draws = [
+        float(square_of_mean(np.repeat(rows.reshape(20, 3, 2).sum(1), row.astype(int), 0).sum(0)))
+        for row in np.concatenate(list(resample_counts(20, 200, 1)))
+    ]
+    assert found.rows[0].mean == pytest.approx(rows[:, 0].mean() ** 2)
+    assert (found.rows[0].low, found.rows[0].high) == pytest.approx(
+        tuple(np.quantile(draws, [0.025, 0.975]))
+    )
+    assert (found.differences[1].low, found.differences[1].high) == (0.0, 0.0)
+
+
+def test_metrics_together_equal_metrics_alone_and_groups_may_be_numbers() -> None:
+    rng = np.random.default_rng(5)
+    one, two = (np.stack([rng.random(30), np.ones(30)], axis=1) for _ in range(2))
+    names = [f"g{i % 7}" for i in range(30)]
+    measured = [Measured([one, two]), Measured([two], square_of_mean)]
+    together = compare_sums(measured, group_index(names)[0], seed=3)
+    alone = [compare_sums([metric], names, seed=3)[0] for metric in measured]
+    for a, b in zip(together, alone, strict=True):
+        for x, y in zip((*a.rows, *a.differences), (*b.rows, *b.differences), strict=True):
+            assert (x.mean, x.low, x.high) == pytest.approx((y.mean, y.low, y.high))
+
+
+def test_the_approximation_holds_for_a_value_of_a_whole_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(6)
+    rows = np.stack([rng.random(600), np.ones(600)], axis=1)
+    names = [str(i // 2) for i in range(600)]
+    drawn = compare_sums([Measured([rows], square_of_mean)], names)[0].rows[0]
+    monkeypatch.setattr("infimed.core.statistics.MOST_GROUPS", 100)
+    near = compare_sums([Measured([rows], square_of_mean)], names)[0].rows[0]
+    assert near.high - near.low == pytest.approx(drawn.high - drawn.low, rel=0.08)  # type: ignore[operator]
+
+
+def test_rows_that_do_not_fit_the_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 samples"):
+        compare_sums([Measured([np.ones((2, 2))])], ["a", "b", "c"])

@@ -9,11 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from infimed.core.errors import DataError, UsageError
-from infimed.core.statistics import clustered_bootstrap, paired_clustered_bootstrap
+from infimed.core.statistics import (
+    clustered_bootstrap,
+    paired_clustered_bootstrap,
+    resample_counts,
+)
+from infimed.evaluation.metrics.bleu import bleu_of_sums, ngram_counts
 from infimed.evaluation.report import Scoreboard, percent
 from infimed.evaluation.runner import evaluate, score
 from infimed.evaluation.sample import make_samples
@@ -295,3 +301,52 @@ def test_controls_learn_from_the_splits_that_were_trained_on(tmp_path: Path) -> 
     with_dev = score(tmp_path, relabelled, task, ["model"], prior_splits=("train", "dev")).tasks[0]
     assert "majority" not in [row.name for row in without.rows]
     assert "majority" in [row.name for row in with_dev.rows]
+
+
+def test_every_set_of_questions_has_both_scores(tmp_path: Path) -> None:
+    board = run(constant(""), clinic(200), ["phantom_choice"], tmp_path)
+    task = board.tasks[0]
+    for column in task.columns:
+        ours, theirs = (
+            task.cell("model", column.name),
+            task.cell("model", column.name, "medevalkit"),
+        )
+        assert ours.estimate.mean == 0.0 and theirs.estimate.n == ours.estimate.n
+    overall = task.cell("model", metric="medevalkit").estimate
+    assert overall.low is not None and overall.low <= 0.25 <= overall.high  # type: ignore[operator]
+    console = Console(width=120, record=True)
+    console.print(board.render())
+    assert "model, medevalkit" in console.export_text()
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    scores = [line["answers"]["model"]["medevalkit"] for line in lines]
+    assert sum(scores) / len(scores) == pytest.approx(overall.mean)
+
+
+def test_a_task_without_medevalkits_rules_has_no_column_of_them(tmp_path: Path) -> None:
+    shards = FakeShards(
+        replace(record, task="caption") for record in clinic() if record.task == "report"
+    )
+    board = run(constant("x"), shards, ["caption"], tmp_path)
+    assert board.tasks[0].cell("model", metric="medevalkit").estimate.mean is None
+    console = Console(width=120, record=True)
+    console.print(board.render())
+    assert "medevalkit" not in console.export_text()
+
+
+def test_the_bleu_of_a_set_is_resampled_by_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_task("phantom_report")
+    wanted = spec.model_copy(update={"metrics": {"report": ("rouge_l", "bleu_4", "cider")}})
+    monkeypatch.setattr("infimed.evaluation.scoring.load_task", lambda name: wanted)
+    shards = clinic()
+    said = next(r.response for r in shards if r.task == "report")
+    task = run(constant(said), shards, ["phantom_report"], tmp_path).tasks[0]
+    reports = [r for r in shards if r.task == "report" and r.split == "test"]
+    counts = np.array([ngram_counts(said, r.response) for r in reports], dtype=float)
+    found = task.cell("model", metric="bleu_4").estimate
+    assert found.mean == pytest.approx(float(bleu_of_sums(counts.sum(axis=0), 4)))
+    draws = np.concatenate(list(resample_counts(len(reports), 2000, 0))) @ counts
+    low, high = np.quantile(bleu_of_sums(draws, 4), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert 0 < task.cell("model", metric="cider").estimate.mean < 10  # type: ignore[operator]

@@ -37,6 +37,25 @@ def _list_tasks(markdown: bool) -> None:
     out.print(table("groups", ["name", "tasks"], members, numeric=2))
 
 
+def _list_metrics() -> None:
+    from infimed.core.console import out, table
+    from infimed.evaluation.metrics.registry import METRICS
+
+    rows = [
+        [
+            name,
+            metric.title,
+            f"{metric.direction}, {metric.best:g}",
+            metric.domain,
+            metric.extra or "-",
+        ]
+        for name, metric in METRICS.items()
+    ]
+    shown = table("metrics", ["name", "what", "better, best", "domain", "needs"], rows, numeric=5)
+    shown.columns[0].no_wrap = True
+    out.print(shown)
+
+
 @app.callback()
 def evaluate_command(
     model: Annotated[
@@ -105,6 +124,10 @@ def evaluate_command(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
     ] = False,
+    list_metrics: Annotated[
+        bool,
+        typer.Option("--metrics", help="List the metrics with domain and direction, and stop."),
+    ] = False,
 ) -> None:
     """Ask a model the questions of tasks, with its controls, and score the answers.
 
@@ -126,6 +149,9 @@ def evaluate_command(
     """
     if list_tasks:
         _list_tasks(markdown)
+        return
+    if list_metrics:
+        _list_metrics()
         return
     from infimed.core.errors import UsageError
     from infimed.evaluation.groups import choose

@@ -13,7 +13,7 @@ width: it says that no variation was seen, not that the value is certain.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias, TypeVar
@@ -77,15 +77,17 @@ def resample_counts(groups: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield counts.reshape(block, groups).astype(np.float64)
 
 
-def _sums(columns: Sequence[Floats], index: NDArray[np.int64], groups: int) -> Floats:
-    """Per-group sums of columns: [groups, columns]."""
-    return np.stack(
-        [np.bincount(index, weights=column, minlength=groups) for column in columns], axis=1
-    )
+def _sums(rows: Floats, index: NDArray[np.int64], groups: int) -> Floats:
+    """Per-group sums of rows [n, k]: [groups, k]."""
+    columns = [np.bincount(index, weights=column, minlength=groups) for column in rows.T]
+    return np.stack(columns, axis=1)
 
 
-def _limits(draws: Floats, level: float) -> tuple[float | None, float | None]:
-    finite = draws[np.isfinite(draws)]
+def _limits(
+    mean: float | None, draws: Floats | None, level: float
+) -> tuple[float | None, float | None]:
+    """Percentile limits of resampled values."""
+    finite = draws[np.isfinite(draws)] if mean is not None and draws is not None else np.empty(0)
     if finite.size == 0:
         return None, None
     tail = (1 - level) / 2
@@ -93,8 +95,12 @@ def _limits(draws: Floats, level: float) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def _normal_limits(mean: float, influence: Floats, level: float) -> tuple[float, float]:
-    """Limits from the linearised variance of a ratio: its groups' influences sum to zero."""
+def _normal_limits(
+    mean: float | None, influence: Floats | None, level: float
+) -> tuple[float | None, float | None]:
+    """Limits from the linearised variance of a value: its groups' influences sum to zero."""
+    if mean is None or influence is None:
+        return None, None
     half = NormalDist().inv_cdf(0.5 + level / 2) * float(np.sqrt((influence**2).sum()))
     return mean - half, mean + half
 
@@ -109,12 +115,110 @@ def _checked(values: Numbers, weights: Numbers | None, groups: int) -> tuple[Flo
     return array, weight
 
 
+def ratio_of_sums(sums: Floats) -> Floats:
+    """A weighted mean from sums [..., 2] of weighted values and of weights; NaN without weight."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+Combine: TypeAlias = Callable[[Floats], Floats]
+"""Sums [..., k] over any set of samples -> the set's value [...], NaN where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One metric of several rows over the same samples: per row [n, k], and what sums of it mean."""
+
+    rows: Sequence[Floats]
+    combine: Combine = ratio_of_sums
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Estimates of several rows over the same samples, and of the first row minus each."""
 
     rows: tuple[Estimate, ...]
     differences: tuple[Estimate, ...]
+
+
+def compare_sums(
+    metrics: Sequence[Measured],
+    groups: Sequence[Hashable] | NDArray[np.int64],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Values of metrics over all samples and paired differences to their first rows, with intervals.
+
+    All rows of all metrics are resampled with the same groups each time, in one pass. Above
+    `MOST_GROUPS` groups the limits come from the normal approximation with the linearised
+    between-group variance, which by then agrees with the bootstrap to about one per cent of the
+    interval's width.
+
+    Args:
+        groups: group of each sample [n], or their numbers by first appearance.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    size = len(groups)
+    if any(len(row) != size for metric in metrics for row in metric.rows):
+        raise ValueError(f"a row does not have the {size} samples of the groups")
+    if isinstance(groups, np.ndarray):
+        index, count = groups, int(groups.max()) + 1 if size else 0
+    else:
+        index, count = group_index(groups)
+    summed = [[_sums(row, index, count) for row in metric.rows] for metric in metrics]
+    few = count <= MOST_GROUPS
+    draws = _drawn(summed, count, resamples, seed) if few and count > 1 else None
+    found = []
+    for at, metric in enumerate(metrics):
+        totals = [own.sum(axis=0) for own in summed[at]]
+        means = [_finite(metric.combine(total)) for total in totals]
+        spreads: list[Floats | None]
+        if draws is not None:
+            spreads = [metric.combine(drawn) for drawn in draws[at]]
+        elif count > 1:
+            spreads = [
+                own @ _gradient(metric.combine, total)
+                for own, total in zip(summed[at], totals, strict=True)
+            ]
+        else:
+            spreads = [None] * len(means)
+        rows, gaps = [], []
+        for mean, spread in zip(means, spreads, strict=True):
+            gap = None if mean is None or means[0] is None else means[0] - mean
+            apart = None if spread is None or spreads[0] is None else spreads[0] - spread
+            limits = _limits if few else _normal_limits
+            rows.append(Estimate(mean, *limits(mean, spread, level), size, count))
+            gaps.append(Estimate(gap, *limits(gap, apart, level), size, count))
+        found.append(Comparison(tuple(rows), tuple(gaps)))
+    return found
+
+
+def _drawn(
+    summed: Sequence[Sequence[Floats]], count: int, resamples: int, seed: int
+) -> list[list[Floats]]:
+    """Resampled sums in the shape of `summed`: [resamples, k] each."""
+    parts = [part for metric in summed for part in metric]
+    together = np.concatenate(parts, axis=1)
+    drawn = np.concatenate(
+        [counts @ together for counts in resample_counts(count, resamples, seed)]
+    )
+    columns = iter(np.split(drawn, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1))
+    return [[next(columns) for _ in metric] for metric in summed]
+
+
+def _gradient(combine: Combine, total: Floats) -> Floats:
+    """Derivative of a metric's value by its sums [k], by central differences."""
+    steps = np.diag(np.maximum(np.abs(total), 1.0) * 1e-6)
+    rise = combine(total + steps) - combine(total - steps)
+    return np.asarray(rise / (2 * steps.diagonal()))
+
+
+def _finite(value: Floats) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def compare_rows(
@@ -125,11 +229,7 @@ def compare_rows(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Comparison:
-    """Means of (values, weights) rows and their paired differences to the first, with intervals.
-
-    All rows are resampled with the same groups each time, in one pass. Above `MOST_GROUPS` groups
-    the limits come from the normal approximation with the linearised between-group variance, which
-    by then agrees with the bootstrap to about one per cent of the interval's width.
+    """Means of (values, weights) rows and their paired differences to the first; see `compare_sums`.
 
     Args:
         rows: per row the values [n] and weights [n] (None is 1).
@@ -139,54 +239,9 @@ def compare_rows(
         ValueError: lengths differ, a value is not finite, or a weight is negative.
     """
     checked = [_checked(values, weights, len(groups)) for values, weights in rows]
-    index, count = group_index(groups)
-    size = len(index)
-    totals = [float(weight.sum()) for _, weight in checked]
-    means = [
-        float((array * weight).sum() / total) if total else None
-        for (array, weight), total in zip(checked, totals, strict=True)
-    ]
-    if count < 2:
-        alone = tuple(Estimate(mean, None, None, size, count) for mean in means)
-        gaps = tuple(Estimate(_minus(means[0], mean), None, None, size, count) for mean in means)
-        return Comparison(alone, gaps)
-    sums = _sums(
-        [part for array, weight in checked for part in (array * weight, weight)], index, count
-    )
-    if count > MOST_GROUPS:
-        influences = [
-            (sums[:, 2 * i] - mean * sums[:, 2 * i + 1]) / totals[i] if mean is not None else None
-            for i, mean in enumerate(means)
-        ]
-        estimates, gaps_found = [], []
-        for mean, influence in zip(means, influences, strict=True):
-            estimates.append(_approximate(mean, influence, size, count, level))
-            both = None if influences[0] is None or influence is None else influences[0] - influence
-            gaps_found.append(_approximate(_minus(means[0], mean), both, size, count, level))
-        return Comparison(tuple(estimates), tuple(gaps_found))
-    drawn = np.concatenate([counts @ sums for counts in resample_counts(count, resamples, seed)])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = drawn[:, 0::2] / drawn[:, 1::2]
-    estimates, gaps_found = [], []
-    for i, mean in enumerate(means):
-        own = _limits(ratios[:, i], level) if mean is not None else (None, None)
-        estimates.append(Estimate(mean, *own, size, count))
-        gap = _minus(means[0], mean)
-        limits = _limits(ratios[:, 0] - ratios[:, i], level) if gap is not None else (None, None)
-        gaps_found.append(Estimate(gap, *limits, size, count))
-    return Comparison(tuple(estimates), tuple(gaps_found))
-
-
-def _minus(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else first - second
-
-
-def _approximate(
-    mean: float | None, influence: Floats | None, n: int, groups: int, level: float
-) -> Estimate:
-    if mean is None or influence is None:
-        return Estimate(None, None, None, n, groups)
-    return Estimate(mean, *_normal_limits(mean, influence, level), n, groups)
+    table = [np.stack([values * weight, weight], axis=1) for values, weight in checked]
+    measured = [Measured(table)]
+    return compare_sums(measured, groups, resamples=resamples, level=level, seed=seed)[0]
 
 
 def clustered_bootstrap(

@@ -1,52 +1,68 @@
-"""One answer to one sample: extraction, then metrics. Pure, and total over any text."""
+"""Answers of one way of asking: extraction, then metrics. Pure, and total over any text.
+
+Two scorings stand side by side: the corrected one (`score`, the first metric of each kind of sample)
+and MedEvalKit's (`medevalkit`), which reads the raw text by its own rules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from infimed.core.statistics import Combine, ratio_of_sums
 from infimed.evaluation import extract
 from infimed.evaluation.extract import Extraction
-from infimed.evaluation.metrics import findings, refusal, words
+from infimed.evaluation.medevalkit.verdict import verdict
+from infimed.evaluation.metrics.registry import METRICS
+from infimed.evaluation.report import MEDEVALKIT, SCORE
 from infimed.evaluation.sample import Sample
 from infimed.evaluation.spec import TaskSpec
 from infimed.inference.requests import Response
 
-Weighted = tuple[float, float]
-"""(value, weight); see `infimed.evaluation.metrics`."""
+Floats = NDArray[np.float64]
 Status = Literal["ok", "truncated", "error", "missing"]
-
-_TEXT: dict[str, Callable[[str, str], float]] = {
-    "exact_match": words.exact_match,
-    "token_f1": words.token_f1,
-    "recall": words.recall,
-    "rouge_l": words.rouge_l,
-    "finding_exact": findings.finding_exact,
-    "refusal": refusal.refusal,
-}
-_WEIGHTED: dict[str, Callable[[str, str], Weighted]] = {
-    "finding_f1": findings.finding_f1,
-    "side_f1": findings.side_f1,
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
-    """How one answer did.
+class Answer:
+    """One answer as it was read.
 
     Attributes:
         text: what was written. parsed: what was read out of it (the option's text for a choice), or
             None. rule: which extraction rule fired. status: of the response.
-        metrics: metric -> (value, weight). score: the metric that counts for this kind of sample.
     """
 
     text: str
     parsed: str | None
     rule: str
     status: Status
-    metrics: dict[str, Weighted]
-    score: Weighted
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How one way of answering did on all samples.
+
+    Attributes:
+        answers: per sample. measures: metric -> rows [samples, k], all zero for samples of a kind that
+            the metric is not for. `SCORE` and `MEDEVALKIT` are among them.
+    """
+
+    answers: tuple[Answer, ...]
+    measures: dict[str, Floats]
+
+    def scores(self, metric: str = SCORE) -> list[float | None]:
+        """Value of each sample, None where it has none."""
+        values = ratio_of_sums(self.measures[metric]).tolist()
+        return [None if value != value else value for value in values]
+
+
+def combine_of(metric: str) -> Combine:
+    """How rows of a metric are summed up."""
+    return METRICS[metric].combine if metric in METRICS else ratio_of_sums
 
 
 def read_answer(sample: Sample, spec: TaskSpec, text: str) -> Extraction:
@@ -63,34 +79,49 @@ def read_answer(sample: Sample, spec: TaskSpec, text: str) -> Extraction:
     return extract.short(text) if name == "short" else extract.whole(text)
 
 
-def _measure(metric: str, parsed: str | None, sample: Sample) -> Weighted:
-    if metric in _WEIGHTED:
-        return _WEIGHTED[metric](parsed or "", sample.gold)
-    if parsed is None:
-        return 0.0, 1.0
-    if metric == "accuracy":
-        right = (
-            parsed == sample.gold
-            if sample.kind == "choice"
-            else words.exact_match(parsed, sample.gold)
-        )
-        return float(right), 1.0
-    return _TEXT[metric](parsed, sample.gold), 1.0
+def _answer(sample: Sample, spec: TaskSpec, response: Response | None) -> Answer:
+    if response is None:
+        return Answer("", None, extract.UNPARSED, "missing")
+    failed = response.outcome == "error"
+    found = extract.NOTHING if failed else read_answer(sample, spec, response.text)
+    return Answer(response.text, found.value, found.rule, response.outcome)
 
 
-def assess(sample: Sample, spec: TaskSpec, response: Response | None) -> Assessment:
-    """Score a response; a failed or missing one is wrong in every metric, not left out."""
-    failed = response is None or response.outcome == "error"
-    text = "" if response is None else response.text
-    found = extract.NOTHING if failed else read_answer(sample, spec, text)
-    metrics: dict[str, Weighted] = {
-        name: _measure(name, found.value, sample) for name in spec.metrics_of(sample.kind)
-    }
-    return Assessment(
-        text=text,
-        parsed=found.value,
-        rule=found.rule,
-        status="missing" if response is None else response.outcome,
-        metrics=metrics,
-        score=metrics[spec.metrics_of(sample.kind)[0]],
-    )
+def _accuracy(samples: Sequence[Sample], said: Sequence[str]) -> Floats:
+    """An option is right by being it, a decision by its polarity, a word by exact match."""
+    golds = [extract.polarity(s.gold) if s.yes_no else s.gold for s in samples]
+    rows = METRICS["accuracy"].measure(said, [gold or "" for gold in golds])
+    for at, sample in enumerate(samples):
+        if sample.kind == "choice":
+            rows[at, 0] = float(said[at] == sample.gold)
+    return rows
+
+
+def assess(
+    samples: Sequence[Sample], spec: TaskSpec, responses: Sequence[Response | None]
+) -> Assessment:
+    """Score the responses to samples; a failed or missing one is wrong in every metric, not left out.
+
+    Raises:
+        UsageError: a metric of the task needs a package that is not installed.
+    """
+    count = len(samples)
+    answers = [_answer(s, spec, r) for s, r in zip(samples, responses, strict=True)]
+    parsed = [answer.parsed or "" for answer in answers]
+    measures: dict[str, Floats] = {}
+    score = np.zeros((count, 2))
+    for kind in dict.fromkeys(sample.kind for sample in samples):
+        members = [at for at, sample in enumerate(samples) if sample.kind == kind]
+        own, said = [samples[at] for at in members], [parsed[at] for at in members]
+        golds = [sample.gold for sample in own]
+        for number, name in enumerate(spec.metrics_of(kind)):
+            rows = (
+                _accuracy(own, said) if name == "accuracy" else METRICS[name].measure(said, golds)
+            )
+            whole = measures.setdefault(name, np.zeros((count, rows.shape[1])))
+            whole[members] = rows
+            if not number:
+                score[members] = rows
+    judged = [verdict(s, spec, a.text) for s, a in zip(samples, answers, strict=True)]
+    table = np.array(judged, dtype=np.float64).reshape(count, 2)
+    return Assessment(tuple(answers), {SCORE: score, MEDEVALKIT: table, **measures})

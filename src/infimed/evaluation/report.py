@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 SCORE = "score"
+"""Name of the metric that counts: the first one of each sample's kind, scored correctly."""
+MEDEVALKIT = "medevalkit"
+"""Name of the same score as MedEvalKit counts it, its mistakes included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +215,21 @@ def _score_tables(task: TaskScores) -> list[Any]:
     cells = {(c.row, c.column, c.metric): c for c in task.cells}
     found = {(d.control, d.column, d.metric): d for d in task.differences}
     names = [row.name for row in task.rows]
-    slots = list(dict.fromkeys((c.column, c.metric) for c in task.cells))
+    slots = list(dict.fromkeys((c.column, c.metric) for c in task.cells if c.metric != MEDEVALKIT))
     titles = {column.name: column.title for column in task.columns}
     metrics_seen = {metric for _, metric in slots} - {SCORE}
+    theirs = [f"{names[0]}, {MEDEVALKIT}"] if _has_medevalkit(task) else []
     lines, gaps = [], []
     for column, metric in slots:
         if metric != SCORE and (len(metrics_seen) == 1 or _repeats(task, column, metric)):
             continue
         title = titles[column] if metric == SCORE else f"  {titles[column]} {metric}"
         row_cells = [cells[name, column, metric] for name in names]
-        lines.append(
-            [title, row_cells[0].estimate.n, *(percent(cell.estimate) for cell in row_cells)]
-        )
+        shown = [percent(cell.estimate) for cell in row_cells]
+        if theirs:
+            other = cells.get((names[0], column, MEDEVALKIT)) if metric == SCORE else None
+            shown.insert(1, percent(other.estimate) if other else "")
+        lines.append([title, row_cells[0].estimate.n, *shown])
         gaps.append(
             [
                 title,
@@ -231,16 +237,25 @@ def _score_tables(task: TaskScores) -> list[Any]:
             ]
         )
     overall = [cells[name, "overall", SCORE] for name in names]
-    lines.append(["unparsed %", "", *(f"{100 * cell.unparsed:.1f}" for cell in overall)])
+    blank = [""] * len(theirs)
+    rates = [("unparsed %", [cell.unparsed for cell in overall])]
     if any(cell.errors for cell in overall):
-        lines.append(["failed %", "", *(f"{100 * cell.errors:.1f}" for cell in overall)])
+        rates.append(("failed %", [cell.errors for cell in overall]))
+    for title, values in rates:
+        first, *rest = (f"{100 * value:.1f}" for value in values)
+        lines.append([title, "", first, *blank, *rest])
     groups = overall[0].estimate.groups
     title = f"{task.task}: {task.title} (%, 95 % interval over {groups} groups)"
-    out: list[Any] = [table(title, ["", "n", *names], lines)]
+    out: list[Any] = [table(title, ["", "n", names[0], *theirs, *names[1:]], lines)]
     if len(names) > 1:
         heads = [f"- {name}" for name in names[1:]]
         out.append(table(f"{task.task}: {names[0]} minus ... (points, paired)", ["", *heads], gaps))
     return out
+
+
+def _has_medevalkit(task: TaskScores) -> bool:
+    """Whether MedEvalKit has a rule for any of the task's questions."""
+    return any(c.metric == MEDEVALKIT and c.estimate.mean is not None for c in task.cells)
 
 
 def _repeats(task: TaskScores, column: str, metric: str) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from infimed.core.seeds import stream
 from infimed.data.record import ImageRef, Message, Record
+from infimed.evaluation.extract import polarity
 from infimed.evaluation.prompts import with_suffix
 from infimed.evaluation.spec import TaskSpec, field_values
 from infimed.inference.requests import Model, Picture, Request, blank_picture
@@ -73,8 +74,8 @@ class Sample:
 
     @property
     def yes_no(self) -> bool:
-        """Whether the question is answered by yes or no."""
-        return self.kind == "closed" and self.gold.strip().lower().rstrip(".") in ("yes", "no")
+        """Whether the question is answered by yes or no, in English or Chinese."""
+        return self.kind == "closed" and polarity(self.gold) is not None
 
 
 def limited(records: Sequence[Record], name: str, limit: int | None) -> list[Record]:

@@ -2,31 +2,40 @@
 
 A pure function of the response files, the shards and the task files; running it again writes the
 same bytes. Failed, missing and unparsed answers count as wrong and their rates stand beside the
-score.
+score. Every set of questions has two scores: ours and MedEvalKit's (`medevalkit`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open, read_json, write_json, write_text
-from infimed.core.statistics import compare_rows
+from infimed.core.statistics import Measured, compare_sums, group_index
 from infimed.evaluation.asked import TaskRecords, collect, manifest_path, responses_path
-from infimed.evaluation.assess import Assessment, assess
+from infimed.evaluation.assess import Assessment, assess, combine_of
 from infimed.evaluation.controls import control_answers
-from infimed.evaluation.report import Cell, Column, Difference, Row, Scoreboard, TaskScores
+from infimed.evaluation.report import (
+    MEDEVALKIT,
+    SCORE,
+    Cell,
+    Column,
+    Difference,
+    Row,
+    Scoreboard,
+    TaskScores,
+)
 from infimed.evaluation.sample import Sample, Shards, make_samples
 from infimed.evaluation.spec import Breakdown, TaskSpec, field_values, load_task, matches
 from infimed.inference.requests import Response
 from infimed.inference.responses import read_responses
-
-SCORE = "score"
-"""Name of the metric that counts: the first one of each sample's kind."""
 
 
 def columns_of(samples: Sequence[Sample], spec: TaskSpec) -> list[tuple[Column, list[int]]]:
@@ -161,7 +170,7 @@ def _score_task(
 ) -> tuple[TaskScores, list[dict[str, Any]]]:
     samples: list[Sample] = []
     rows: list[Row] = []
-    results: dict[str, list[Assessment]] = {}
+    results: dict[str, Assessment] = {}
     notes: list[str] = []
     for label in labels:
         if label == "image-zeroed" and not any(record.images for record in records.asked):
@@ -179,10 +188,7 @@ def _score_task(
                 fix="ask both with the same limit and shards",
             )
         keys = [item["key"] for item in manifest["requests"]]
-        results[label] = [
-            assess(sample, spec, responses.get(key))
-            for sample, key in zip(samples, keys, strict=True)
-        ]
+        results[label] = assess(samples, spec, [responses.get(key) for key in keys])
         rows.append(Row(label, "model"))
         if manifest["images_dropped"]:
             notes.append(
@@ -194,10 +200,8 @@ def _score_task(
         if answers is None:
             notes.append(f"no '{name}' row: there is no training record to learn from")
             continue
-        results[name] = [
-            assess(sample, spec, Response(sample.id, text))
-            for sample, text in zip(samples, answers, strict=True)
-        ]
+        said = [Response(s.id, text) for s, text in zip(samples, answers, strict=True)]
+        results[name] = assess(samples, spec, said)
         rows.append(Row(name, "control"))
     columns = columns_of(samples, spec)
     cells, differences = _tables(samples, spec, columns, rows, results, seed)
@@ -210,15 +214,7 @@ def _score_task(
         differences=tuple(differences),
         notes=tuple(notes),
     )
-    return task, [_line(spec, sample, i, results) for i, sample in enumerate(samples)]
-
-
-def _weighted(
-    assessments: Sequence[Assessment], members: Sequence[int], metric: str
-) -> tuple[list[float], list[float]]:
-    chosen = [assessments[i] for i in members]
-    pairs = [a.score if metric == SCORE else a.metrics.get(metric, (0.0, 0.0)) for a in chosen]
-    return [value for value, _ in pairs], [weight for _, weight in pairs]
+    return task, list(_lines(spec, samples, results))
 
 
 def _tables(
@@ -226,10 +222,10 @@ def _tables(
     spec: TaskSpec,
     columns: Sequence[tuple[Column, list[int]]],
     rows: Sequence[Row],
-    results: dict[str, list[Assessment]],
+    results: dict[str, Assessment],
     seed: int,
 ) -> tuple[list[Cell], list[Difference]]:
-    groups = [sample.group for sample in samples]
+    groups = group_index([sample.group for sample in samples])[0]
     kinds = list(dict.fromkeys(sample.kind for sample in samples))
     # Metrics of one kind mean nothing over a mixture of kinds; only the score does.
     detailed = "kind" if len(kinds) > 1 else "all"
@@ -237,19 +233,18 @@ def _tables(
     cells, differences = [], []
     first = rows[0].name
     for column, members in columns:
-        own = [groups[i] for i in members]
-        rates = {row.name: _rates([results[row.name][i] for i in members]) for row in rows}
-        for metric in [
-            SCORE,
-            *(extra if column.group == detailed else ()),
-        ]:
-            if metric != SCORE and not any(
-                metric in spec.metrics_of(samples[i].kind) for i in members
-            ):
-                continue
-            found = compare_rows(
-                [_weighted(results[row.name], members, metric) for row in rows], own, seed=seed
-            )
+        chosen = np.array(members)
+        own = _renumbered(groups[chosen])
+        rates = {row.name: _rates(results[row.name], members) for row in rows}
+        here = {samples[i].kind for i in members}
+        metrics = [SCORE, MEDEVALKIT]
+        if column.group == detailed:
+            metrics += [m for m in extra if any(m in spec.metrics_of(kind) for kind in here)]
+        measured = [
+            Measured([results[row.name].measures[m][chosen] for row in rows], combine_of(m))
+            for m in metrics
+        ]
+        for metric, found in zip(metrics, compare_sums(measured, own, seed=seed), strict=True):
             for row, estimate, gap in zip(rows, found.rows, found.differences, strict=True):
                 cells.append(Cell(row.name, column.name, metric, estimate, *rates[row.name]))
                 if row.name != first:
@@ -257,36 +252,47 @@ def _tables(
     return cells, differences
 
 
-def _rates(chosen: Sequence[Assessment]) -> tuple[float, float, float]:
+def _renumbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Group numbers of a part of the samples, again by first appearance."""
+    _, where, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(where))[inverse]
+
+
+def _rates(assessment: Assessment, members: Sequence[int]) -> tuple[float, float, float]:
     """Shares of unparsed, failed (or missing) and truncated answers."""
+    chosen = [assessment.answers[i] for i in members]
     count = max(1, len(chosen))
     failed = sum(a.status in ("error", "missing") for a in chosen)
     unparsed = sum(a.parsed is None for a in chosen) - failed
     return unparsed / count, failed / count, sum(a.status == "truncated" for a in chosen) / count
 
 
-def _line(
-    spec: TaskSpec, sample: Sample, index: int, results: dict[str, list[Assessment]]
-) -> dict[str, Any]:
-    """One sample with every row's answer, for browsing."""
-    return {
-        "task": spec.name,
-        "id": sample.id,
-        "kind": sample.kind,
-        "type": sample.type,
-        "group": sample.group,
-        "images": [image.sha256 or image.locator for image in sample.record.images],
-        "question": sample.record.question,
-        "options": list(sample.options),
-        "gold": sample.gold,
-        "answers": {
-            name: {
-                "text": found[index].text,
-                "parsed": found[index].parsed,
-                "rule": found[index].rule,
-                "status": found[index].status,
-                "score": found[index].score[0],
-            }
-            for name, found in results.items()
-        },
-    }
+def _lines(
+    spec: TaskSpec, samples: Sequence[Sample], results: dict[str, Assessment]
+) -> Iterator[dict[str, Any]]:
+    """Every sample with every row's answer, for browsing."""
+    ours = {name: found.scores() for name, found in results.items()}
+    theirs = {name: found.scores(MEDEVALKIT) for name, found in results.items()}
+    for index, sample in enumerate(samples):
+        yield {
+            "task": spec.name,
+            "id": sample.id,
+            "kind": sample.kind,
+            "type": sample.type,
+            "group": sample.group,
+            "images": [image.sha256 or image.locator for image in sample.record.images],
+            "question": sample.record.question,
+            "options": list(sample.options),
+            "gold": sample.gold,
+            "answers": {
+                name: {
+                    "text": found.answers[index].text,
+                    "parsed": found.answers[index].parsed,
+                    "rule": found.answers[index].rule,
+                    "status": found.answers[index].status,
+                    "score": ours[name][index] or 0.0,
+                    "medevalkit": theirs[name][index],
+                }
+                for name, found in results.items()
+            },
+        }

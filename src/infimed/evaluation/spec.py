@@ -10,15 +10,16 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import sha256_json
 from infimed.data.fieldmap import FieldMap, Part
 from infimed.data.record import TASKS, Record
+from infimed.evaluation.metrics.registry import METRICS
 from infimed.evaluation.origin import Source
 
 Scalar = str | int | float | bool
@@ -27,17 +28,6 @@ Where = dict[str, list[Scalar]]
 
 Control = Literal["majority", "majority by type", "question-only linear"]
 Extractor = Literal["yes_no", "closed", "letter", "short", "whole"]
-Metric = Literal[
-    "accuracy",
-    "exact_match",
-    "token_f1",
-    "recall",
-    "rouge_l",
-    "finding_f1",
-    "side_f1",
-    "finding_exact",
-    "refusal",
-]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader in C where PyYAML has it: listing reads every file."""
 FIELDS = ("task", "source", "license", "split", "group")
@@ -49,6 +39,21 @@ DEFAULT_EXTRACTOR: dict[str, Extractor] = {
     "caption": "whole",
     "report": "whole",
 }
+
+
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        near = nearest_name(name, METRICS)
+        raise ValueError(
+            f"unknown metric {name!r}{f', did you mean {near!r}' if near else ''}; "
+            "see infimed eval --metrics"
+        )
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
+"""A name in `metrics.registry.METRICS`."""
+
 DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
     "closed": ("accuracy",),
     "choice": ("accuracy",),
@@ -86,6 +91,8 @@ class TaskSpec(Part):
         max_new_tokens: longest answer. max_images: further images of a record are not shown.
         shuffle_options: permute options by a seed of the record's id.
         extractors, metrics: per kind of record; the first metric of a kind is its score.
+        medevalkit: whose rules the `medevalkit` column follows: those most of its benchmarks share,
+            SLAKE's or MMMU's own, or none.
         subsets: named columns. breakdowns: a column per value. controls: rows that cost no model.
     """
 
@@ -103,6 +110,7 @@ class TaskSpec(Part):
     shuffle_options: bool = True
     extractors: dict[str, Extractor] = Field(default_factory=dict)
     metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
+    medevalkit: Literal["common", "slake", "mmmu", "none"] = "common"
     subsets: dict[str, Where] = Field(default_factory=dict)
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"
@@ -133,6 +141,11 @@ class TaskSpec(Part):
         for kind in (*self.extractors, *self.metrics, *self.where.get("task", ())):
             if kind not in TASKS:
                 raise ValueError(f"unknown kind of record {kind!r}; known: {', '.join(TASKS)}")
+        for kind, names in self.metrics.items():
+            if not names or not METRICS[names[0]].per_answer:
+                raise ValueError(
+                    f"the first metric of {kind!r} is the score and must have a value per answer"
+                )
         return self
 
     @property

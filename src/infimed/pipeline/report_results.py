@@ -44,6 +44,7 @@ METRIC_NAMES = {
     "finding_f1": "F1 of stated findings",
     "side_f1": "F1 of findings with their side",
     "finding_exact": "share of reports with exactly the right findings",
+    "medevalkit": "score as MedEvalKit counts it",
 }
 KIND_NAMES = {
     "closed": "closed",

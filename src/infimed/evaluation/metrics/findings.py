@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from infimed.data.phantom.catalogue import MODALITIES
-
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+|\n+")
 _DENIAL = re.compile(r"\b(?:no|without|not|absent|denies|free of)\b", re.IGNORECASE)
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -20,6 +18,8 @@ _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 @lru_cache(maxsize=1)
 def _vocabulary() -> tuple[re.Pattern[str], dict[str, str]]:
     """A pattern of all finding names, longest first, and the key each stands for."""
+    from infimed.data.phantom.catalogue import MODALITIES  # brings DICOM along: not for a list
+
     names = {
         name.lower(): kind.key
         for modality in MODALITIES
