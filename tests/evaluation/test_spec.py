@@ -43,6 +43,7 @@ def test_a_task_takes_five_lines() -> None:
         ("title: [", "not valid YAML"),
         ("where: {}", "which records are asked"),
         ("source: {dataset: d, acess: open}", "did you mean: access"),
+        ("source: {dataset: d, license: MIT}", "say who states it: {value: MIT, source: ...}"),
         ("source: {dataset: d, access: open}", "state revision with its source"),
         (
             "layouts: [{files: {test: [t.json]}, questoin: q, answer: a}]",

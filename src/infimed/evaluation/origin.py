@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,13 @@ class Stated(Part):
 
     value: str | int
     source: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def names_its_source(cls, given: Any) -> Any:
+        if isinstance(given, dict | Stated):
+            return given
+        raise ValueError(f"say who states it: {{value: {given}, source: ...}}")
 
     def __str__(self) -> str:
         return f"{self.value:,}" if isinstance(self.value, int) else self.value
