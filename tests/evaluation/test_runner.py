@@ -316,7 +316,7 @@ def test_every_set_of_questions_has_both_scores(tmp_path: Path) -> None:
     assert overall.low is not None and overall.low <= 0.25 <= overall.high  # type: ignore[operator]
     console = Console(width=120, record=True)
     console.print(board.render())
-    assert "model, medevalkit" in console.export_text()
+    assert "medevalkit" in console.export_text()
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     scores = [line["answers"]["model"]["medevalkit"] for line in lines]
     assert sum(scores) / len(scores) == pytest.approx(overall.mean)
@@ -350,3 +350,16 @@ def test_the_bleu_of_a_set_is_resampled_by_groups(
     low, high = np.quantile(bleu_of_sums(draws, 4), [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high))
     assert 0 < task.cell("model", metric="cider").estimate.mean < 10  # type: ignore[operator]
+
+
+def test_a_chinese_decision_is_right_by_its_meaning(tmp_path: Path) -> None:
+    shards = FakeShards(
+        replace(record, answer="不是" if record.answer == "no" else "是的")
+        for record in clinic()
+        if record.task == "closed"
+    )
+    board = run(knows_all(shards, ["phantom_closed"]), shards, ["phantom_closed"], tmp_path / "own")
+    assert board.tasks[0].cell("model").estimate.mean == 1.0
+    task = run(constant("没有"), shards, ["phantom_closed"], tmp_path / "no").tasks[0]
+    share = sum(r.answer == "不是" for r in shards if r.split == "test") / 30
+    assert task.cell("model").estimate.mean == pytest.approx(share)

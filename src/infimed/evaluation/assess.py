@@ -89,8 +89,15 @@ def _answer(sample: Sample, spec: TaskSpec, response: Response | None) -> Answer
 
 def _accuracy(samples: Sequence[Sample], said: Sequence[str]) -> Floats:
     """An option is right by being it, a decision by its polarity, a word by exact match."""
-    golds = [extract.polarity(s.gold) if s.yes_no else s.gold for s in samples]
-    rows = METRICS["accuracy"].measure(said, [gold or "" for gold in golds])
+    pairs = [
+        (
+            (extract.polarity(text) or text, extract.polarity(s.gold) or s.gold)
+            if s.yes_no
+            else (text, s.gold)
+        )
+        for s, text in zip(samples, said, strict=True)
+    ]
+    rows = METRICS["accuracy"].measure([text for text, _ in pairs], [gold for _, gold in pairs])
     for at, sample in enumerate(samples):
         if sample.kind == "choice":
             rows[at, 0] = float(said[at] == sample.gold)

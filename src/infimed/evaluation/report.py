@@ -218,7 +218,7 @@ def _score_tables(task: TaskScores) -> list[Any]:
     slots = list(dict.fromkeys((c.column, c.metric) for c in task.cells if c.metric != MEDEVALKIT))
     titles = {column.name: column.title for column in task.columns}
     metrics_seen = {metric for _, metric in slots} - {SCORE}
-    theirs = [f"{names[0]}, {MEDEVALKIT}"] if _has_medevalkit(task) else []
+    theirs = [MEDEVALKIT] if _has_medevalkit(task) else []
     lines, gaps = [], []
     for column, metric in slots:
         if metric != SCORE and (len(metrics_seen) == 1 or _repeats(task, column, metric)):

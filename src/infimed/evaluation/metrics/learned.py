@@ -8,6 +8,7 @@ domain says. Missing packages raise with the command that installs them.
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -42,7 +43,7 @@ def _green() -> Any:
         "green",
         "install green_score from its authors' repository (it is not a release)",
     )
-    return module.GREEN("StanfordAIMI/GREEN-radllama2-7b", output_dir=".")
+    return module.GREEN("StanfordAIMI/GREEN-radllama2-7b", output_dir=tempfile.gettempdir())
 
 
 def _pairs(answers: Sequence[str], golds: Sequence[str]) -> tuple[list[int], list[str], list[str]]:
