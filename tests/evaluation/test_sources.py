@@ -11,6 +11,7 @@ import pytest
 
 from infimed.core.errors import DataError, UsageError
 from infimed.data.shards import open_shards
+from infimed.evaluation.asked import collect
 from infimed.evaluation.groups import Chosen
 from infimed.evaluation.places import DataPlaces, NoData, download, locate
 from infimed.evaluation.sample import limited
@@ -97,7 +98,7 @@ def test_a_missing_image_leaves_its_question_out_and_is_counted(tmp_path: Path) 
     (folder / "imgs" / "xmlab2" / "source.jpg").unlink()
     built = build(load_task("slake_en"), DataPlaces(named={"slake_en": folder}), tmp_path / "cache")
     assert (built.questions, built.left_out) == (4, 2)
-    assert "2 rows left out" in built.describe()
+    assert "rows left out: 2" in built.describe()
 
 
 def test_links_are_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -136,6 +137,14 @@ def test_joined_shards_show_every_set_and_find_its_images(tmp_path: Path) -> Non
     assert all(joined.pixels(ref).shape == (8, 8, 3) for r in joined for ref in r.images)
     note = json.loads((tmp_path / "out" / "slake_en" / "data.json").read_text())
     assert note["data_sha256"] == built[0].data_sha256 and note["questions"] == 3
+
+
+def test_records_of_a_benchmark_are_asked_by_its_own_task_only(tmp_path: Path) -> None:
+    places = DataPlaces(named={"slake_en": write_layout("slake_en", 0, tmp_path / "in", copies=1)})
+    specs = [load_task("slake_en"), load_task("closed")]
+    joined, _ = gather(specs, places, tmp_path / "cache")
+    found = collect(joined, specs)
+    assert len(found["slake_en"].asked) == 3 and not found["closed"].asked
 
 
 def test_what_only_a_group_named_may_be_left_out(tmp_path: Path) -> None:

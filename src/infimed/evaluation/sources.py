@@ -1,8 +1,9 @@
 """From a benchmark's own files to shards: checked, built once, kept in a cache.
 
-A task with `layouts` is built by the reader `mapped` from the folder that `places` finds. The shards lie in ``CACHE/tasks/NAME`` and are as private as their
-source: only the owner may read that folder. Invariant: the same files and the same task file give
-the same bytes; other files or another map replace the cached shards, never mix with them.
+A task with `layouts` is built by the reader `mapped` from the folder that `places` finds. The shards
+lie in ``CACHE/tasks/NAME`` and are as private as their source: only the owner may read that folder.
+Invariant: the same files and the same task file give the same bytes; other files or another map
+replace the cached shards, never mix with them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Built:
         if self.expected is not None and self.expected != self.questions:
             text += f", expected {self.expected:,}: not the published set"
         if self.left_out:
-            text += f"; {self.left_out:,} rows left out, see {self.shards / 'problems.jsonl'}"
+            text += f"; rows left out: {self.left_out:,}, see {self.shards / 'problems.jsonl'}"
         return text
 
 
