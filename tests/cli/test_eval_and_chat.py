@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.evaluation.fakes import FakeShards, clinic
+from tests.evaluation.rows import write_layout
 
 from infimed.cli import chat as chat_module
 from infimed.cli.main import main
@@ -66,6 +67,62 @@ def test_listing_tasks_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "phantom_closed" in done.stdout and "vqa_rad_disjoint" in done.stdout
+    assert "medevalkit" in done.stdout
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with two benchmarks, and a cache of its own."""
+    monkeypatch.setenv("INFIMED_CACHE", str(tmp_path / "cache"))
+    for name in ("pubmedqa", "slake_en"):
+        write_layout(name, 0, tmp_path / "benchmarks" / name, copies=2)
+    return tmp_path / "benchmarks"
+
+
+def test_eval_builds_asks_and_scores_benchmarks_from_a_folder(
+    run, benchmarks, tmp_path, monkeypatch, capfd
+) -> None:
+    out = tmp_path / "out"
+    command = ("eval", run, "--tasks", "pubmedqa,slake_en", "--data", benchmarks, "--out", out)
+    assert invoke(monkeypatch, *command) == 0
+    shown = capfd.readouterr()
+    assert "pubmedqa: 6 questions from" in shown.err
+    assert "the questions show no image" in shown.out
+    assert (out / "slake_en" / "image-zeroed.responses.jsonl").exists()
+    assert not (out / "pubmedqa" / "image-zeroed.responses.jsonl").exists()
+    before = (out / "samples.jsonl").read_bytes()
+    assert invoke(monkeypatch, *command) == 0
+    assert (out / "samples.jsonl").read_bytes() == before
+
+
+def test_questions_are_shown_without_a_model(benchmarks, monkeypatch, capfd) -> None:
+    command = ("eval", "--show", 1, "--tasks", "pubmedqa", "--data", benchmarks)
+    assert invoke(monkeypatch, *command) == 0
+    shown = capfd.readouterr().out
+    assert "pubmedqa: 6 questions" in shown and "gold: " in shown
+
+
+def test_eval_asks_without_images_where_they_are_absent(
+    run, benchmarks, tmp_path, monkeypatch, capfd
+) -> None:
+    for file in sorted(benchmarks.rglob("*.jpg")):
+        file.unlink()
+    out = tmp_path / "out"
+    command = ("eval", run, "--tasks", "slake_en", "--data", benchmarks, "--out", out)
+    assert invoke(monkeypatch, *command) == 4
+    assert invoke(monkeypatch, *command, "--text-only") == 0
+    assert "text-only" in capfd.readouterr().out
+    assert (out / "slake_en" / "text-only.responses.jsonl").exists()
+
+
+def test_a_group_leaves_out_what_is_not_there_and_a_name_does_not(
+    run, benchmarks, tmp_path, monkeypatch, capfd
+) -> None:
+    rest = ("--data", benchmarks, "--out", tmp_path / "out", "--limit", 2)
+    assert invoke(monkeypatch, "eval", run, "--tasks", "text", *rest) == 0
+    assert "left out medmcqa" in capfd.readouterr().err
+    assert invoke(monkeypatch, "eval", run, "--tasks", "text,medmcqa", *rest) == 4
+    assert "the files of this benchmark are not here" in capfd.readouterr().err
 
 
 def test_eval_asks_scores_and_prints_the_table(run, shards, monkeypatch, capfd) -> None:

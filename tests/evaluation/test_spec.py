@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.evaluation.fakes import clinic
 MINIMAL = """
 name: mine
 title: Mine
-source: {dataset: d, license: CC0-1.0}
+source: {dataset: d}
 where: {task: [closed]}
 """
 
@@ -23,7 +24,7 @@ where: {task: [closed]}
 def test_every_shipped_task_is_valid(name: str) -> None:
     spec = load_task(name)
     assert spec.name == name
-    assert all(spec.metrics_of(kind) and spec.extractor(kind) for kind in spec.where["task"])
+    assert all(spec.metrics_of(kind) and spec.extractor(kind) for kind in spec.kinds)
 
 
 def test_a_task_takes_five_lines() -> None:
@@ -40,6 +41,14 @@ def test_a_task_takes_five_lines() -> None:
         ("metrics: {closed: [vibes]}", "metrics.closed"),
         ("max_new_tokens: 0", "max_new_tokens"),
         ("title: [", "not valid YAML"),
+        ("where: {}", "which records are asked"),
+        ("source: {dataset: d, acess: open}", "did you mean: access"),
+        ("source: {dataset: d, license: MIT}", "say who states it: {value: MIT, source: ...}"),
+        ("source: {dataset: d, access: open}", "state revision with its source"),
+        (
+            "layouts: [{files: {test: [t.json]}, questoin: q, answer: a}]",
+            "did you mean: question",
+        ),
         ("- 1", "not valid YAML"),
     ],
 )
@@ -53,6 +62,57 @@ def test_a_mistake_in_a_task_file_is_named(change: str, message: str) -> None:
 def test_a_file_that_is_no_mapping_is_refused() -> None:
     with pytest.raises(DataError):
         parse_task("just text", "mine.yaml")
+
+
+PUBLISHED = """
+name: mine
+title: Mine
+source:
+  dataset: d
+  access: open
+  revision: {value: unverified, source: not fetched}
+  license: {value: unverified, source: not read}
+  questions: {value: 3, source: counted}
+layouts: [{files: {test: [t.json]}, question: q, answer: a}]
+"""
+
+
+def test_a_benchmark_asks_what_it_builds_and_its_kinds_are_known() -> None:
+    spec = parse_task(PUBLISHED, "mine.yaml")
+    assert spec.where == {"source": ["mine"]} and spec.kinds == ("closed", "open")
+
+
+@pytest.mark.parametrize(
+    "commit", ["main", "v1.0", "98e6ac0", "98E6AC0CB9B7B2CD2C991B85A50762EDC4AEDC68"]
+)
+def test_a_revision_is_a_full_commit_or_unverified(commit: str) -> None:
+    text = PUBLISHED.replace(
+        "{value: unverified, source: not fetched}", f"{{value: {commit}, source: s}}"
+    )
+    with pytest.raises(DataError, match="40 hex digits"):
+        parse_task(text, "mine.yaml")
+
+
+def test_nothing_is_stated_without_a_source() -> None:
+    for text in (
+        PUBLISHED.replace(", source: counted", ""),
+        PUBLISHED.replace("source: counted", "source: ''"),
+        PUBLISHED.replace("  license: {value: unverified, source: not read}\n", ""),
+    ):
+        with pytest.raises(DataError):
+            parse_task(text, "mine.yaml")
+
+
+def test_a_task_file_outside_the_package_is_a_task(tmp_path: Path) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_text(PUBLISHED)
+    assert load_task(str(file)).name == "mine"
+    with pytest.raises(UsageError, match="no such task file"):
+        load_task(str(tmp_path / "none.yaml"))
+    taken = tmp_path / "taken.yaml"
+    taken.write_text(PUBLISHED.replace("name: mine", "name: slake_en"))
+    with pytest.raises(DataError, match="ships with InfiMed"):
+        load_task(str(taken))
 
 
 def test_an_unknown_task_suggests_the_nearest() -> None:
@@ -77,6 +137,13 @@ def test_columns_and_metrics_do_not_change_what_is_asked_and_questions_do() -> N
     )
     asked = TaskSpec.model_validate({**spec.model_dump(), "max_new_tokens": 9})
     assert cosmetic.asked_sha256 == spec.asked_sha256 != asked.asked_sha256
+
+
+def test_the_example_of_a_benchmark_is_valid_and_short() -> None:
+    guide = (REPOSITORY / "docs" / "adding-a-benchmark.md").read_text(encoding="utf-8")
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert parse_task(example, "docs").kinds == ("choice",)
+    assert len(example.splitlines()) < 30
 
 
 def test_the_example_in_the_guide_is_valid() -> None:

@@ -28,7 +28,7 @@ ReaderOption = Annotated[
     typer.Option(
         "--reader",
         help="Form of the data: auto, records, llava, sharegpt, messages, folder, parquet, voc, "
-        "vqa_rad, dicom or nifti.",
+        "vqa_rad, dicom, nifti or mapped.",
     ),
 ]
 PairOption = Annotated[

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from infimed.evaluation.groups import Chosen
+    from infimed.evaluation.sources import JoinedShards
 
 app = typer.Typer(
     help="Evaluate a model on tasks, with intervals and controls.",
@@ -14,18 +18,23 @@ app = typer.Typer(
 )
 
 
-def _list_tasks() -> None:
+def _list_tasks(markdown: bool) -> None:
     from infimed.core.console import out, table
-    from infimed.evaluation.spec import load_task, task_names
+    from infimed.evaluation.catalogue import facts, lines
+    from infimed.evaluation.catalogue import markdown as page
+    from infimed.evaluation.groups import groups
 
-    rows = []
-    for name in task_names():
-        spec = load_task(name)
-        kinds = ", ".join(str(kind) for kind in spec.where.get("task", ["any"]))
-        rows.append([name, kinds, spec.source.license, spec.title])
-    shown = table("tasks", ["name", "kinds", "licence", "what"], rows, numeric=4)
+    if markdown:
+        out.out(page(), end="", highlight=False)
+        return
+    rows = [[line.name, f"{line.title}\n{facts(line)}"] for line in lines()]
+    shown = table(
+        "tasks: kinds; modality; size; licence; access; languages", ["name", "what"], rows, 2
+    )
     shown.columns[0].no_wrap = True  # a name cut short cannot be typed
     out.print(shown)
+    members = [[name, ", ".join(names)] for name, names in groups().items()]
+    out.print(table("groups", ["name", "tasks"], members, numeric=2))
 
 
 def _list_metrics() -> None:
@@ -58,8 +67,26 @@ def evaluate_command(
         typer.Option("--shards", metavar="DIR", help="Imported data; default: that of the run."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--tasks", metavar="A,B", help="Names of tasks; see --list.")
+        str,
+        typer.Option(
+            "--tasks", metavar="A,B", help="Tasks, groups or own task files (.yaml); see --list."
+        ),
     ] = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|TASK=DIR",
+            help="Where benchmarks lie: a folder with one folder each, or the folder of one task.",
+        ),
+    ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch what is not under --data from the Hub.")
+    ] = False,
+    text_only: Annotated[
+        bool,
+        typer.Option("--text-only", help="Ask without images, also where they are absent."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +114,16 @@ def evaluate_command(
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
+    show: Annotated[
+        int,
+        typer.Option(
+            "--show", min=0, metavar="N", help="Print N questions of each task; asks no model."
+        ),
+    ] = 0,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
+    ] = False,
     list_metrics: Annotated[
         bool,
         typer.Option("--metrics", help="List the metrics with domain and direction, and stop."),
@@ -104,22 +140,80 @@ def evaluate_command(
       infimed eval runs/nano --tasks phantom_closed,phantom_choice
 
       infimed eval runs/mini --shards shards/vqa --tasks vqa_rad_disjoint --out scores
+
+      infimed eval runs/mini --tasks medevalkit --data benchmarks --limit 500
+
+      infimed eval runs/mini --tasks slake_en --data slake_en=downloads/SLAKE --text-only
+
+      infimed eval --show 3 --tasks mine.yaml --data mine=downloads/mine
     """
-    if list_tasks or list_metrics:
-        (_list_tasks if list_tasks else _list_metrics)()
+    if list_tasks:
+        _list_tasks(markdown)
+        return
+    if list_metrics:
+        _list_metrics()
         return
     from infimed.core.errors import UsageError
+    from infimed.evaluation.groups import choose
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if model is None or not names:
+    chosen = choose(tasks)
+    if show and chosen.names:
+        own = shards if shards is not None else (model or Path()) / "shards"
+        names, records = _gather(chosen, own, data or [], hub, out, not text_only, limit)
+        _show(names, records, show)
+        return
+    if model is None or not chosen.names:
         raise UsageError(
             "give a run or checkpoint folder and at least one task"
             if model is None
             else "give at least one task",
-            accepted="infimed eval RUN_OR_CHECKPOINT --shards DIR --tasks a,b",
+            accepted="infimed eval RUN_OR_CHECKPOINT --tasks a,b --data DIR",
             fix="infimed eval --list",
         )
-    _evaluate(model, shards, names, out, limit, zeroed, trained_blind, batch_size, threads)
+    target = out if out is not None else model / "evaluation-eval"
+    own = shards if shards is not None else model / "shards"
+    names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
+    _evaluate(
+        model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only
+    )
+
+
+def _show(names: list[str], records: JoinedShards, count: int) -> None:
+    from infimed.core import console
+    from infimed.evaluation.preview import preview
+    from infimed.evaluation.spec import load_task
+
+    for name in names:
+        console.out.print(preview(load_task(name), records, count), markup=False, soft_wrap=True)
+
+
+def _gather(
+    chosen: Chosen,
+    own: Path,
+    data: list[str],
+    hub: bool,
+    target: Path | None,
+    images: bool,
+    limit: int | None,
+) -> tuple[list[str], JoinedShards]:
+    """Names of the tasks that can be asked, and the records and images they are about."""
+    from infimed.core import console
+    from infimed.data.shards import open_shards
+    from infimed.evaluation.places import DataPlaces
+    from infimed.evaluation.sources import available, gather
+    from infimed.evaluation.spec import load_task
+    from infimed.model.weights import cache_root
+
+    cache = cache_root()
+    found = available(chosen, DataPlaces.parse(data), cache, own=own.is_dir(), hub=hub)
+    for line in found.left_out:
+        console.err.print(line, markup=False)
+    specs = [load_task(name) for name in found.names]
+    mine = open_shards(own) if any(not spec.layouts for spec in specs) else None
+    joined, built = gather(specs, found.places, cache, target, own=mine, images=images, limit=limit)
+    for one in built:
+        console.err.print(one.describe(), markup=False)
+    return list(found.names), joined
 
 
 def _trained_on(model: Path) -> tuple[str, ...]:
@@ -132,42 +226,28 @@ def _trained_on(model: Path) -> tuple[str, ...]:
 
 def _evaluate(
     model: Path,
-    shards: Path | None,
     names: list[str],
-    out: Path | None,
+    data: JoinedShards,
+    target: Path,
     limit: int | None,
     zeroed: bool,
     trained_blind: Path | None,
     batch_size: int,
     threads: int,
+    text_only: bool,
 ) -> None:
-    from infimed.core import console
-    from infimed.core.errors import DataError
-    from infimed.evaluation.spec import load_task
-
-    for name in names:
-        load_task(name)  # a typo must not cost the time to load a model
-    folder = shards if shards is not None else model / "shards"
-    if not folder.is_dir():
-        raise DataError(
-            "no imported data here",
-            where=str(folder),
-            fix="give --shards DIR (made by: infimed data import)",
-        )
     import torch
 
-    from infimed.data.shards import open_shards
+    from infimed.core import console
     from infimed.evaluation.runner import evaluate, score
     from infimed.inference.local import LocalModel
 
     if threads:
         torch.set_num_threads(threads)
-    data = open_shards(folder)
-    target = out if out is not None else model / "evaluation-eval"
     local = LocalModel.open(model, batch_size=batch_size)
-    labels = ["model"]
-    evaluate(local, data, names, target, label="model", limit=limit)
-    if zeroed:
+    labels = ["text-only" if text_only else "model"]
+    evaluate(local, data, names, target, label=labels[0], no_images=text_only, limit=limit)
+    if zeroed and not text_only:
         evaluate(local, data, names, target, label="image-zeroed", blank_images=True, limit=limit)
         labels.append("image-zeroed")
     if trained_blind is not None:

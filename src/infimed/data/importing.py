@@ -82,6 +82,7 @@ def import_data(
     progress: Progress | None = None,
     privacy: Privacy | None = None,
     describe: bool = False,
+    overwrite: bool = False,
 ) -> ImportSummary:
     """Import `source` into immutable shards at `out`.
 
@@ -92,6 +93,7 @@ def import_data(
         privacy: whether burned-in text is masked and identifiers in texts are replaced; None: neither.
         describe: add captions and questions from what headers and tables state of images, see
             `infimed.data.describing`.
+        overwrite: replace shards of other data at `out`, which is then a cache.
 
     Raises:
         DataError: no such source, nothing to import, or `out` holds other data.
@@ -126,7 +128,7 @@ def import_data(
             "split_file": _content(beside / chosen_options.get("split_file", ""), always=True),
         }
     )
-    done = finished_import(out, fingerprint)
+    done = finished_import(out, fingerprint, overwrite=overwrite)
     working = out.with_name(f".{out.name}.importing")
     if done is not None:
         shutil.rmtree(working, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,13 @@ def summary_of(out: Path) -> ImportSummary:
     )
 
 
-def finished_import(out: Path, fingerprint: str) -> ImportSummary | None:
+def finished_import(
+    out: Path, fingerprint: str, *, overwrite: bool = False
+) -> ImportSummary | None:
     """The summary when `out` already holds this very import, None when `out` is free.
+
+    Args:
+        overwrite: remove shards of other data or options, as for a cache; nothing else is removed.
 
     Raises:
         DataError: `out` holds something else.
@@ -74,6 +80,9 @@ def finished_import(out: Path, fingerprint: str) -> ImportSummary | None:
         manifest = read_json(out / "manifest.json")
         if isinstance(manifest, dict) and manifest.get("fingerprint") == fingerprint:
             return summary_of(out)
+        if overwrite:
+            shutil.rmtree(out)
+            return None
         raise DataError(
             "holds shards of other data or other options; shards are never changed",
             where=str(out),

@@ -194,6 +194,14 @@ class ShardSet:
             for line in handle:
                 yield json.loads(line)
 
+    def holds(self, ref: ImageRef) -> bool:
+        """Whether the image is in this set."""
+        name = (ref.sha256 or ref.locator.removeprefix(schema.LOCATOR_PREFIX)).encode(
+            "ascii", "replace"
+        )
+        row = int(np.searchsorted(self._sha256, name))
+        return row < len(self._sha256) and bool(self._sha256[row] == name)
+
     def image_facts(self, sha256: str) -> Facts:
         """Stored facts of an image. Raises DataError when it is not there."""
         facts: dict[str, Any] = json.loads(self._images["facts"][self._find(sha256)].as_py())

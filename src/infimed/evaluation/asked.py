@@ -35,10 +35,14 @@ def collect(
     """The records of every task, in one pass over the shards.
 
     The controls learn from `prior_splits`: what the model was trained on, so that both start equal.
+    Records of a benchmark belong to its own task only, also where a task over imported data
+    (`closed`, say) would take any source.
     """
     found = {spec.name: TaskRecords([], []) for spec in specs}
+    benchmarks = {spec.name: spec for spec in specs if spec.layouts}
     for record in shards:
-        for spec in specs:
+        own = benchmarks.get(record.source)
+        for spec in specs if own is None else (own,):
             asked, prior = record.split == spec.split, record.split in prior_splits
             if not (asked or prior) or not matches(record, spec.where):
                 continue

@@ -1,7 +1,8 @@
 """Sentences a task may add to its question, by id. An id's text never changes; add a new one.
 
 Our own checkpoints were taught the plain question (and options with a one-line instruction, see
-`infimed.model.processing`), so the default adds nothing. Source of the medevalkit sentences:
+`infimed.model.processing`), so the default adds nothing. A choice never gets one: whoever renders its
+options says how to answer. Source of the medevalkit sentences:
 alibaba-damo-academy/MedEvalKit at 9b12e3b, utils/question_formats.py.
 """
 
@@ -15,6 +16,7 @@ SUFFIXES: dict[str, str] = {
     "none": "",
     "yes_no": "\nAnswer with yes or no.",
     "short": "\nAnswer with a word or a short phrase.",
+    "short_zh": "\n请用一个词或短语回答。",
     "medevalkit_yes_no": "\nPlease output 'yes' or 'no'(no extra output).",
     "medevalkit_open": "\nPlease answer the question concisely.",
 }

@@ -60,7 +60,8 @@ def evaluate(
 
     Args:
         label: names this way of asking ("model", "image-zeroed", "trained-blind", "low-grid").
-        blank_images: show one mid-grey picture instead of every image (image-zeroed).
+        blank_images: show one mid-grey picture instead of every image (image-zeroed); a task without
+            images is not asked again.
         no_images: show nothing at all, as a twin trained without images was taught.
         limit: ask a fixed, seeded sample of so many questions per task.
 
@@ -86,6 +87,7 @@ def evaluate(
     return [
         _evaluate_one(model, shards, spec, records[spec.name].asked, out, label, view, limit)
         for spec in specs
+        if view != "blank" or any(record.images for record in records[spec.name].asked)
     ]
 
 

@@ -144,6 +144,7 @@ def make_request(
         else Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref), ref.size)
         for ref in record.images
     )
+    suffix = "none" if sample.kind == "choice" else spec.prompt
     return Request(
-        sample.id, with_suffix(messages, spec.prompt), pictures, spec.max_new_tokens, sample.options
+        sample.id, with_suffix(messages, suffix), pictures, spec.max_new_tokens, sample.options
     )

@@ -174,6 +174,9 @@ def _score_task(
     results: dict[str, Assessment] = {}
     notes: list[str] = []
     for label in labels:
+        if label == "image-zeroed" and not any(record.images for record in records.asked):
+            notes.append("no 'image-zeroed' row: the questions show no image")
+            continue
         manifest, responses = _stored(out, spec, label)
         where = str(manifest_path(out, spec.name, label))
         asked = _asked_samples(records, spec, manifest, where)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import sha256_json
+from infimed.data.fieldmap import FieldMap, Part
 from infimed.data.record import TASKS, Record
 from infimed.evaluation.metrics.registry import METRICS
+from infimed.evaluation.origin import Source
 
 Scalar = str | int | float | bool
 Where = dict[str, list[Scalar]]
@@ -25,6 +28,8 @@ Where = dict[str, list[Scalar]]
 
 Control = Literal["majority", "majority by type", "question-only linear"]
 Extractor = Literal["yes_no", "closed", "letter", "short", "whole"]
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C where PyYAML has it: listing reads every file."""
 FIELDS = ("task", "source", "license", "split", "group")
 
 DEFAULT_EXTRACTOR: dict[str, Extractor] = {
@@ -58,22 +63,6 @@ DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
 }
 
 
-class Part(BaseModel):
-    """A section of a task file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(Part):
-    """Where the questions come from and under which terms."""
-
-    dataset: str
-    license: str
-    access: str = "open"
-    languages: tuple[str, ...] = ("en",)
-    citation: str = ""
-
-
 class Breakdown(Part):
     """A field whose every value becomes a column; with `edges`, every interval of a number.
 
@@ -95,7 +84,9 @@ class TaskSpec(Part):
 
     Attributes:
         name: file name and command-line name. version: counts up when scores stop being comparable.
-        where: which records (`split` apart) are asked. split: which part of them.
+        where: which records (`split` apart) are asked; default for a benchmark with `layouts`: those
+            built from them. split: which part of them.
+        layouts: how the benchmark's files may lie in a folder; the first that matches is read.
         prompt: id of the sentence added to the question (`prompts.SUFFIXES`).
         max_new_tokens: longest answer. max_images: further images of a record are not shown.
         shuffle_options: permute options by a seed of the record's id.
@@ -110,24 +101,34 @@ class TaskSpec(Part):
     title: str
     description: str = ""
     source: Source
-    where: Where
+    layouts: tuple[FieldMap, ...] = ()
+    where: Where = Field(default_factory=dict)
     split: str = "test"
     prompt: str = "none"
     max_new_tokens: int = Field(32, ge=1)
     max_images: int = Field(4, ge=0)
     shuffle_options: bool = True
-    extractors: dict[str, Extractor] = {}
-    metrics: dict[str, tuple[Metric, ...]] = {}
+    extractors: dict[str, Extractor] = Field(default_factory=dict)
+    metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
     medevalkit: Literal["common", "slake", "mmmu", "none"] = "common"
-    subsets: dict[str, Where] = {}
+    subsets: dict[str, Where] = Field(default_factory=dict)
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"
     controls: tuple[Control, ...] = ("majority", "majority by type", "question-only linear")
+
+    @model_validator(mode="before")
+    @classmethod
+    def asks_what_it_builds(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("layouts") and not values.get("where"):
+            return {**values, "where": {"source": [values.get("name")]}}
+        return values
 
     @model_validator(mode="after")
     def fields_exist(self) -> Self:
         from infimed.evaluation.prompts import SUFFIXES
 
+        if not self.where:
+            raise ValueError("say which records are asked: where, or layouts of files")
         wheres = [self.where, *self.subsets.values()]
         used = [key for where in wheres for key in where]
         for field in [*used, *(part.field for part in self.breakdowns), self.type_field]:
@@ -146,6 +147,12 @@ class TaskSpec(Part):
                     f"the first metric of {kind!r} is the score and must have a value per answer"
                 )
         return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of question it may ask; empty where `where` leaves it open."""
+        stated = [str(kind) for kind in self.where.get("task", ())]
+        return tuple(sorted({*stated, *(k for layout in self.layouts for k in layout.kinds)}))
 
     def extractor(self, kind: str) -> Extractor:
         """How an answer to this kind of record is read."""
@@ -202,22 +209,30 @@ def parse_task(text: str, where: str) -> TaskSpec:
         DataError: not YAML, an unknown key, or a value that is not accepted.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_LOADER)  # noqa: S506 (a safe loader, see there)
         return TaskSpec.model_validate(values)
     except yaml.YAMLError as error:
         raise DataError(f"is not valid YAML ({error})", where=where) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "task"
-        valid = list(TaskSpec.model_fields)
         unknown = first["type"] == "extra_forbidden"
+        section = _SECTIONS.get(str(first["loc"][0]) if len(first["loc"]) > 1 else "", TaskSpec)
+        valid = list(section.model_fields)
         raise DataError(
             "unknown key" if unknown else first["msg"].removeprefix("Value error, "),
             where=f"{where}: {key}",
             seen=str(first["loc"][-1]) if unknown else None,
-            accepted=valid if unknown and len(first["loc"]) == 1 else None,
+            accepted=valid if unknown else None,
             nearest=nearest_name(str(first["loc"][-1]), valid) if unknown else None,
         ) from error
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "source": Source,
+    "layouts": FieldMap,
+    "breakdowns": Breakdown,
+}
 
 
 def task_names() -> list[str]:
@@ -230,11 +245,13 @@ def task_names() -> list[str]:
 
 @lru_cache(maxsize=256)
 def load_task(name: str) -> TaskSpec:
-    """The task of that name.
+    """The task of that name, or in that file where the name ends in .yaml.
 
     Raises:
         UsageError: there is none. DataError: its file is wrong.
     """
+    if name.endswith(".yaml"):
+        return _own_task(Path(name))
     names = task_names()
     if name not in names:
         raise UsageError(
@@ -250,4 +267,14 @@ def load_task(name: str) -> TaskSpec:
         raise DataError(
             "the task's name differs from its file's", where=f"{name}.yaml", seen=spec.name
         )
+    return spec
+
+
+def _own_task(file: Path) -> TaskSpec:
+    """A task from a file outside the package."""
+    if not file.is_file():
+        raise UsageError("no such task file", seen=str(file), fix="infimed eval --list")
+    spec = parse_task(file.read_text(encoding="utf-8"), str(file))
+    if spec.name in task_names():
+        raise DataError("a task of this name ships with InfiMed", where=str(file), seen=spec.name)
     return spec

@@ -14,7 +14,7 @@ def spec(rules: str = "common") -> TaskSpec:
     text = f"""
 name: t
 title: T
-source: {{dataset: d, license: CC0-1.0}}
+source: {{dataset: d}}
 where: {{task: [closed, open, choice, report, caption]}}
 shuffle_options: false
 medevalkit: {rules}

@@ -31,8 +31,9 @@ def value(name: str, answers: list[str], golds: list[str]) -> float:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_gold_text_is_best_and_an_empty_answer_worst(name: str) -> None:
     assert METRICS[name].direction == "higher"
-    assert value(name, REPORTS, REPORTS) == pytest.approx(METRICS[name].best, abs=2e-3)
-    assert value(name, ["", "", ""], REPORTS) == 0.0
+    golds = ["I cannot help with that."] * 3 if name == "refusal" else REPORTS
+    assert value(name, golds, golds) == pytest.approx(METRICS[name].best, abs=2e-3)
+    assert value(name, ["", "", ""], golds) == 0.0
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -63,7 +64,7 @@ def test_every_metric_states_its_domain_and_title() -> None:
 
 
 def test_a_metric_of_a_whole_set_cannot_be_the_score() -> None:
-    task = "name: t\ntitle: T\nsource: {dataset: d, license: x}\nwhere: {task: [report]}\n"
+    task = "name: t\ntitle: T\nsource: {dataset: d}\nwhere: {task: [report]}\n"
     assert parse_task(task + "metrics: {report: [rouge_l, bleu_4, cider]}", "t.yaml")
     with pytest.raises(DataError, match="value per answer"):
         parse_task(task + "metrics: {report: [bleu_4]}", "t.yaml")

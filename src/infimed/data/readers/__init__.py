@@ -16,6 +16,7 @@ from infimed.data.readers import (
     dicom,
     folder,
     llava,
+    mapped,
     messages,
     nifti,
     parquet,
@@ -65,6 +66,7 @@ READERS: tuple[Reader, ...] = (
     nifti,
     dicom,
     folder,
+    mapped,
 )
 
 

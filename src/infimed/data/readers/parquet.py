@@ -83,7 +83,7 @@ def _read_file(file: Path, relative: str, common: Defaults, options: Options) ->
         wanted = [
             name
             for name in schema.names
-            if name != column and not _holds_bytes(schema.field(name).type)
+            if name != column and not holds_bytes(schema.field(name).type)
         ]
         row_number = 0
         for group in range(table.num_row_groups):
@@ -138,14 +138,15 @@ def _image_counts(table: pq.ParquetFile, group: int, column: str | None) -> list
 def _image_column(schema: pa.Schema) -> str | None:
     named = [name for name in schema.names if name.lower() in ("image", "images", "img", "picture")]
     others = [name for name in schema.names if name not in named]
-    return next((name for name in (*named, *others) if _holds_bytes(schema.field(name).type)), None)
+    return next((name for name in (*named, *others) if holds_bytes(schema.field(name).type)), None)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds image bytes: binary, a struct with them, or a list of either."""
     if pa.types.is_list(kind):
-        return _holds_bytes(kind.value_type)
+        return holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+        return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.core.statistics import Combine, ratio_of_sums
-from infimed.evaluation.metrics import bleu, cider, findings, labels, learned, meteor, rouge, words
+from infimed.evaluation.metrics import (
+    bleu,
+    cider,
+    findings,
+    labels,
+    learned,
+    meteor,
+    refusal,
+    rouge,
+    words,
+)
 
 Floats = NDArray[np.float64]
 Texts = Sequence[str]
@@ -104,6 +114,10 @@ METRICS: dict[str, Metric] = {
     "token_f1": Metric("F1 of words", ANY, mean_of(words.token_f1), "Rajpurkar et al. 2016"),
     "precision": Metric("share of said words that are right", ANY, mean_of(words.precision), ""),
     "recall": Metric("share of gold words that were said", ANY, mean_of(words.recall), ""),
+    "refusal": Metric(
+        "says that it will not help", "requests to refuse, English and Chinese",
+        mean_of(refusal.refusal), "",
+    ),
     "label_f1": Metric("micro F1 of sets of labels", "sets of labels", weighted_by(labels.label_f1), ""),
     "hierarchical_f1": Metric(
         "micro F1 of labels with the levels above them", "labels in levels",
