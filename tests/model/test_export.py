@@ -196,6 +196,24 @@ def test_pooled_export_opens_with_the_auto_classes_and_answers_alike(kind, tmp_p
         assert torch.equal(model(**inputs).logits, ours(**inputs).logits)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pooled_export_generates_with_transformers_what_whole_forward_passes_say(kind, tmp_path):
+    exported(tmp_path / "out", kind, visual_tokens=4)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    image = Image.open(pictures(tmp_path, 32)[0])
+    inputs = processor(text="<image>left", images=[image], return_tensors="pt")
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    said = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)
+    suppressed = [*model.generation_config.suppress_tokens, *model.generation_config.eos_token_id]
+    with torch.no_grad():
+        for _ in range(4):
+            logits = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits[0, -1]
+            logits[suppressed] = -torch.inf
+            ids = torch.cat([ids, logits.argmax().view(1, 1)], dim=1)
+    assert said.tolist() == ids.tolist()
+
+
 @pytest.mark.parametrize("tokens", [16, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_placeholders_equal_features_for_odd_images(kind, tokens, tmp_path):

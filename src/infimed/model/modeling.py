@@ -194,21 +194,36 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         assert isinstance(hidden, Tensor)
         return hidden[0]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Stock forward with pooling; refuses packed rows that transformers would let leak."""
-        refuse_leak(
-            kwargs.get("position_ids"),
-            kwargs.get("attention_mask"),
-            kwargs.get("past_key_values") is not None
-            or kwargs.get("use_cache", self.config.text_config.use_cache),
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stock forward with pooling; refuses packed rows that transformers would let leak.
+
+        The parameters are named because `generate` reads from them what it may pass on.
+        """
+        cached = past_key_values is not None or kwargs.get(
+            "use_cache", self.config.text_config.use_cache
         )
-        pixels = kwargs.pop("pixel_values", None)
-        if pixels is not None:
-            input_ids = kwargs.pop("input_ids", None)
-            if input_ids is None:
-                input_ids, args = args[0], args[1:]
-            kwargs["inputs_embeds"] = self.embed(input_ids, self.image_features(pixels))
-        return super().forward(*args, **kwargs)
+        refuse_leak(position_ids, attention_mask, cached)
+        if pixel_values is not None:
+            assert input_ids is not None, "images are put where the ids say"
+            inputs_embeds = self.embed(input_ids, self.image_features(pixel_values))
+            input_ids = None
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
 
 
 AutoConfig.register("infimed_vl", InfiMedConfig, exist_ok=True)
