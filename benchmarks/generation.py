@@ -112,7 +112,9 @@ def together(local: LocalModel, asked: Sequence[Request]) -> list[str]:
 def unshared(local: LocalModel, asked: Sequence[Request]) -> list[str]:
     """Batches, every question with its own copy of the image."""
     alone = [
-        replace(r, pictures=tuple(Picture(f"{p.sha256}-{r.id}", p.load) for p in r.pictures))
+        replace(
+            r, pictures=tuple(Picture(f"{p.sha256}-{r.id}", p.load, p.size) for p in r.pictures)
+        )
         for r in asked
     ]
     return together(local, alone)

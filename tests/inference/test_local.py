@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from infimed.core.errors import DataError
+from infimed.core.errors import DataError, UsageError
 from infimed.data.record import Message
 from infimed.inference.cache import CACHED
 from infimed.inference.chat import Chat, stream
 from infimed.inference.local import LocalModel, plan_batches, prepare
 from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Request, blank_picture
+from infimed.model.modeling import LeakingCallError
 from infimed.model.processing import Processor
 from tests.conftest import tiny_tokenizer_json
 
@@ -245,3 +246,18 @@ def test_a_turn_that_fails_leaves_the_chat_as_it_was(local):
 def test_the_blank_picture_is_grey_at_every_size(local):
     pixels = local.processor.pixels([blank_picture().load()])
     assert pixels.unique().numel() == 1
+
+
+def test_a_model_whose_attention_was_changed_refuses_to_answer(local):
+    local.model.set_attention("sdpa")
+    with pytest.raises(LeakingCallError, match="set_attention"):
+        list(local.respond([Request("a", (Message("user", ("left?",)),))]))
+
+
+def test_nothing_to_score_is_no_error(local):
+    assert local.score_choices([]) == []
+
+
+def test_an_answer_of_no_tokens_is_refused():
+    with pytest.raises(UsageError, match="at least one token"):
+        Request("a", (Message("user", ("left?",)),), max_new_tokens=0)

@@ -63,10 +63,11 @@ def tiny(kind: str) -> Preset:
     )
 
 
-def built(kind: str) -> InfiMedForConditionalGeneration:
+def built(kind: str, reducer: str = "average") -> InfiMedForConditionalGeneration:
     """A model whose every weight is random, so that none can be forgotten unnoticed."""
     torch.manual_seed(5)
-    model = InfiMedForConditionalGeneration(build_config(tiny(kind), image_token_id=3)).float()
+    config = build_config(tiny(kind), image_token_id=3, reducer=reducer)
+    model = InfiMedForConditionalGeneration(config).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
@@ -87,6 +88,7 @@ def exported(
     *,
     image_size: int = 32,
     visual_tokens: int = 16,
+    reducer: str = "average",
     dtype: Dtype = "fp32",
     shard_size: str = "5GB",
 ) -> Written:
@@ -94,7 +96,7 @@ def exported(
     folder.mkdir()
     return write_export(
         folder,
-        built(kind),
+        built(kind, reducer),
         processor_of(kind, image_size, visual_tokens),
         card="# A card\n",
         dtype=dtype,

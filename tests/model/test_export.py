@@ -214,6 +214,28 @@ def test_pooled_export_generates_with_transformers_what_whole_forward_passes_say
     assert said.tolist() == ids.tolist()
 
 
+@pytest.mark.parametrize("image_size", [32, 16])
+@pytest.mark.parametrize("reducer", ["pixel_shuffle", "resampler", "query"])
+def test_learned_reducer_is_exported_at_any_size_and_reloads_bit_equal(
+    reducer, image_size, tmp_path
+):
+    written = exported(
+        tmp_path / "out", "siglip", image_size=image_size, visual_tokens=4, reducer=reducer
+    )
+    assert written.model_type == "infimed_vl"
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    ours = built("siglip", reducer)
+    pixels = torch.randn(2, 3, image_size, image_size)
+    with torch.no_grad():
+        assert torch.equal(model.image_features(pixels, 4), ours.image_features(pixels, 4))
+
+
+def test_model_that_tiles_is_not_exported(tmp_path):
+    processor = processor_of("siglip").with_grid(32, 16, 4)
+    with pytest.raises(DataError, match="tiles"):
+        write_export(tmp_path, built("siglip"), processor, card="")
+
+
 @pytest.mark.parametrize("tokens", [16, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_placeholders_equal_features_for_odd_images(kind, tokens, tmp_path):

@@ -128,6 +128,20 @@ def test_a_second_type_of_numbers_is_kept(tmp_path, pixels):
     assert load_checkpoint(tmp_path / "ours")[0].dtype == torch.float32
 
 
+def test_mixed_types_become_the_one_that_holds_all_of_them(tmp_path):
+    model = foreign.stock()
+    tensors = {
+        name: tensor.half() if "vision" in name else tensor.bfloat16()
+        for name, tensor in foreign.llava_hub(model).items()
+    }
+    large = "language_model.model.embed_tokens.weight"
+    tensors[large][0, 0] = 1e5
+    folder = foreign.write(tmp_path / "theirs", tensors, model.config.to_dict())
+    assert "float32" in run(folder, "--out", tmp_path / "ours")
+    ours, _ = load_checkpoint(tmp_path / "ours")
+    assert float(ours.get_input_embeddings().weight[0, 0]) == float(tensors[large][0, 0])
+
+
 def test_the_manifest_says_where_every_file_came_from(tmp_path):
     model = foreign.stock()
     folder = foreign.write(tmp_path / "theirs", foreign.llava_hub(model), model.config.to_dict())
@@ -135,9 +149,9 @@ def test_the_manifest_says_where_every_file_came_from(tmp_path):
     origin = json.loads((tmp_path / "ours" / "manifest.json").read_text())["imported"]
     assert origin["layout"] == "llava"
     assert set(origin["files"]) == {
-        "theirs/config.json",
-        "theirs/model.safetensors",
-        "theirs/tokenizer.json",
+        "checkpoint/config.json",
+        "checkpoint/model.safetensors",
+        "checkpoint/tokenizer.json",
     }
     assert str(tmp_path) not in json.dumps(origin)
 
@@ -175,7 +189,10 @@ def test_what_does_not_match_is_refused_and_named(tmp_path, change, message):
         ({"model_type": "llava_next"}, "no layout"),
         ({"vision_feature_layer": [-2, -1]}, "several layers"),
         ({"vision_config": {"model_type": "clip_vision_model"}}, "not supported"),
-        ({"text_config": {"model_type": "nobody"}}, "no configuration"),
+        ({"text_config": {"model_type": "nobody"}}, "language model is not supported"),
+        ({"text_config": {"model_type": "gpt2", "n_layer": 10**8}}, "not supported"),
+        ({"vision_feature_select_strategy": "default"}, "cannot be chosen so"),
+        ({"vision_feature_layer": -9}, "no such layer"),
         ({"text_config": None}, "has no text_config"),
         ({"image_token_index": 4000}, "no token for image_token_index"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised"),

@@ -175,3 +175,28 @@ def test_model_starts_from_its_two_bases(make_model, processor, tmp_path):
     for name, tensor in language.model.state_dict().items():
         assert torch.equal(model.model.language_model.state_dict()[name], tensor), name
     assert made.image_token_id == model.config.image_token_id == 3
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_trained_in_float32_come_back_whole_whatever_type_the_bases_had(saved, key):
+    model, folder = saved
+
+    def as_the_bases_were(values):
+        for part in ("vision_config", "text_config"):
+            values[part].pop("dtype", None)
+            values[part][key] = "bfloat16"
+
+    edit(folder, "config.json", as_the_bases_were)
+    again, _ = load_checkpoint(folder)
+    before, after = model.state_dict(), again.state_dict()
+    assert all(torch.equal(before[k], after[k]) and after[k].dtype == torch.float32 for k in before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_size": 0}, {"image_size": 10**9}, {"image_token": "{{ x }}"}, {"mean": None}],
+)
+def test_processor_that_is_none_is_refused(saved, change):
+    edit(saved[1], "infimed_processor.json", lambda values: values.update(change))
+    with pytest.raises(DataError, match="is not a processor"):
+        load_checkpoint(saved[1])

@@ -50,6 +50,13 @@ def test_folder_of_other_files_is_never_replaced(checkpoint, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
+def test_export_with_a_file_of_somebody_in_it_is_never_replaced(checkpoint, tmp_path):
+    export(checkpoint, tmp_path / "out")
+    write_text(tmp_path / "out" / "thesis.txt", "years of work")
+    with pytest.raises(UsageError, match="never replaced"):
+        export(checkpoint, tmp_path / "out", force=True)
+
+
 def test_earlier_export_is_replaced_only_by_force(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "out")
     with pytest.raises(UsageError, match="--force"):

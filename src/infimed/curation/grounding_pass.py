@@ -131,6 +131,7 @@ def measure_sets(
     Args:
         foreign: image sets to swap in, by image set. examples: a record that shows each image set.
     """
+    limit = int(local.model.config.text_config.max_position_embeddings)
     done: list[Measured] = []
     ready: list[_Asked] = []
     for each in sets:
@@ -156,6 +157,8 @@ def measure_sets(
         for other in foreign[asked.key]:
             if not any(sha in failed for sha in other):
                 trunk = _swapped_trunk(local, asked, shards.record(examples[other]))
+                if len(trunk) + len(asked.branch.ids) > limit:
+                    continue  # the other image has more tiles than there is room for
                 cells[other, trunk].append((asked.branch, (asked.row, "swapped")))
     losses = _losses(local, cells, features)
     for asked in ready:

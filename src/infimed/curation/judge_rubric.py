@@ -170,7 +170,7 @@ def judge_request(
     """
     shown = _shown(record, rubric.max_record_chars)
     pictures = tuple(
-        Picture(ref.sha256 or ref.locator, partial(load, ref)) for ref in record.images
+        Picture(ref.sha256 or ref.locator, partial(load, ref), ref.size) for ref in record.images
     )
     content = sha256_json([shown, [picture.sha256 for picture in pictures]])
     order = stream(seed, "criteria", rubric.identity, content).permutation(len(QUALITY))

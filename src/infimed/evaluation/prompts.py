@@ -2,8 +2,7 @@
 
 Our own checkpoints were taught the plain question (and options with a one-line instruction, see
 `infimed.model.processing`), so the default adds nothing. A choice never gets one: whoever renders its
-options says how to answer. Source of the medevalkit sentences:
-alibaba-damo-academy/MedEvalKit at 9b12e3b, utils/question_formats.py.
+options says how to answer.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infimed.data.record import Message
+from infimed.evaluation.medevalkit.prompts import ENDINGS
 
 SUFFIXES: dict[str, str] = {
     "none": "",
     "yes_no": "\nAnswer with yes or no.",
     "short": "\nAnswer with a word or a short phrase.",
     "short_zh": "\n请用一个词或短语回答。",
-    "medevalkit_yes_no": "\nPlease output 'yes' or 'no'(no extra output).",
-    "medevalkit_open": "\nPlease answer the question concisely.",
+    "medevalkit_yes_no": f"\n{ENDINGS['yes_no', 'en'][0]}",
+    "medevalkit_open": f"\n{ENDINGS['open', 'en'][0]}",
 }
 
 

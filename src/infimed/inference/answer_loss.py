@@ -57,6 +57,8 @@ def target_losses(model: Any, rows: Sequence[LossRow]) -> list[list[tuple[float,
     """
     grown = [Row(row.trunk, [part.ids for part in row.continuations], row.features) for row in rows]
     found: list[list[tuple[float, int]]] = []
+    if not rows:
+        return []
     states: list[Tensor] = []
     targets: list[int] = []
     for row, states_of_row in zip(rows, fill(model, grown), strict=True):

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infimed.inference.cache import TRUNK, KeyValues, Pass, branch_bias, grid_of
+from infimed.inference.cache import CACHED, TRUNK, KeyValues, Pass, branch_bias, grid_of
 from infimed.model.attention import Document, PackedLayout
+from infimed.model.modeling import LeakingCallError
 
 TOKENS_PER_PASS = 4096
 """Tokens computed together; more gains nothing on a CPU and costs memory."""
@@ -89,7 +90,13 @@ def _passes(rows: Sequence[Row]) -> Iterator[list[int]]:
 
 
 def _hidden(model: Any, embedded: Tensor, positions: Tensor, step: Pass) -> Tensor:
-    """Final hidden states [tokens, d] of packed embeddings [1, tokens, d]."""
+    """Final hidden states [tokens, d] of packed embeddings [1, tokens, d].
+
+    Raises:
+        LeakingCallError: another attention would not know of the cache, and say nothing.
+    """
+    if model.model.language_model.config._attn_implementation != CACHED:
+        raise LeakingCallError(f"call set_attention({CACHED!r}) before a model answers")
     hidden = model.model.language_model(
         inputs_embeds=embedded, position_ids=positions, use_cache=False, step=step
     ).last_hidden_state[0]

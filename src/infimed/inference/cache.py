@@ -180,6 +180,8 @@ def grid_of(cache: KeyValues, rows: Sequence[int], slots: Sequence[int]) -> Grid
 
 def branch_bias(document: Document, dtype: torch.dtype) -> Tensor:
     """What the branches of a document may see: 0 or -inf, [tokens of branches, document]."""
+    if not document.branches:
+        return torch.zeros(0, 0, dtype=dtype)
     seen = document.mask()[document.trunk :]
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
 

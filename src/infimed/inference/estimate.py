@@ -30,7 +30,9 @@ class Load:
 
     Attributes:
         requests: answered at once. images, text_tokens, new_tokens: of each request.
-        visual_tokens: of an image; None for the preset's full grid. dtype: a name in `DTYPES`.
+        visual_tokens: of a view; None for the preset's full grid. views: of an image: 1 and its tiles.
+        image_size: pixels of a view's side; None for the preset's. reducer: as in a recipe; its weights are
+            counted, its operations (a few per cent of the tower's) are not. dtype: a name in `DTYPES`.
     """
 
     requests: int = 1
@@ -38,6 +40,9 @@ class Load:
     new_tokens: int = 256
     text_tokens: int = PROMPT_TOKENS
     visual_tokens: int | None = None
+    views: int = 1
+    image_size: int | None = None
+    reducer: str = "average"
     dtype: str = "bf16"
 
 
@@ -94,19 +99,21 @@ def estimate_inference(chosen: Preset, load: Load) -> Inference:
     """What a preset needs for a load."""
     dtype = DTYPES[load.dtype]
     with torch.device("meta"):
-        model = InfiMedForConditionalGeneration(build_config(chosen, image_token_id=0))
+        config = build_config(chosen, image_token_id=0, reducer=load.reducer)
+        model = InfiMedForConditionalGeneration(config)
     text, vision = model.config.text_config, model.config.vision_config
     tower, language = model.model.vision_tower, model.model.language_model
-    visual = load.images * (load.visual_tokens or chosen.full_tokens)
+    views = load.images * load.views
+    visual = views * (load.visual_tokens or chosen.full_tokens)
     prompt = visual + load.text_tokens
     whole = prompt + load.new_tokens
 
-    patches = (chosen.image_size // chosen.patch_size) ** 2
+    patches = ((load.image_size or chosen.image_size) // chosen.patch_size) ** 2
     patches += chosen.feature_strategy == "default"  # the class token
     inner = int(getattr(vision, "intermediate_size", None) or 4 * vision.hidden_size)
     # The states of all blocks are kept until one is chosen; the widest layer stands twice.
     states = (vision.num_hidden_layers + 2) * vision.hidden_size + 2 * inner
-    images = load.requests * load.images
+    images = load.requests * views
     image = dtype.itemsize * min(images, IMAGES_PER_PASS) * patches * states
     width = text.hidden_size + 2 * text.intermediate_size
     logits = 4 * load.requests * text.vocab_size
@@ -131,7 +138,7 @@ def estimate_inference(chosen: Preset, load: Load) -> Inference:
         image=image if images else 0,
         prompt=dtype.itemsize * pass_tokens * width + logits,
         requests=load.requests,
-        prefill_flops=load.requests * (load.images * encoding + projecting + reading),
+        prefill_flops=load.requests * (views * encoding + projecting + reading),
         decode_bytes=read + load.requests * cache_token * whole,
         decode_flops=load.requests * one_step,
     )

@@ -115,6 +115,10 @@ class Request:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(
+                "an answer has at least one token", where=self.id, seen=self.max_new_tokens
+            )
         if not all(self.stop):
             raise UsageError("a stop string is empty", where=self.id, seen=list(self.stop))
 

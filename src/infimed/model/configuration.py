@@ -22,12 +22,15 @@ class InfiMedConfig(LlavaConfig):
             the full grid.
         reducer: how the grid becomes `visual_tokens`, one of `REDUCERS`; ``average`` is adaptive
             average pooling before the projector and has no weights.
+        reducer_grid: side of the grid that the reducer's latents lie on; None for the tower's own. An
+            export at another image size keeps it apart from the tower's.
     """
 
     model_type = "infimed_vl"
 
     visual_tokens: int | None = None
     reducer: str = "average"
+    reducer_grid: int | None = None
 
 
 def is_stock(config: InfiMedConfig, image_size: int | None = None) -> bool:

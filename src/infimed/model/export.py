@@ -82,6 +82,9 @@ def bake_positions(model: InfiMedForConditionalGeneration, image_size: int) -> N
     vision = model.config.vision_config
     embeddings = model.model.vision_tower.embeddings
     patches = grid_side(image_size, int(vision.patch_size)) ** 2
+    if model.config.reducer != "average" and model.config.reducer_grid is None:
+        # Latents stay as they are: to average them here and again at each call would not be exact.
+        model.config.reducer_grid = grid_side(int(vision.image_size), int(vision.patch_size))
     with torch.no_grad():
         if vision.model_type == "siglip_vision_model":
             places = torch.empty(1, patches, vision.hidden_size)

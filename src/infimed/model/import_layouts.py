@@ -124,6 +124,22 @@ def _llava(folder: Path, values: dict[str, Any], language: Path | None) -> Sourc
             seen=config.vision_feature_layer,
             accepted="one vision_feature_layer",
         )
+    strategy = "full" if config.vision_config.model_type == "siglip_vision_model" else "default"
+    if config.vision_feature_select_strategy != strategy:
+        raise DataError(
+            "the tower's features cannot be chosen so",
+            where=where,
+            seen=f"vision_feature_select_strategy {config.vision_feature_select_strategy}",
+            accepted=f"{strategy} for {config.vision_config.model_type}",
+        )
+    last = config.vision_config.num_hidden_layers + 1  # the embeddings count as one
+    if not -last <= config.vision_feature_layer < last:
+        raise DataError(
+            "the tower has no such layer",
+            where=where,
+            seen=f"vision_feature_layer {config.vision_feature_layer}",
+            accepted=f"-{last} to {last - 1}",
+        )
     if config.tie_word_embeddings:
         tied, kept = tied_head(kept, f"{head}weight", f"{words}embed_tokens.weight")
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
@@ -156,7 +172,9 @@ def _llava_qwen(
         },
     )
     tower, extra = _tower(str(values["mm_vision_tower"]), vision, where)
-    layer = int(values.get("mm_vision_select_layer", -2))
+    layer = values.get("mm_vision_select_layer", -2)
+    if not isinstance(layer, int):
+        raise DataError("is no layer", where=where, seen=f"mm_vision_select_layer {layer}")
     layers = {name.split(".")[0] for name in _after(kept, f"{inner}encoder.layers.")}
     names = {
         LINEAR_1: "model.mm_projector.0.",

@@ -2,14 +2,16 @@
 
 Looked at first (layout, names, shapes, tokenizer), read only when all of it matches, written as every
 checkpoint is: atomically, in the Hub's layout, with a manifest that says where each file came from.
-Tensors keep the type they are stored in. Cost: the model once in memory.
+The model has the one type that holds all stored ones. Cost: the model once in memory.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from infimed.model.presets import CLIP_HALF, IMAGENET_MEAN, IMAGENET_STD
 from infimed.model.processing import Processor
 from infimed.model.tensor_names import made_in
 from infimed.model.unpickling import convert_pickles
-from infimed.model.weight_files import check_folder, real_file
+from infimed.model.weight_files import PICKLED, check_folder, real_file
 
 FIX = "give a folder with config.json and *.safetensors; --allow-pickle converts pickled weights"
 _TYPES = {"F64": torch.float32, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -84,7 +86,7 @@ def import_checkpoint(
         origin = {
             "layout": source.layout,
             "folder": checkpoint.name,
-            "files": _hashes([checkpoint, *(f for f in (vision, language) if f is not None)]),
+            "files": _hashes({"checkpoint": checkpoint, "vision": vision, "language": language}),
             "notes": list(source.notes),
         }
         with atomic_folder(out) as partial:
@@ -100,11 +102,11 @@ def import_checkpoint(
 
 
 def _stored_type(source: Source) -> torch.dtype:
-    """The type most of the tensors are stored in; transformers has one type for a whole model."""
-    types = [
+    """The type that holds every stored one; transformers has one type for a whole model."""
+    types = {
         _TYPES[e.dtype] for part in source.parts for e in part.stored.values() if e.dtype in _TYPES
-    ]
-    return max(set(types), key=types.count) if types else torch.float32
+    }
+    return reduce(torch.promote_types, types) if types else torch.float32
 
 
 def _processor(source: Source, folder: Path) -> Processor:
@@ -157,19 +159,22 @@ def _normalisation(folder: Path) -> tuple[Triple, Triple] | None:
         if not (folder / name).exists():
             continue
         values = read_json(real_file(folder, name))
-        values = values.get("image_processor", values)
-        found = values.get("image_mean"), values.get("image_std")
-        if all(isinstance(one, list) and len(one) == 3 for one in found):
+        inner = values.get("image_processor") if isinstance(values, dict) else None
+        values = inner if isinstance(inner, dict) else values
+        said = [values.get(key) for key in ("image_mean", "image_std")]
+        found = [one for one in said if isinstance(one, list) and len(one) == 3]
+        if len(found) == 2 and all(isinstance(n, (int, float)) for one in found for n in one):
             mean, std = (tuple(float(number) for number in one) for one in found)
             return mean, std  # type: ignore[return-value]
     return None
 
 
-def _hashes(folders: list[Path]) -> dict[str, str]:
-    """SHA-256 of every file that could have been read, by folder and name."""
+def _hashes(folders: Mapping[str, Path | None]) -> dict[str, str]:
+    """SHA-256 of every file that could have been read, by the folder's part and the file's name."""
     return {
-        f"{folder.name}/{file.relative_to(folder).as_posix()}": sha256_file(file)
-        for folder in folders
+        f"{part}/{file.relative_to(folder).as_posix()}": sha256_file(file)
+        for part, folder in folders.items()
+        if folder is not None
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.suffix in (".json", ".safetensors", ".bin", ".pt", ".jinja")
+        if file.is_file() and file.suffix in (".json", ".safetensors", ".jinja", *PICKLED)
     }

@@ -74,7 +74,8 @@ class InfiMedForConditionalGeneration(LlavaForConditionalGeneration):
         self.config.visual_tokens = visual_tokens
 
     def set_attention(self, implementation: str) -> None:
-        """Attention of the language model: ``infimed_packed`` to train, ``sdpa`` to generate."""
+        """Attention of the language model: ``infimed_packed`` to train, ``infimed_cached`` to answer
+        (`inference.cache`), ``sdpa`` for transformers' own `generate`."""
         self.model.language_model.config._attn_implementation = implementation
 
     def tower_features(self, pixels: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ from infimed.model.weight_files import (
 
 TOWERS: Final = ("siglip_vision_model", "dinov2")
 """Vision towers that are supported, by their model_type."""
+LANGUAGES: Final = ("qwen3", "qwen2", "llama", "mistral", "smollm3")
+"""Language models that are supported; others may spell their sizes in ways that no check looks at."""
 SIZES: Final = (
     "hidden_size",
     "num_hidden_layers",
@@ -93,6 +95,15 @@ def config_of(values: Mapping[str, Any], where: str) -> PretrainedConfig:
     Raises:
         DataError: the model_type is missing or unknown, or a value is not valid.
     """
+    kind = str(values.get("model_type"))
+    if kind not in (*TOWERS, *LANGUAGES):
+        raise DataError(
+            "this language model is not supported",
+            where=where,
+            seen=kind,
+            accepted=LANGUAGES,
+            nearest=nearest_name(kind, LANGUAGES),
+        )
     layers = values.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MAX_LAYERS:  # transformers makes a list of them
         raise DataError(

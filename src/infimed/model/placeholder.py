@@ -31,6 +31,12 @@ def with_placeholder(tokenizer_json: str, token: str, rows: int, where: str) -> 
     known = tokenizer.token_to_id(token)
     if known is not None and known in added and added[known].special and known < rows:
         return tokenizer_json
+    if known is not None and known not in added:
+        raise DataError(
+            "the image placeholder is an ordinary word, which a user could type",
+            where=where,
+            seen=f"{token!r}, token {known}",
+        )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     index = tokenizer.token_to_id(token)
     if index is None or index >= rows:

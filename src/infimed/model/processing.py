@@ -13,7 +13,6 @@ every row of tiles a newline and the placeholders of the row. The newlines tell 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,11 +31,14 @@ from infimed.data.imaging import squash
 from infimed.data.record import Message, Record
 from infimed.data.shards import Measure
 from infimed.model.tiling import NO_TILES, Grid, Size, cut, tile_grid, view_count
+from infimed.model.weight_files import real_file
 
 START, END, IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_INSTRUCTION = "Answer with one of the options."
 IGNORE = -100
+MAX_SIDE = 16_384
+"""Pixels of a side, and tokens of an image, that a stored processor may ask for."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -395,23 +397,38 @@ class Processor:
         Raises:
             DataError: a file is missing, malformed, or the template differs from this version's.
         """
-        stored: dict[str, Any] = read_json(folder / "infimed_processor.json")
-        tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        json.loads(tokenizer_json)
-        processor = Processor(
-            tokenizer_json=tokenizer_json,
-            image_size=stored["image_size"],
-            visual_tokens=stored["visual_tokens"],
-            mean=tuple(stored["mean"]),
-            std=tuple(stored["std"]),
-            image_token=stored["image_token"],
-            tiles=stored.get("tiles", 0),
-        )
-        if processor.template_hash != stored["template_hash"]:
+        file = real_file(folder, "infimed_processor.json")
+        stored: dict[str, Any] = read_json(file)
+        tokenizer = real_file(folder, "tokenizer.json")
+        try:
+            processor = Processor(
+                tokenizer_json=tokenizer.read_text(encoding="utf-8"),
+                image_size=int(stored["image_size"]),
+                visual_tokens=int(stored["visual_tokens"]),
+                mean=tuple(float(level) for level in stored["mean"]),  # type: ignore[arg-type]
+                std=tuple(float(level) for level in stored["std"]),  # type: ignore[arg-type]
+                image_token=str(stored["image_token"]),
+                tiles=int(stored.get("tiles", 0)),
+            )
+            expected = str(stored["template_hash"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"is not a processor ({error!r})", where=str(file)) from error
+        sane = 0 < processor.image_size <= MAX_SIDE and 0 < processor.visual_tokens <= MAX_SIDE
+        if not sane or set(processor.image_token) & set("{}"):
+            raise DataError(
+                "is not a processor of images",
+                where=str(file),
+                seen=f"{processor.image_size} px, {processor.visual_tokens} tokens, {processor.image_token!r}",
+            )
+        try:
+            Tokenizer.from_str(processor.tokenizer_json)
+        except Exception as error:  # the library raises bare exceptions
+            raise DataError(f"is not a tokenizer ({error})", where=str(tokenizer)) from error
+        if processor.template_hash != expected:
             raise DataError(
                 "the checkpoint was made with another tokenizer or chat template",
                 where=str(folder),
-                seen=stored["template_hash"],
+                seen=expected,
                 accepted=processor.template_hash,
                 fix="use the InfiMed version named in the checkpoint's manifest.json",
             )

@@ -253,6 +253,7 @@ def make_reducer(config: InfiMedConfig) -> nn.Module:
             seen=f"width {width}",
             fix="model.reducer=average or pixel_shuffle",
         )
-    grid = grid_side(int(vision.image_size), int(vision.patch_size))
+    own = grid_side(int(vision.image_size), int(vision.patch_size))
+    grid = config.reducer_grid or own
     kind = Resampler if config.reducer == "resampler" else QueryReducer
     return kind(width, heads, grid)

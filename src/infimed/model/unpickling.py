@@ -20,7 +20,14 @@ from torch import Tensor
 
 from infimed.core.errors import DataError
 from infimed.core.files import read_json, write_json
-from infimed.model.weight_files import CONFIGS, INDEX, WEIGHTS, pickled_files, real_file
+from infimed.model.weight_files import (
+    CONFIGS,
+    INDEX,
+    MAX_DEPTH,
+    WEIGHTS,
+    pickled_files,
+    real_file,
+)
 
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 LATEST: Final = "checkpoints/latest-checkpoint.pt"
@@ -90,15 +97,22 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             seen=said[0][:200],
         ) from error
     model = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    tensors = {name: tensor.contiguous().clone() for name, tensor in _leaves(model, "")}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _leaves(model, "", MAX_DEPTH):
+        if name in tensors or tensor.layout is not torch.strided:
+            raise DataError("holds a tensor that is not plain or not alone of its name",
+                            where=str(file), seen=name)  # fmt: skip
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DataError("promises more numbers than it holds", where=str(file), seen=name)
+        tensors[name] = tensor.contiguous().clone()
     if not tensors:
         raise DataError("holds no weights", where=str(file))
     return tensors
 
 
-def _leaves(values: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _leaves(values: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(values, Tensor):
         yield prefix, values
-    elif isinstance(values, dict):
+    elif isinstance(values, dict) and depth:
         for name, value in values.items():
-            yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
+            yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name), depth - 1)

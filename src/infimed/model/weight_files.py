@@ -44,10 +44,15 @@ ITEM_BYTES: Final = {
     "BOOL": 1,
 }
 """Bytes of a number by its type's name; types of quantised formats are not read."""
+MAX_DEPTH: Final = 64
+"""Levels of lists and objects in a configuration."""
 MAX_HEADER_BYTES: Final = 100_000_000
 """The safetensors library's own cap on a header."""
 _CHOSEN_CODE: Final = "attn_implementation", "experts_implementation"
 """Endings of configuration keys that may name a kernel to fetch; they are left out."""
+_STORED_TYPE: Final = "dtype", "torch_dtype"
+"""Keys that name the type of the files. transformers would build parts of a model in it, whatever type is
+asked for, and so round what was trained in float32; they are left out too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def real_file(folder: Path, name: str) -> Path:
         homes.append(home.parents[1] / "blobs")
     try:
         real = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # missing, a broken link, or links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # missing, links in a circle, no file name
         raise DataError("file not found", where=str(path)) from error
     if not any(real.is_relative_to(allowed) for allowed in homes):
         raise DataError(
@@ -133,7 +138,7 @@ def real_file(folder: Path, name: str) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json without keys that choose code, after a look into every file that could ask for code.
+    """config.json without keys that choose code or a type, after a look into every file that could ask for code.
 
     Raises:
         DataError: there is none, it is malformed, it names quantised weights, or one of `CONFIGS` asks
@@ -153,11 +158,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             where=str(folder / "config.json"),
             accepted="weights in float32, bfloat16 or float16",
         )
-    return {
-        key: _without_chosen_code(value)
-        for key, value in values.items()
-        if not key.endswith(_CHOSEN_CODE)
-    }
+    chosen: dict[str, Any] = _without_choices(values)
+    return chosen
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -165,9 +167,18 @@ def _read_object(file: Path) -> dict[str, Any]:
         values = read_json(file)
     except RecursionError as error:
         raise DataError("is nested too deeply", where=str(file)) from error
+    if _depth_exceeds(values, MAX_DEPTH):
+        raise DataError("is nested too deeply", where=str(file), accepted=f"{MAX_DEPTH} levels")
     if not isinstance(values, dict):
         raise DataError(f"{file.name} is not a JSON object", where=str(file.parent))
     return values
+
+
+def _depth_exceeds(values: Any, most: int) -> bool:
+    inner = values.values() if isinstance(values, dict) else values
+    if not isinstance(values, (dict, list)):
+        return False
+    return most == 0 or any(_depth_exceeds(value, most - 1) for value in inner)
 
 
 def _mentions(values: Any, key: str) -> bool:
@@ -176,10 +187,14 @@ def _mentions(values: Any, key: str) -> bool:
     return isinstance(values, list) and any(_mentions(value, key) for value in values)
 
 
-def _without_chosen_code(values: Any) -> Any:
+def _without_choices(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
-    return {k: _without_chosen_code(v) for k, v in values.items() if not k.endswith(_CHOSEN_CODE)}
+    return {
+        key: _without_choices(value)
+        for key, value in values.items()
+        if not key.endswith(_CHOSEN_CODE) and key not in _STORED_TYPE
+    }
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:

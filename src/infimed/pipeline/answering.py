@@ -28,10 +28,20 @@ def estimate_answers(
         UsageError: no such hardware.
     """
     machine = hardware(machine_name)
-    tokens = recipe.stages[-1].visual_tokens
+    last = recipe.stages[-1]
+    tokens = last.visual_tokens
     rows = []
     for dtype in DTYPES:
-        load = Load(requests, images, new_tokens, visual_tokens=tokens, dtype=dtype)
+        load = Load(
+            requests,
+            images,
+            new_tokens,
+            visual_tokens=tokens,
+            views=last.views,
+            image_size=last.image_size,
+            reducer=recipe.model.reducer,
+            dtype=dtype,
+        )
         need = estimate_inference(preset(recipe.model.preset), load)
         # The table of hardware has bf16 peaks; fp32 products reach no more.
         prompts, step = need.seconds(machine.flops, machine.bandwidth)

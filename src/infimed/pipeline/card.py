@@ -26,6 +26,7 @@ from infimed.curation.summary import CurationSummary
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.report import Scoreboard
 from infimed.model.configuration import grid_side
+from infimed.model.loading import MARKER, STEP, checkpoint_folders
 from infimed.model.weight_files import parameter_count
 from infimed.pipeline import report_data, report_examples, report_results
 from infimed.pipeline.report import shareable_recipe
@@ -80,6 +81,14 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Another project's checkpoint: its layout, and what was left out of it."""
+
+    layout: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Weights:
     """The model as stored; `stock` is whether it exports as LLaVA."""
 
@@ -89,6 +98,7 @@ class Weights:
     stock: bool
     siglip: bool
     parameters: int
+    imported: Origin | None
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,11 @@ def model_card(run: Path | None, checkpoint: Path) -> str:
     stages = section(
         lambda: report_data.stage_numbers(at, report_data.read_steps(at), _given(recipe)), missing
     )
+    newest = next(iter(checkpoint_folders(at / "checkpoints")), None)
+    other = run is not None and newest is not None and newest.resolve() != checkpoint.resolve()
     results = section(
         lambda: read_results(at / "evaluation", _given(recipe), imported.value, curation.value),
-        missing,
+        "the scores of this run are those of a later checkpoint" if other else missing,
     )
     bases = bases_of(recipe)
     try:
@@ -163,10 +175,11 @@ def model_card(run: Path | None, checkpoint: Path) -> str:
 
 def run_of(source: Path, checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in; None for a checkpoint that was copied elsewhere."""
-    for folder in (source, *checkpoint.resolve().parents[1:2]):
-        if (folder / "recipe.yaml").is_file():
-            return folder
-    return None
+    if (source / "recipe.yaml").is_file():
+        return source
+    real = checkpoint.resolve()
+    inside = real.parent.name == "checkpoints" and STEP.fullmatch(real.name)
+    return real.parents[1] if inside and (real.parents[1] / "recipe.yaml").is_file() else None
 
 
 def _have(opened: Section[ShardSet]) -> ShardSet:
@@ -194,14 +207,19 @@ def read_weights(checkpoint: Path) -> Weights:
     config = read_json(checkpoint / "config.json")
     processor = read_json(checkpoint / "infimed_processor.json")
     vision = config["vision_config"]
+    manifest = read_json(checkpoint / MARKER)
+    origin = manifest.get("imported")
     side = grid_side(processor["image_size"], int(vision["patch_size"]))
     return Weights(
-        fingerprint=str(read_json(checkpoint / "manifest.json")["fingerprint"]),
+        fingerprint=str(manifest["fingerprint"]),
         image_size=processor["image_size"],
         visual_tokens=processor["visual_tokens"],
-        stock=config["reducer"] == "average" and processor["visual_tokens"] == side * side,
+        stock=config["reducer"] == "average"
+        and processor["visual_tokens"] == side * side
+        and not processor.get("tiles"),
         siglip=vision["model_type"] == "siglip_vision_model",
         parameters=parameter_count(checkpoint),
+        imported=None if origin is None else Origin(origin["layout"], tuple(origin["notes"])),
     )
 
 

@@ -101,8 +101,8 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"note: the last stage ends at {last.visual_tokens} visual tokens; only the full grid of its "
             "image size exports as stock LLaVA"
         )
-    elif last.tiles:
-        lines.append("note: the last stage tiles large images; only without exports as stock LLaVA")
+    if last.tiles:
+        lines.append("note: the last stage tiles large images; such a model cannot be exported")
     if recipe.model.reducer != "average":
         lines.append(
             f"note: the reducer {recipe.model.reducer} has weights, so the model exports as infimed_vl "

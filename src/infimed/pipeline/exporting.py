@@ -66,6 +66,17 @@ def export(
     return written
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing else."""
+    if not (folder / ABOUT).is_file():
+        return False
+    try:
+        own = {ABOUT, *read_json(folder / ABOUT)["files"]}
+    except (DataError, KeyError, TypeError):
+        return False
+    return {entry.name for entry in folder.iterdir()} <= own
+
+
 def check_target(out: Path, force: bool) -> None:
     """Refuse to write over what is not an export.
 
@@ -76,9 +87,9 @@ def check_target(out: Path, force: bool) -> None:
         raise UsageError("is a file", where=str(out), fix="give a folder that does not exist yet")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    if not (out / ABOUT).is_file():
+    if not is_export(out):
         raise UsageError(
-            "the folder is not empty and is not an earlier export; it is never replaced",
+            "the folder is not empty and holds more than an earlier export; it is never replaced",
             where=str(out),
             fix="give a folder that does not exist yet",
         )

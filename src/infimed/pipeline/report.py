@@ -214,14 +214,20 @@ def _source(recipe: Recipe) -> str:
     return f"the data in “{recipe.data.root.name}” (reader: {recipe.data.reader})"
 
 
-def shareable_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, absolute paths cut to their last part: a report gets passed on."""
+PATHS = ("root", "split_file", "weights")
+"""Keys of a recipe whose values are paths."""
 
-    def shorten(value: Any) -> Any:
+
+def shareable_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, paths cut to their last part: a report gets passed on."""
+
+    def shorten(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {key: shorten(inner) for key, inner in value.items()}
+            return {key: shorten(inner, key) for key, inner in value.items()}
         if isinstance(value, list):
             return [shorten(inner) for inner in value]
+        if isinstance(value, str) and key in PATHS and len(Path(value).parts) > 1:
+            return f".../{Path(value).name}"
         if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
             return f".../{Path(value).name}"
         return value

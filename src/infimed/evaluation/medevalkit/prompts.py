@@ -10,7 +10,7 @@ from typing import Literal
 
 Language = Literal["en", "zh"]
 
-_ENDINGS: dict[tuple[str, str], tuple[str, str]] = {
+ENDINGS: dict[tuple[str, str], tuple[str, str]] = {
     ("choice", "en"): (
         "Answer with the option's letter from the given choices directly.",
         'Answer with the option\'s letter from the given choices and put the letter in one "\\boxed{}".',
@@ -52,23 +52,23 @@ def get_multiple_choice_prompt(
 ) -> str:
     """Question, options one a line as given, and the ending. Letters are the caller's business."""
     asked, listed = _HEADS[lang]
-    lines = ["", asked + question, listed, *choices, _ENDINGS["choice", lang][is_reasoning]]
+    lines = ["", asked + question, listed, *choices, ENDINGS["choice", lang][is_reasoning]]
     return "\n".join(lines)
 
 
 def get_judgement_prompt(question: str, is_reasoning: bool = False, lang: Language = "en") -> str:
     """A yes/no question."""
-    return f"{question}\n{_ENDINGS['yes_no', lang][is_reasoning]}"
+    return f"{question}\n{ENDINGS['yes_no', lang][is_reasoning]}"
 
 
 def get_close_ended_prompt(question: str, is_reasoning: bool = False, lang: Language = "en") -> str:
     """A question answered by a word or phrase."""
-    return f"{question}\n{_ENDINGS['closed', lang][is_reasoning]}"
+    return f"{question}\n{ENDINGS['closed', lang][is_reasoning]}"
 
 
 def get_open_ended_prompt(question: str, is_reasoning: bool = False, lang: Language = "en") -> str:
     """A question answered freely."""
-    return f"{question}\n{_ENDINGS['open', lang][is_reasoning]}"
+    return f"{question}\n{ENDINGS['open', lang][is_reasoning]}"
 
 
 def get_report_generation_prompt() -> str:
