@@ -342,10 +342,14 @@ def test_paper_sized_export_is_read_back_and_generates(name, tmp_path):
         model = InfiMedForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(usual)
+    files = pictures(tmp_path, chosen.image_size)
+    local = LocalModel(model, processor, name)
+    (ours,) = local.respond(requests(files, 16)[:1])
+    assert (ours.status, ours.new_tokens) == ("truncated", 16)
+    model.set_attention("sdpa")
     (tmp_path / "out").mkdir()
     write_export(tmp_path / "out", model, processor, card="", dtype="bf16", shard_size="2GB")
-    del model  # the other process needs as much memory
-    files = pictures(tmp_path, chosen.image_size)
+    del model, local  # the other process needs as much memory
     (found,) = ask_stock([stock_order(tmp_path / "out", requests(files, 16)[:1], files)])
     assert found["model"] == "LlavaForConditionalGeneration"
     (answer,) = found["answers"]
