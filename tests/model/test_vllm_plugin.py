@@ -20,7 +20,9 @@ def test_entry_point_names_the_function():
 
 def test_without_vllm_registering_does_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
+    before = set(sys.modules)
     vllm_plugin.register()
+    assert not {name for name in set(sys.modules) - before if name.startswith("infimed")}
 
 
 def test_architecture_of_pooled_exports_is_registered_once_and_lazily(monkeypatch):
