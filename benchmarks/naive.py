@@ -1,6 +1,6 @@
 """The naive baseline: one image and one question a sequence, padded, stock Hugging Face LLaVA.
 
-What a careful person writes first, kept as a baseline and tuned in good faith: bf16 autocast, a fused
+What a careful person writes first, kept as a baseline and tuned in good faith: autocast, a fused
 optimizer, sdpa attention, sequences padded to the longest of the batch (not to a fixed length), batches of
 similar length, the frozen tower without gradients. Every question brings its image again, every
 padded token is computed, logits are computed at every position: as the stock loop does.
@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration
 
 from infimed.model.modeling import InfiMedForConditionalGeneration
 from infimed.model.processing import IGNORE, Encoded
+from infimed.training.device import autocast
 
 
 def stock(model: InfiMedForConditionalGeneration) -> LlavaForConditionalGeneration:
@@ -59,6 +60,7 @@ def naive_step(
     optimizer: torch.optim.Optimizer,
     samples: Sequence[Encoded],
     pixels: Tensor,
+    precision: str,
     *,
     batch: int,
     pad: int,
@@ -75,7 +77,7 @@ def naive_step(
         batched = padded([samples[i] for i in chosen], pad)
         ids, mask, labels = (tensor.to(model.device) for tensor in batched)
         targets = int((labels != IGNORE).sum())
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with autocast(model.device, precision):
             out = model(
                 input_ids=ids, attention_mask=mask, labels=labels, pixel_values=pixels[chosen],
                 use_cache=False,

@@ -48,7 +48,7 @@ from infimed.model.processing import IGNORE, Encoded, Processor
 from infimed.model.weights import ensure_weights
 from infimed.packing.filling import fill_rows
 from infimed.packing.plan import DocumentPlan, RowPlan
-from infimed.training.device import autocast
+from infimed.training.device import autocast, fastest_precision
 from infimed.training.lora import add_adapters
 from infimed.training.loss import target_losses
 from infimed.training.optimizer import freeze, make_optimizer, set_rates
@@ -86,7 +86,7 @@ class Cached:
         self.model, self.processor = model, processor
         self.kept: dict[str, Tensor] = {}
 
-    def fill(self, data: Captions, batch: int = 16) -> float:
+    def fill(self, data: Captions, precision: str, batch: int = 16) -> float:
         """Seconds that it took for all images."""
         began = time.perf_counter()
         device = self.model.device
@@ -97,7 +97,7 @@ class Cached:
             pixels = self.processor.pixels(
                 [squares.square(one, self.processor.image_size) for one in some]
             ).to(device)
-            with torch.no_grad(), autocast(device, "bf16"):
+            with torch.no_grad(), autocast(device, precision):
                 made = self.model.pooled_features(pixels, self.processor.visual_tokens)
             for image, features in zip(some, made.bfloat16().cpu(), strict=True):
                 self.kept[image.locator] = features
@@ -216,6 +216,7 @@ def packed_arm(
     make: Callable[[], Any],
     data: Captions,
     grid: tuple[int, int],
+    precision: str,
     *,
     cache: bool = False,
     lora: Lora | None = None,
@@ -235,7 +236,10 @@ def packed_arm(
     samples = encoded(processor, data)
     kept = Cached(model, processor) if cache else None
     if kept is not None:
-        print(f"features of {len(data.made)} images: {kept.fill(data):.1f} s, once", flush=True)
+        print(
+            f"features of {len(data.made)} images: {kept.fill(data, precision):.1f} s, once",
+            flush=True,
+        )
     builder = RowBuilder(data, processor, PixelCache(data), seed=1, features=kept)  # type: ignore[arg-type]
     module = RowLoss(model)
 
@@ -261,7 +265,7 @@ def packed_arm(
         whole = sum(one.total for one in weights)
         total = 0.0
         for row, one in zip(built, weights, strict=True):
-            with autocast(device, "bf16"):
+            with autocast(device, precision):
                 loss, _, _ = module(row.to(device), one.weights.to(device), whole, 1)
             if learn:
                 loss.backward()
@@ -278,7 +282,9 @@ def packed_arm(
     )  # fmt: skip
 
 
-def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int]) -> Arm:
+def padded_arm(
+    name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int], precision: str
+) -> Arm:
     """Our model on batches of 8, padded to the longest of similar lengths."""
     model, base = make()
     device = model.device
@@ -300,7 +306,7 @@ def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
             targets = torch.full_like(labels, IGNORE)
             targets[:, :-1] = labels[:, 1:]
             ids, mask, targets = (tensor.to(device) for tensor in (ids, mask, targets))
-            with autocast(device, "bf16"):
+            with autocast(device, precision):
                 embedded = torch.cat(
                     [
                         model.embed(ids[row : row + 1], features)
@@ -327,7 +333,12 @@ def padded_arm(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
 
 
 def naive_arm(
-    name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int], batch: int
+    name: str,
+    make: Callable[[], Any],
+    data: Captions,
+    grid: tuple[int, int],
+    precision: str,
+    batch: int,
 ) -> Arm:
     """The naive script with the batch size that is fastest here."""
     own, base = make()
@@ -344,7 +355,9 @@ def naive_arm(
         set_rates(optimizer, 1.0)
         some = [samples[i] for i in chosen]
         pixels = pixels_of(processor, data, chosen).to(model.device)
-        return naive_step(model, optimizer, some, pixels, batch=batch, pad=processor.end_id)
+        return naive_step(
+            model, optimizer, some, pixels, precision, batch=batch, pad=processor.end_id
+        )
 
     def held_out(chosen: Sequence[int]) -> float:
         some, total = [samples[i] for i in chosen], 0.0
@@ -353,7 +366,7 @@ def naive_arm(
             ids, mask, labels = (
                 one.to(model.device) for one in padded([some[i] for i in part], processor.end_id)
             )
-            with torch.no_grad(), autocast(model.device, "bf16"):
+            with torch.no_grad(), autocast(model.device, precision):
                 out = model(
                     input_ids=ids, attention_mask=mask, labels=labels,
                     pixel_values=shown[part].to(model.device), use_cache=False,
@@ -368,11 +381,13 @@ def naive_arm(
     return Arm(f"naive (batch {batch})", model, processor, step, held_out, flops)
 
 
-def best_naive(name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int]) -> Arm:
+def best_naive(
+    name: str, make: Callable[[], Any], data: Captions, grid: tuple[int, int], precision: str
+) -> Arm:
     """The naive arm with the fastest batch size."""
     tried: dict[int, float] = {}
     for batch in NAIVE_BATCHES:
-        arm = naive_arm(name, make, data, grid, batch)
+        arm = naive_arm(name, make, data, grid, precision, batch)
         chosen = list(range(4))
         arm.step(chosen)
         began = time.perf_counter()
@@ -382,7 +397,7 @@ def best_naive(name: str, make: Callable[[], Any], data: Captions, grid: tuple[i
         del arm
         forget()
     print("naive, seconds a sample by batch size:", {k: round(v, 3) for k, v in tried.items()})
-    return naive_arm(name, make, data, grid, min(tried, key=lambda size: tried[size]))
+    return naive_arm(name, make, data, grid, precision, min(tried, key=lambda size: tried[size]))
 
 
 def main() -> None:
@@ -395,19 +410,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="runs, each with other captions")
     parser.add_argument("--arms", default="naive,padded,full,low,cache")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument(
+        "--precision", choices=["auto", "bf16", "fp32"], default="auto", help="auto: the faster one"
+    )
     parser.add_argument("--json", type=Path, help="also write everything there")
     arguments = parser.parse_args()
     if os.environ.get(VARIABLE) != TUNABLES:
         os.environ[VARIABLE] = TUNABLES
         os.execv(os.sys.executable, [os.sys.executable, *os.sys.argv])  # type: ignore[attr-defined]
+    if arguments.precision == "auto":
+        arguments.precision = fastest_precision(arguments.device)
     results = []
     for seed in range(1, arguments.seeds + 1):
         results.append(run(arguments, seed))
-    show(arguments.preset, results)
+    show(arguments.preset, arguments.precision, results)
     if arguments.json:
         arguments.json.write_text(
             json.dumps(
-                {"machine": environment(), "threads": torch.get_num_threads(), "seeds": results},
+                {
+                    "machine": environment(),
+                    "threads": torch.get_num_threads(),
+                    "precision": arguments.precision,
+                    "seeds": results,
+                },
                 indent=1,
             )
         )
@@ -415,7 +440,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """All arms on one seed's captions, on `arguments.device`."""
-    name, per_step = arguments.preset, arguments.samples
+    name, per_step, precision = arguments.preset, arguments.samples, arguments.precision
     full, low = GRIDS[name]
     folders = ensure_weights(name, offline=True)
 
@@ -428,12 +453,12 @@ def run(arguments: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     needed = (arguments.steps + 1) * per_step + held
     data = captions(make()[1], needed, seed=1000 + seed, size=192)
     builders: dict[str, Callable[[], Arm]] = {
-        "naive": lambda: best_naive(name, make, data, full),
-        "padded": lambda: padded_arm(name, make, data, full),
-        "full": lambda: packed_arm(name, "full", make, data, full),
-        "low": lambda: packed_arm(name, "low", make, data, low),
-        "cache": lambda: packed_arm(name, "cache", make, data, low, cache=True),
-        "lora": lambda: packed_arm(name, "lora", make, data, low, lora=Lora()),
+        "naive": lambda: best_naive(name, make, data, full, precision),
+        "padded": lambda: padded_arm(name, make, data, full, precision),
+        "full": lambda: packed_arm(name, "full", make, data, full, precision),
+        "low": lambda: packed_arm(name, "low", make, data, low, precision),
+        "cache": lambda: packed_arm(name, "cache", make, data, low, precision, cache=True),
+        "lora": lambda: packed_arm(name, "lora", make, data, low, precision, lora=Lora()),
     }
     order = stream(seed, "order").permutation(needed - held).tolist()
     steps = [order[at : at + per_step] for at in range(0, needed - held, per_step)]

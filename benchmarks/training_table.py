@@ -18,9 +18,9 @@ def rate_of(results: list[list[dict[str, Any]]], place: int) -> float:
     return float(samples / statistics.median(seconds))
 
 
-def show(name: str, results: list[list[dict[str, Any]]]) -> None:
+def show(name: str, precision: str, results: list[list[dict[str, Any]]]) -> None:
     """The tables: speed and loss of every arm, operations by part, each arm against the next."""
-    print(f"\n{name} on {environment()['cpu']}, {torch.get_num_threads()} threads, bf16 autocast")
+    print(f"\n{name} on {environment()['cpu']}, {torch.get_num_threads()} threads, {precision}")
     first = [
         {**arm, "samples_per_second": rate_of(results, at)} for at, arm in enumerate(results[0])
     ]
