@@ -118,7 +118,11 @@ class Train(Part):
     """What all stages share."""
 
     seed: int = Field(1, ge=0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="of products, over fp32 weights; auto is bf16 where the machine multiplies it faster, "
+        "and a run keeps what it began with",
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores")
     twin_beside: bool = Field(
         False, description="train the blind twin in a second process at the same time"
@@ -218,7 +222,7 @@ class Recipe(Part):
                 raise ValueError(
                     f"train.frozen_dtype=bf16, but the tower learns in {', '.join(learning)}"
                 )
-            if self.train.precision != "bf16":
+            if self.train.precision == "fp32":
                 raise ValueError("train.frozen_dtype=bf16 needs train.precision=bf16")
         return self
 

@@ -108,6 +108,8 @@ class RunFolder:
     def adopt(self, recipe: Recipe) -> bool:
         """Write recipe and environment, or check that they are the run's; True when resuming.
 
+        A precision of ``auto`` agrees with any; the file keeps the one that was decided.
+
         Raises:
             RecipeError: the folder was made with another recipe; the difference is shown.
         """
@@ -118,6 +120,11 @@ class RunFolder:
             return False
         old = yaml.safe_load(file.read_text(encoding="utf-8"))
         new = yaml.safe_load(dump_recipe(recipe))
+        decides = old["train"].get("precision") == "auto" != new["train"]["precision"]
+        if decides:
+            old["train"]["precision"] = new["train"]["precision"]
+        elif new["train"]["precision"] == "auto":
+            new["train"]["precision"] = old["train"].get("precision")
         if not same(old, new):
             raise RecipeError(
                 "this run folder was made with another recipe:\n  "
@@ -125,6 +132,8 @@ class RunFolder:
                 where=str(self.path),
                 fix="give the new run another name (name=OTHER), or remove the folder to start over",
             )
+        if decides:
+            write_text(file, dump_recipe(recipe))
         return True
 
     def check_data(self, hashes: Mapping[str, str]) -> None:

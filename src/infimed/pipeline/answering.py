@@ -43,7 +43,7 @@ def estimate_answers(
             dtype=dtype,
         )
         need = estimate_inference(preset(recipe.model.preset), load)
-        # The table of hardware has bf16 peaks; fp32 products reach no more.
+        # One peak for both: of a GPU the bf16 one, of a CPU the faster; the other products reach no more.
         prompts, step = need.seconds(machine.flops, machine.bandwidth)
         rows.append(
             {
@@ -65,6 +65,7 @@ def estimate_answers(
         "hardware": {
             "name": machine.name,
             "peak_tflops": machine.flops / 1e12,
+            "precision": machine.precision,
             "terabytes_per_second": machine.bandwidth / 1e12,
             "memory_gib": machine.gib,
             "source": machine.source,
@@ -105,7 +106,7 @@ def answer_notes(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{load['preset']}, {load['requests']} requests of {load['images']} images of {load['visual_tokens']} "
         f"tokens each, {load['prompt_tokens']} tokens with the text, {load['new_tokens']} to write; one "
-        f"{machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in bf16 ({machine['source']}), "
+        f"{machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in {machine['precision']} ({machine['source']}), "
         f"{1000 * machine['terabytes_per_second']:.0f} GB/s to memory, {machine['memory_gib']:.0f} GiB. "
         "Times are what nothing beats: operations at the peak, bytes at the full bandwidth; images that "
         "requests share are counted each time."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from infimed.core.console import table
@@ -15,6 +16,7 @@ from infimed.core.errors import InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.model.presets import preset
 from infimed.pipeline.dryrun import clock, estimate
+from infimed.pipeline.precision import settled
 from infimed.training.estimate import GIB, estimate_stages, meta_model
 from infimed.training.hardware import hardware
 from infimed.training.optimizer import check_ranks, parameters_by_module
@@ -36,7 +38,8 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
         UsageError: no such hardware. RecipeError: the optimizer does not train on several devices.
     """
     chosen = preset(recipe.model.preset)
-    machine = hardware(machine_name)
+    machine = hardware(machine_name, recipe.train.precision)
+    recipe = settled(recipe, device=torch.device("cpu" if machine.cpu else "cuda"))
     check_ranks(recipe.train, machine.devices)
     try:
         planned = {stage.stage: stage for stage in estimate(recipe, machine)}
@@ -64,6 +67,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
             "name": machine.name,
             "devices": machine.devices,
             "peak_tflops": machine.flops / 1e12,
+            "precision": machine.precision,
             "assumed_mfu": machine.mfu,
             "terabytes_per_second": machine.bandwidth / 1e12,
             "memory_gib": machine.gib,
@@ -103,7 +107,7 @@ def estimate_notes(found: dict[str, Any]) -> list[str]:
         "parameters: "
         + ", ".join(f"{module} {count:,}" for module, count in counts.items())
         + f"; {sum(counts.values()) / 1e9:.3f} B together",
-        f"{machine['devices']} x {machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in bf16 "
+        f"{machine['devices']} x {machine['name']}: {machine['peak_tflops']:.2f} TFLOP/s in {machine['precision']} "
         f"({machine['source']}), of which {100 * machine['assumed_mfu']:.0f} % are assumed to be reached; "
         f"{1000 * machine['terabytes_per_second']:.0f} GB/s to memory, {machine['memory_gib']:.0f} GiB. Memory in GiB a device, rows as full as they get; kept = activations kept for the backward "
         "pass, time within a factor of two.",

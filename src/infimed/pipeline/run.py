@@ -39,6 +39,7 @@ from infimed.pipeline.exporting import ABOUT, export
 from infimed.pipeline.headline import headline
 from infimed.pipeline.index import Index, read_index
 from infimed.pipeline.planning import plan_jobs, summarise, write_plans
+from infimed.pipeline.precision import settled
 from infimed.pipeline.report import write_report
 from infimed.pipeline.throughput import speed_ratio, speed_table, stage_speeds
 from infimed.pipeline.twin import twin_beside
@@ -282,6 +283,7 @@ def run_recipe(recipe: Recipe, folder: Path) -> Path:
     check_export(recipe)
     run = RunFolder(folder)
     with run.locked():
+        recipe = settled(recipe, run)
         resuming = run.adopt(recipe)
         if resuming:
             err.print(f"going on in {folder}")

@@ -13,6 +13,7 @@ from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.core.run import RunFolder
 from infimed.pipeline.checks import check_export
+from infimed.pipeline.precision import settled
 from infimed.pipeline.run import (
     LEDGER,
     Prepared,
@@ -40,7 +41,9 @@ def train_recipe(recipe: Recipe, folder: Path, *, blind: bool = False) -> Path:
     check_export(recipe)
     run = RunFolder(folder)
     with ranks() as world, ExitStack() as held:
-        world.together(lambda: _enter(run, recipe, held, world))
+        world.together(lambda: _lock(run, held, world))
+        recipe = world.together(lambda: settled(recipe, run, world.device))
+        world.together(lambda: _adopt(run, recipe, world))
         set_threads(recipe.train.threads)
         try:
             prepared = _prepared(recipe, run, world)
@@ -56,10 +59,14 @@ def train_recipe(recipe: Recipe, folder: Path, *, blind: bool = False) -> Path:
     return final
 
 
-def _enter(run: RunFolder, recipe: Recipe, held: ExitStack, world: World) -> None:
+def _lock(run: RunFolder, held: ExitStack, world: World) -> None:
     """The first rank holds the run folder for all."""
     if world.main:
         held.enter_context(run.locked())
+
+
+def _adopt(run: RunFolder, recipe: Recipe, world: World) -> None:
+    if world.main:
         if run.adopt(recipe):
             err.print(f"going on in {run.path}", markup=False)
 

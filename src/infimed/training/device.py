@@ -10,6 +10,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from infimed.core.recipe import Train
+
 Precision = Literal["bf16", "fp32"]
 
 PEAK_SECONDS: Final = 0.6
@@ -25,7 +27,13 @@ def best_device() -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bf16 autocast over fp32 master weights, or nothing for ``fp32``."""
+    """bf16 autocast over fp32 master weights, or nothing for ``fp32``.
+
+    Raises:
+        ValueError: another precision, ``auto`` that nobody decided among them.
+    """
+    if precision not in ("bf16", "fp32"):
+        raise ValueError(f"precision must be bf16 or fp32, got {precision!r}")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -41,6 +49,14 @@ def fastest_precision(device: torch.device) -> Precision:
     three products each.
     """
     return "bf16" if device.type == "cuda" or _bf16_is_faster() else "fp32"
+
+
+def decided(train: Train, device: torch.device) -> Train:
+    """The same with ``precision: auto`` decided: bf16 where it is faster or a tower is kept in it."""
+    if train.precision != "auto":
+        return train
+    chosen = "bf16" if train.frozen_dtype == "bf16" else fastest_precision(device)
+    return train.model_copy(update={"precision": chosen})
 
 
 @lru_cache
@@ -74,18 +90,22 @@ def _kept_peak(device: torch.device, precision: str, threads: int) -> float:
 
 
 def measure_peak(device: torch.device, precision: str) -> float:
-    """The same, measured now in under a second: the best single product of several shapes, so that other
-    work on the machine lowers it little."""
+    """The same, measured now in about a second: the best single product of several shapes, so that other
+    work on the machine lowers it little. Shapes that would take longer than that, where the precision is
+    emulated, are left out."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     random = torch.Generator(device).manual_seed(0)  # training's own stream stays where it is
     began, best = time.perf_counter(), 0.0
     shapes = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
     for number, (rows, inner, columns) in enumerate(shapes, start=1):
+        work = 2.0 * rows * inner * columns
+        if best and work / best > PEAK_SECONDS:
+            continue
         left = torch.randn(rows, inner, dtype=dtype, device=device, generator=random)
         right = torch.randn(columns, inner, dtype=dtype, device=device, generator=random).t()
         _seconds(left, right)
         while True:
-            best = max(best, 2.0 * rows * inner * columns / _seconds(left, right))
+            best = max(best, work / _seconds(left, right))
             if time.perf_counter() - began > PEAK_SECONDS * number / len(shapes):
                 break
     return best

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from infimed.core.errors import UsageError, nearest_name
-from infimed.training.device import gemm_peak
+from infimed.training.device import Precision, fastest_precision, gemm_peak
 
 CPU_PRODUCTS = 0.62
 """Share of the fastest product's rate that the products of a training step reach on a CPU, the time of moving
@@ -26,7 +26,7 @@ class Hardware:
     """Devices that train together.
 
     Attributes:
-        flops: bf16 operations per second of one device at its peak. mfu: share of it assumed to be reached.
+        flops: operations per second of one device at its peak, in bf16; of a CPU in `precision`. mfu: share of it assumed to be reached.
         bandwidth: bytes per second between one device and its memory. gib: memory of one device.
     """
 
@@ -37,6 +37,7 @@ class Hardware:
     gib: float
     mfu: float
     source: str
+    precision: Precision = "bf16"
 
     @property
     def cpu(self) -> bool:
@@ -44,11 +45,15 @@ class Hardware:
         return self.name == "cpu"
 
 
-def this_cpu() -> Hardware:
-    """This machine without accelerators, measured now."""
+def this_cpu(precision: str = "auto") -> Hardware:
+    """This machine without accelerators, measured now, in the faster precision or a named one."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    peak = gemm_peak(torch.device("cpu"), "bf16")
-    return Hardware("cpu", 1, peak, memory_rate(), memory, CPU_PRODUCTS, "measured now")
+    cpu = torch.device("cpu")
+    chosen: Precision = fastest_precision(cpu)
+    if precision != "auto":
+        chosen = "bf16" if precision == "bf16" else "fp32"
+    peak = gemm_peak(cpu, chosen)
+    return Hardware("cpu", 1, peak, memory_rate(), memory, CPU_PRODUCTS, "measured now", chosen)
 
 
 @lru_cache
@@ -63,14 +68,17 @@ def memory_rate() -> float:
     return 12 * BANDWIDTH_ELEMENTS / min(taken)
 
 
-def hardware(name: str) -> Hardware:
+def hardware(name: str, precision: str = "auto") -> Hardware:
     """``cpu``, or a name of the table with the number of devices: ``h100x8``.
+
+    Args:
+        precision: of training; with ``auto`` a CPU's faster one, and bf16 elsewhere.
 
     Raises:
         UsageError: no such name.
     """
     if name == "cpu":
-        return this_cpu()
+        return this_cpu(precision)
     text = resources.files("infimed.training").joinpath("hardware.yaml").read_text("utf-8")
     known = yaml.safe_load(text)
     several = re.fullmatch(r"(.+)x([1-9]\d*)", name)

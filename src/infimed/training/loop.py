@@ -43,7 +43,7 @@ from infimed.training.checkpoint import (
     save_training,
 )
 from infimed.training.compiling import compile_blocks
-from infimed.training.device import autocast, gemm_peak
+from infimed.training.device import autocast, decided, fastest_precision, gemm_peak
 from infimed.training.features import FOLDER, FeatureCache, cacheable, stage_features
 from infimed.training.flops import Cost, Flops
 from infimed.training.loader import rows_from
@@ -128,6 +128,7 @@ class Trainer:
             RecipeError: the optimizer does not train on several ranks.
         """
         check_ranks(self.train, self.world.size)
+        self.train = decided(self.train, self.world.device)
         for job in self.jobs:
             if job.stage.lora is not None:
                 check_adapters(self.model, job.stage.lora)
@@ -178,6 +179,8 @@ class Trainer:
                 f"fastest {self.train.precision} matrix product: {peak / 1e9:,.0f} GFLOP/s; "
                 "utilisation (MFU) is measured against it"
             )
+            if self.train.precision == "bf16" and fastest_precision(self.world.device) == "fp32":
+                err.print("this machine multiplies fp32 faster; a new run would train in it by itself")
         return peak
 
     def _resume(self) -> None:
