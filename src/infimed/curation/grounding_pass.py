@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
@@ -20,7 +19,7 @@ from infimed.curation.grounding_sets import ImageSet, Key, image_key
 from infimed.data.record import Message, Record
 from infimed.inference.answer_loss import IGNORE, Continuation, LossRow, answer_losses
 from infimed.inference.local import LocalModel, encode_pictures
-from infimed.inference.requests import Picture
+from infimed.inference.requests import Picture, picture_of
 
 BRANCH_TOKENS: Final = 1024
 """Most tokens of questions and answers in one row, unless a single one has more."""
@@ -105,7 +104,7 @@ def _shown(messages: Sequence[Message]) -> list[int]:
 def _pictures(shards: RecordSource, record: Record) -> list[Picture]:
     refs = [record.images[index] for index in _shown(record.messages)]
     return [
-        Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref), ref.size) for ref in refs
+        picture_of(ref, shards.pixels) for ref in refs
     ]
 
 

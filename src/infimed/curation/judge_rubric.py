@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from infimed.core.files import canonical_json, sha256_json
 from infimed.core.seeds import stream
 from infimed.curation.findings import QUALITY
 from infimed.data.record import ImageRef, Message, Record
-from infimed.inference.requests import Picture, Pixels, Request
+from infimed.inference.requests import Pixels, Request, picture_of
 
 SHOWN_FACTS: Final[tuple[str, ...]] = (
     "modality", "anatomy", "body_part", "side", "view", "sequence", "stain", "pixel_spacing_mm",
@@ -170,7 +170,7 @@ def judge_request(
     """
     shown = _shown(record, rubric.max_record_chars)
     pictures = tuple(
-        Picture(ref.sha256 or ref.locator, partial(load, ref), ref.size) for ref in record.images
+        picture_of(ref, load) for ref in record.images
     )
     content = sha256_json([shown, [picture.sha256 for picture in pictures]])
     order = stream(seed, "criteria", rubric.identity, content).permutation(len(QUALITY))

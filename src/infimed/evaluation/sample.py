@@ -9,7 +9,6 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from infimed.data.record import ImageRef, Message, Record
 from infimed.evaluation.extract import polarity
 from infimed.evaluation.prompts import with_suffix
 from infimed.evaluation.spec import TaskSpec, field_values
-from infimed.inference.requests import Model, Picture, Request, blank_picture
+from infimed.inference.requests import Model, Request, blank_picture, picture_of
 
 LETTERS = string.ascii_uppercase
 SEED = 0
@@ -139,10 +138,7 @@ def make_request(
     messages: tuple[Message, ...] = model.conversation(record, sample.order or None)
     blank = blank_picture()
     pictures = tuple(
-        blank
-        if view == "blank"
-        else Picture(ref.sha256 or ref.locator, partial(shards.pixels, ref), ref.size)
-        for ref in record.images
+        blank if view == "blank" else picture_of(ref, shards.pixels) for ref in record.images
     )
     suffix = "none" if sample.kind == "choice" else spec.prompt
     return Request(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from infimed.core.errors import UsageError
 from infimed.core.files import sha256_json
-from infimed.data.record import Message, Record
+from infimed.data.record import ImageRef, Message, Record
+from infimed.data.rendering import SHOWN_BY, shown_as
 
 Pixels = NDArray[np.uint8]
 Outcome = Literal["ok", "truncated", "error"]
@@ -42,6 +44,15 @@ class Picture:
     sha256: str
     load: Callable[[], Pixels] = field(compare=False, repr=False)
     size: tuple[int, int] = (0, 0)
+
+
+def picture_of(image: ImageRef, load: Callable[[ImageRef], Pixels]) -> Picture:
+    """An image of a record. The hash is of the stored bytes, so a stated window or scale belongs to its
+    name: two records may show one stored image differently."""
+    name = image.sha256 or image.locator
+    if any(image.facts.get(fact) is not None for fact in SHOWN_BY):
+        name = f"{name} shown as {shown_as(image.facts)}"
+    return Picture(name, partial(load, image), image.size)
 
 
 def blank_picture() -> Picture:
