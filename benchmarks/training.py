@@ -99,7 +99,7 @@ class Cached:
             ).to(device)
             with torch.no_grad(), autocast(device, precision):
                 made = self.model.pooled_features(pixels, self.processor.visual_tokens)
-            for image, features in zip(some, made.bfloat16().cpu(), strict=True):
+            for image, features in zip(some, made.cpu(), strict=True):
                 self.kept[image.locator] = features
         return time.perf_counter() - began
 

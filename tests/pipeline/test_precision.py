@@ -38,9 +38,7 @@ def test_a_named_precision_is_never_changed(here: pytest.MonkeyPatch) -> None:
     assert settled(recipe) is recipe
 
 
-def test_a_run_keeps_the_precision_it_began_with(
-    tmp_path: Path, here: pytest.MonkeyPatch
-) -> None:
+def test_a_run_keeps_the_precision_it_began_with(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path)
     assert run.adopt(settled(auto(), run)) is False
     assert stored(run) == "fp32"

@@ -103,9 +103,7 @@ def _shown(messages: Sequence[Message]) -> list[int]:
 
 def _pictures(shards: RecordSource, record: Record) -> list[Picture]:
     refs = [record.images[index] for index in _shown(record.messages)]
-    return [
-        picture_of(ref, shards.pixels) for ref in refs
-    ]
+    return [picture_of(ref, shards.pixels) for ref in refs]
 
 
 def _swapped_trunk(local: LocalModel, asked: _Asked, other: Record) -> tuple[int, ...]:

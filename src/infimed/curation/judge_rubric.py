@@ -169,9 +169,7 @@ def judge_request(
         id: of the request.
     """
     shown = _shown(record, rubric.max_record_chars)
-    pictures = tuple(
-        picture_of(ref, load) for ref in record.images
-    )
+    pictures = tuple(picture_of(ref, load) for ref in record.images)
     content = sha256_json([shown, [picture.sha256 for picture in pictures]])
     order = stream(seed, "criteria", rubric.identity, content).permutation(len(QUALITY))
     names = [QUALITY[int(index)] for index in order]

@@ -66,9 +66,8 @@ def _lock(run: RunFolder, held: ExitStack, world: World) -> None:
 
 
 def _adopt(run: RunFolder, recipe: Recipe, world: World) -> None:
-    if world.main:
-        if run.adopt(recipe):
-            err.print(f"going on in {run.path}", markup=False)
+    if world.main and run.adopt(recipe):
+        err.print(f"going on in {run.path}", markup=False)
 
 
 def _prepared(recipe: Recipe, run: RunFolder, world: World) -> Prepared:

@@ -180,7 +180,9 @@ class Trainer:
                 "utilisation (MFU) is measured against it"
             )
             if self.train.precision == "bf16" and fastest_precision(self.world.device) == "fp32":
-                err.print("this machine multiplies fp32 faster; a new run would train in it by itself")
+                err.print(
+                    "this machine multiplies fp32 faster; a new run would train in it by itself"
+                )
         return peak
 
     def _resume(self) -> None:
