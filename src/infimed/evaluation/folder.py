@@ -7,6 +7,7 @@ such a file are read from what lies in them. Nothing here asks a model or import
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -220,8 +221,7 @@ def open_evaluated(
     """
     notes: list[str] = []
     if shards or data is not None:
-        own = [open_shards(path) for path in shards]
-        built: tuple[ShardSet, ...] = ()
+        given = [open_shards(path) for path in shards]
         specs = [spec for spec in map(load_task, found.tasks) if spec.layouts]
         if data is not None and specs:
             assert cache is not None
@@ -229,28 +229,38 @@ def open_evaluated(
             joined, made = gather(
                 specs, data, cache, images=views != {"none"}, limit=limit
             )
-            built = joined.sets
+            given += joined.sets
             notes += [one.describe() for one in made]
-        known = {place.data_sha256 for place in found.places}
-        opened = [*own, *built]
-        if not opened:
+        if not given:
             raise UsageError(
                 "no task of this folder is built from files", where=str(found.folder),
                 fix="give --shards DIR",
             )  # fmt: skip
+        known = {place.data_sha256 for place in found.places}
         notes += [
-            f"{one.path.name}: not the data that was asked by its hash; scored because every question "
-            "is in it"
-            for one in opened
+            f"{one.path.name}: not the data that was asked by its hash; scored only if every question is in it"
+            for one in given
             if known and one.data_hash not in known
         ]
-        return JoinedShards(opened), notes
+        return JoinedShards([*given, *_still_there(found, given)]), notes
     if not found.places:
         raise DataError(
             "the folder does not say where its records are", where=str(found.folder),
             fix="give --shards DIR for imported data, --data DIR for benchmarks",
         )  # fmt: skip
     return JoinedShards([_open(found.folder, place) for place in found.places]), notes
+
+
+def _still_there(found: Evaluated, given: Sequence[ShardSet]) -> list[ShardSet]:
+    """Noted shards that are kept beside given ones: those replace what is lost or, where nothing is, all."""
+    hashes = {one.data_hash for one in given}
+    opened = []
+    for place in found.places:
+        if place.data_sha256 in hashes:
+            continue
+        with contextlib.suppress(DataError):
+            opened.append(_open(found.folder, place))
+    return opened if len(opened) < len(found.places) else []
 
 
 def _open(folder: Path, place: Place) -> ShardSet:

@@ -192,7 +192,7 @@ def _records(
             continue
         try:
             found: Evaluated = read_evaluation(model.folder)
-            joined, _ = open_evaluated(found, shards=shards)
+            joined = _open(found, shards)
             name = next((n for n in found.tasks if load_task(n).name == task), task)
             spec = load_task(name)
             samples = make_samples(collect(joined, [spec])[spec.name].asked, spec)
@@ -201,6 +201,16 @@ def _records(
             continue
         return joined, {sample.id: sample.record.images for sample in samples}
     return reason
+
+
+def _open(found: Evaluated, shards: Sequence[Path]) -> JoinedShards:
+    """The records a folder names; the given ones where they are not there."""
+    try:
+        return open_evaluated(found)[0]
+    except InfiMedError:
+        if not shards:
+            raise
+        return open_evaluated(found, shards=shards)[0]
 
 
 def browser(
