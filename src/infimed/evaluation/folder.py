@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from infimed.core.errors import DataError, UsageError
 from infimed.core.files import read_json, write_json, write_text
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.places import DataPlaces
 from infimed.evaluation.sample import Shards
 from infimed.evaluation.sources import JoinedShards, gather
-from infimed.evaluation.spec import load_task, task_names
+from infimed.evaluation.spec import Breakdown, load_task, task_names
 
 FILE: Final = "evaluation.json"
 TASK_FILE: Final = "task.yaml"
@@ -44,8 +46,8 @@ class Evaluated:
 
     Attributes:
         folder: where it is. tasks: names, or task files that lie in it. labels: ways of asking, the
-            model first. prior_splits: what the controls learn from. places: its shards; empty where
-            they are not known.
+            model first. prior_splits: what the controls learn from. breakdowns: cuts of every table
+            beside those of the tasks. places: its shards; empty where they are not known.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Evaluated:
     labels: tuple[str, ...]
     prior_splits: tuple[str, ...]
     places: tuple[Place, ...]
+    breakdowns: tuple[Breakdown, ...] = ()
 
 
 def note_evaluation(
@@ -61,6 +64,7 @@ def note_evaluation(
     tasks: Sequence[str],
     labels: Sequence[str],
     prior_splits: Sequence[str],
+    breakdowns: Sequence[Breakdown] = (),
 ) -> None:
     """Write ``evaluation.json``; a task of the user's own is copied beside its answers."""
     sets = [one for one in getattr(shards, "sets", (shards,)) if isinstance(one, ShardSet)]
@@ -76,6 +80,7 @@ def note_evaluation(
         "tasks": names,
         "labels": list(labels),
         "prior_splits": list(prior_splits),
+        "breakdowns": [one.model_dump(mode="json") for one in breakdowns],
         "shards": [
             {"path": _relative(one.path, out), "data_sha256": one.data_hash} for one in sets
         ],
@@ -144,8 +149,9 @@ def read_evaluation(folder: Path) -> Evaluated:
             labels=tuple(map(str, value["labels"])),
             prior_splits=tuple(map(str, value["prior_splits"])),
             places=tuple(Place(str(p["path"]), str(p["data_sha256"])) for p in value["shards"]),
+            breakdowns=tuple(Breakdown.model_validate(one) for one in value.get("breakdowns", ())),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValidationError) as error:
         raise DataError(
             "does not say what was asked",
             where=str(file),

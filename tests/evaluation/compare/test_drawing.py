@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from infimed.evaluation.compare.added import of_row, reliability, risk_coverage
+from infimed.evaluation.compare.added import mcnemar_of, reliability, risk_coverage
 from infimed.evaluation.compare.drawing import Series, chart, legend, radar
 
 HOSTILE = "a<b>&\"'"
@@ -57,8 +57,9 @@ def test_a_radar_of_two_axes_is_refused() -> None:
 def test_added_values_of_one_or_of_every_row_are_read() -> None:
     bins = {"bins": [{"confidence": 0.8, "accuracy": 0.7, "n": 10}, {"confidence": 0.2, "n": 0}]}
     assert reliability({**bins, "ece": 0.1}) == ([(0.8, 0.7, 10.0)], 0.1)
-    assert of_row({"model": bins}, "model") is bins and of_row(bins, "model") is bins
-    assert of_row([{"row": "x"}, {"row": "model", "v": 1}], "model") == {"row": "model", "v": 1}
+    tests = [{"row": "model", "control": "majority", "column": c, "mid_p": p} for c, p in (("kind=open", 1), ("overall", 0.25))]
+    assert mcnemar_of({"mcnemar": tests}, "majority") == 0.25
+    assert mcnemar_of({"mcnemar": tests}, "other") is mcnemar_of({}, "majority") is None
     curve = [{"coverage": 1.0, "risk": 0.4}, {"coverage": 0.5, "risk": 0.1}, {"coverage": None}]
     assert risk_coverage(curve) == [(0.5, 0.1), (1.0, 0.4)]
 

@@ -122,7 +122,7 @@ def test_hostile_names_and_notes_are_escaped(folders, tmp_path: Path) -> None:
         changed = json.loads(json.dumps(held))
         changed["tasks"][0]["notes"] = [PAYLOAD]
         changed["tasks"][0]["title"] = PAYLOAD
-        changed["tasks"][0]["seeing"] = {"verdict": PAYLOAD}
+        changed["tasks"][0]["seeing"] = [{"column": "overall", "words": PAYLOAD}]
         write_json(path, changed)
         models = read_models([f"{PAYLOAD.replace('/', '')}={folders['blind']}"])
         html = render(*made(models))
@@ -205,7 +205,10 @@ def test_added_keys_are_drawn_and_said(folders, tmp_path: Path) -> None:
         changed["tasks"][0] |= {
             "calibration": {"bins": [{"confidence": 0.9, "accuracy": 0.6, "n": 9}], "ece": 0.3},
             "risk_coverage": [{"coverage": 0.5, "risk": 0.1}, {"coverage": 1, "risk": 0.4}],
-            "seeing": {"best control": "majority", "difference": {"mean": 0.1, "low": -0.1, "high": 0.2}},
+            "seeing": [{"column": "kind=open", "words": "not shown to see"}, {"column": 3}, 4],
+            "leakage": {"against": "train", "questions": 900, "image": 5, "question": 0, "both": 2},
+            "rotations": {"orders": 3},
+            "few": ["subset=x"],
         }
         write_json(path, changed)
         models = read_models([str(folders["good"])])
@@ -214,4 +217,6 @@ def test_added_keys_are_drawn_and_said(folders, tmp_path: Path) -> None:
         write_json(path, held)
     assert "Expected calibration error: good 30.0 points" in text
     assert "risk and coverage" in text
-    assert "seeing: best control majority, difference +10.0 points (-10.0 to +20.0)" in text
+    assert "good : open: not shown to see" in text
+    assert "7 of 900 questions were found in train" in text
+    assert "too few questions or groups for a claim: subset=x" in text

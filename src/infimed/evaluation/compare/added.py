@@ -1,21 +1,18 @@
 """What scoring may add to a task in ``scores.json``: calibration, risk-coverage, seeing, leakage.
 
-Every key is optional, and may hold one value or one for each row of the table (an object keyed by the
-row, or a list of objects with ``row``). What has another form is left out, never guessed.
+Every key is optional. What has another form than is known here is left out, never guessed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from infimed.core.statistics import Estimate
+from infimed.evaluation.compare import words
 from infimed.evaluation.compare.drawing import Series, chart, legend
 from infimed.evaluation.compare.table import Comparison, TaskTable
-
-SHOWN = ("seeing", "leakage", "mcnemar")
-"""Keys that are shown as words."""
-
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -25,15 +22,6 @@ class Drawn:
     caption: str
     svg: str
     names: str
-
-
-def of_row(value: Any, row: str) -> Any:
-    """The part of an added value that is about a row; the whole where it names no rows."""
-    if isinstance(value, dict) and row in value:
-        return value[row]
-    if isinstance(value, list) and value and all(isinstance(v, dict) and "row" in v for v in value):
-        return next((v for v in value if v["row"] == row), None)
-    return value
 
 
 def _number(value: Any) -> float | None:
@@ -65,11 +53,18 @@ def risk_coverage(value: Any) -> list[tuple[float, float]]:
     return sorted(points)
 
 
+def _whose(name: str, row: str, extras: dict[str, Any]) -> str:
+    """The model, and which row of it gave the confidence where it is not its first."""
+    value = extras.get("calibration")
+    own = value.get("row") if isinstance(value, dict) else None
+    return f"{name}, {own}" if isinstance(own, str) and own != row else name
+
+
 def drawn(found: Comparison, task: TaskTable) -> list[Drawn]:
     """Reliability and risk-coverage of a task for the models that have them; [] without."""
     made = []
     bins = {
-        name: reliability(of_row(extras.get("calibration"), row))
+        _whose(name, row, extras): reliability(extras.get("calibration"))
         for name, extras, row in zip(found.names, task.extras, task.asked, strict=True)
     }
     bins = {name: value for name, value in bins.items() if value[0]}
@@ -96,7 +91,7 @@ def drawn(found: Comparison, task: TaskTable) -> list[Drawn]:
             )
         )  # fmt: skip
     curves = {
-        name: risk_coverage(of_row(extras.get("risk_coverage"), row))
+        _whose(name, row, extras): risk_coverage(extras.get("risk_coverage"))
         for name, extras, row in zip(found.names, task.extras, task.asked, strict=True)
     }
     curves = {name: points for name, points in curves.items() if points}
@@ -114,35 +109,79 @@ def drawn(found: Comparison, task: TaskTable) -> list[Drawn]:
     return made
 
 
-def in_words(task: TaskTable, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(model, what, sentence) of the added keys that are words or plain values."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A sentence about one model on a task; `first` stands in the open, the others are folded."""
+
+    model: str
+    text: str
+    first: bool
+
+
+def in_words(task: TaskTable, names: Sequence[str]) -> list[Said]:
+    """What was added about seeing, leakage, rotated options, rephrasings and small sets, in sentences."""
     made = []
-    for name, extras, row in zip(names, task.extras, task.asked, strict=True):
-        for key in SHOWN:
-            text = _words(of_row(extras.get(key), row))
-            if text:
-                made.append((name, key, text))
+    for name, extras in zip(names, task.extras, strict=True):
+        for key, (sentence, first) in _SENTENCES.items():
+            value = extras.get(key)
+            for one in value if isinstance(value, list) else [value]:
+                try:
+                    text = sentence(one) if one else ""
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue
+                if text:
+                    made.append(Said(name, text, first))
     return made
 
 
-def _words(value: Any, depth: int = 0) -> str:
-    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
-        mean, low, high = (_number(value[name]) for name in ("mean", "low", "high"))
-        if mean is None:
-            return ""
-        if low is None or high is None:
-            return f"{100 * mean:+.1f} points"
-        return f"{100 * mean:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-    if isinstance(value, dict):
-        parts = [(str(k).replace("_", " "), _words(v, depth + 1)) for k, v in value.items()]
-        return ", ".join(f"{key} {text}" for key, text in parts if text)
-    if isinstance(value, str):
-        return value
-    number = _number(value)
-    if number is not None:
-        return f"{number:g}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list) and depth < 2:
-        return "; ".join(filter(None, (_words(v, depth + 1) for v in value[:12])))
-    return ""
+def mcnemar_of(extras: dict[str, Any], control: str) -> float | None:
+    """The stored mid-p value of the model against a control on all questions."""
+    value = extras.get("mcnemar")
+    for one in value if isinstance(value, list) else []:
+        if isinstance(one, dict) and (one.get("control"), one.get("column")) == (control, "overall"):
+            return _number(one.get("mid_p"))
+    return None
+
+
+def _percent(estimate: dict[str, Any]) -> str:
+    return words.mean(Estimate(**estimate)) + f" % ({words.interval(Estimate(**estimate))})"
+
+
+def _seeing(one: dict[str, Any]) -> str:
+    column = str(one["column"])
+    return f"{'' if column == 'overall' else column.removeprefix('kind=') + ': '}{one['words']}"
+
+
+def _leakage(one: dict[str, Any]) -> str:
+    found = int(one["image"]) + int(one["question"]) + int(one["both"])
+    return (
+        f"{found:,} of {one['questions']:,} questions were found in {one['against']}: {one['both']:,} by image "
+        f"and question, {one['image']:,} by image, {one['question']:,} by question"
+    )
+
+
+def _rotations(one: dict[str, Any]) -> str:
+    return (
+        f"options in up to {one['orders']} orders, {one['questions']:,} questions: right in every order "
+        f"{_percent(one['all_right'])}, the same option in every order {_percent(one['same'])}"
+    )
+
+
+def _rephrasings(one: dict[str, Any]) -> str:
+    return (
+        f"{one['sets']:,} sets of questions that mean the same ({one['row']}): the same answer throughout in "
+        f"{_percent(one['same'])}"
+    )
+
+
+def _few(one: object) -> str:
+    return f"too few questions or groups for a claim: {one}" if isinstance(one, str) else ""
+
+
+_SENTENCES: dict[str, tuple[Callable[[Any], str], bool]] = {
+    "seeing": (_seeing, True),
+    "leakage": (_leakage, True),
+    "rotations": (_rotations, False),
+    "rephrasings": (_rephrasings, False),
+    "few": (_few, False),
+}

@@ -85,6 +85,7 @@ def render(found: Comparison, browser: Browser | None) -> str:
             script=script,
             script_hash=script_digest(script),
             words=words,
+            mcnemar_of=added.mcnemar_of,
             facts={"apart": APART, "side": SIDE, "most_images": MOST_IMAGES},
         )
     )
