@@ -50,7 +50,11 @@ def test_compare_writes_three_files_and_says_what_it_found(
     told = capfd.readouterr().out
     assert told.startswith("b against a: worse on pubmedqa.")
     assert f"open in a browser: {out / 'compare.html'}" in told
-    assert sorted(file.name for file in out.iterdir()) == ["compare.csv", "compare.html", "compare.tex"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "compare.csv",
+        "compare.html",
+        "compare.tex",
+    ]
     assert "medxpertqa_mm" not in (out / "compare.csv").read_text()
 
 

@@ -144,7 +144,9 @@ def test_only_weights_other_than_one_are_stored(tmp_path: Path) -> None:
     folder = evaluated(constant("yes"), shards, tmp_path / "out", ["slake_en", "rad_restruct"])
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     weights = {
-        task: {line["answers"]["model"].get("weight", 1.0) for line in lines if line["task"] == task}
+        task: {
+            line["answers"]["model"].get("weight", 1.0) for line in lines if line["task"] == task
+        }
         for task in ("slake_en", "rad_restruct")
     }
     assert weights["slake_en"] == {1.0}

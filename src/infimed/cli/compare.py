@@ -20,11 +20,14 @@ def compare(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where the three files go.")
     ] = Path("comparison"),
     tasks: Annotated[
-        str, typer.Option("--tasks", metavar="A,B", help="Only these; default: all that were asked.")
+        str,
+        typer.Option("--tasks", metavar="A,B", help="Only these; default: all that were asked."),
     ] = "",
     reference: Annotated[
         str | None,
-        typer.Option("--reference", metavar="NAME", help="Whose scores the differences are against."),
+        typer.Option(
+            "--reference", metavar="NAME", help="Whose scores the differences are against."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", min=1, help="Most questions with their answers on the page.")
@@ -42,7 +45,9 @@ def compare(
     ] = None,
     published: Annotated[
         Path | None,
-        typer.Option("--published", metavar="FILE", help="More numbers of others (docs/compare.md)."),
+        typer.Option(
+            "--published", metavar="FILE", help="More numbers of others (docs/compare.md)."
+        ),
     ] = None,
 ) -> None:
     """Put evaluated models side by side: compare.html (opens from disk), compare.csv, compare.tex.
@@ -79,7 +84,9 @@ def compare(
     for sentence in headline(found):
         console.out.print(sentence, markup=False, soft_wrap=True)
     size = page.stat().st_size / 2**20
-    answers = f", {shown.shown} of {shown.total} questions, {shown.pictures} pictures" if shown else ""
+    answers = (
+        f", {shown.shown} of {shown.total} questions, {shown.pictures} pictures" if shown else ""
+    )
     console.out.print(
         f"open in a browser: {page} ({size:.1f} MiB{answers})", markup=False, soft_wrap=True
     )

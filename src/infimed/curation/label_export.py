@@ -148,11 +148,12 @@ def page(items: Sequence[dict[str, Any]], images: dict[str, str], sample: str) -
     }
     return str(
         template("infimed.curation", "label_page.html.j2").render(
-            count=len(items), data=script_safe(data), script=script, script_hash=script_digest(script)
+            count=len(items),
+            data=script_safe(data),
+            script=script,
+            script_hash=script_digest(script),
         )
     )
-
-
 
 
 def _line(item: dict[str, Any], images: dict[str, str]) -> str:

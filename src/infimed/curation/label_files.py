@@ -46,8 +46,6 @@ class ReadLabels:
     malformed: list[Malformed] = field(default_factory=list)
 
 
-
-
 def read_label_files(files: list[Path], rows: Mapping[str, int]) -> ReadLabels:
     """Labels of all files.
 

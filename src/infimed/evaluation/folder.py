@@ -189,7 +189,7 @@ def _discovered(folder: Path) -> Evaluated:
     last = [label for label in _LAST if label in known]
     middle = sorted(known - {*first, *last})
     shards = folder.resolve().parent / "shards"
-    places = ()
+    places: tuple[Place, ...] = ()
     if (shards / "manifest.json").is_file():
         places = (Place("../shards", open_shards(shards).data_hash),)
     return Evaluated(
@@ -232,9 +232,7 @@ def open_evaluated(
         if data is not None and specs:
             assert cache is not None
             views, limit = _asked_how(found)
-            joined, made = gather(
-                specs, data, cache, images=views != {"none"}, limit=limit
-            )
+            joined, made = gather(specs, data, cache, images=views != {"none"}, limit=limit)
             given += joined.sets
             notes += [one.describe() for one in made]
         if not given:

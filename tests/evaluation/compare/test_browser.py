@@ -67,7 +67,9 @@ def test_nothing_overflows_and_answers_are_shown(folder: Path, width: int) -> No
 
 
 def test_a_filter_in_the_address_is_applied(folder: Path) -> None:
-    seen = probe(folder, PROBE.format(hash="#answers?task=pubmedqa&m0=right&m1=wrong&disagree=1"), 1440)
+    seen = probe(
+        folder, PROBE.format(hash="#answers?task=pubmedqa&m0=right&m1=wrong&disagree=1"), 1440
+    )
     assert seen["chosen"][0] == "pubmedqa" and seen["chosen"][-2:] == ["right", "wrong"]
     assert "that fit" in seen["count"]
     none = probe(folder, PROBE.format(hash="#answers?task=pubmedqa&text=nowhere-to-be-found"), 1440)

@@ -57,7 +57,10 @@ def test_a_radar_of_two_axes_is_refused() -> None:
 def test_added_values_of_one_or_of_every_row_are_read() -> None:
     bins = {"bins": [{"confidence": 0.8, "accuracy": 0.7, "n": 10}, {"confidence": 0.2, "n": 0}]}
     assert reliability({**bins, "ece": 0.1}) == ([(0.8, 0.7, 10.0)], 0.1)
-    tests = [{"row": "model", "control": "majority", "column": c, "mid_p": p} for c, p in (("kind=open", 1), ("overall", 0.25))]
+    tests = [
+        {"row": "model", "control": "majority", "column": c, "mid_p": p}
+        for c, p in (("kind=open", 1), ("overall", 0.25))
+    ]
     assert mcnemar_of({"mcnemar": tests}, "majority") == 0.25
     assert mcnemar_of({"mcnemar": tests}, "other") is mcnemar_of({}, "majority") is None
     curve = [{"coverage": 1.0, "risk": 0.4}, {"coverage": 0.5, "risk": 0.1}, {"coverage": None}]

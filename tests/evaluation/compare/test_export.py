@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from pathlib import Path
 
 import pytest
 
@@ -38,7 +37,8 @@ def test_every_cell_of_the_scoreboards_has_its_line(found: Comparison, rows) -> 
             (row,) = [
                 r
                 for r in rows
-                if (r["what"], r["task"], r["column"], r["metric"]) == ("score", name, "overall", "score")
+                if (r["what"], r["task"], r["column"], r["metric"])
+                == ("score", name, "overall", "score")
                 and r["model"].lstrip("'") == model.name
             ]
             assert float(row["mean"]) == pytest.approx(stated.mean, abs=1e-6)

@@ -104,7 +104,9 @@ def test_nothing_is_fetched_and_one_script_may_run(html: str) -> None:
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    policy = next(a["content"] for _, a in page.tags if "Content-Security" in a.get("http-equiv", ""))
+    policy = next(
+        a["content"] for _, a in page.tags if "Content-Security" in a.get("http-equiv", "")
+    )
     assert policy.startswith("default-src 'none'; img-src data:; ")
     assert f"script-src 'sha256-{digest}';" in policy
 
@@ -139,7 +141,11 @@ def test_every_score_and_its_interval_stand_in_the_table(html: str, models) -> N
             e = task.scores.cell("model").estimate
             assert f"{100 * e.mean:.1f}" in text
             assert f"[{100 * e.low:.1f}, {100 * e.high:.1f}]" in text
-    assert "Reported elsewhere" in text and "Lingshu-7B" in text and "InfiMed-SFT-3B, model card" in text
+    assert (
+        "Reported elsewhere" in text
+        and "Lingshu-7B" in text
+        and "InfiMed-SFT-3B, model card" in text
+    )
     assert "How to read this" in text and "question-only linear" in text
 
 
@@ -175,7 +181,9 @@ def test_pictures_are_embedded_once_and_within_the_budget(models) -> None:
 def test_without_images_and_without_samples_nothing_of_them_is_there(models) -> None:
     found, shown = made(models, thumbnails=None)
     page = render(found, shown)
-    assert "data:image" not in page.replace("img-src data:", "").replace('startsWith("data:image', "")
+    assert "data:image" not in page.replace("img-src data:", "").replace(
+        'startsWith("data:image', ""
+    )
     assert data_of(page)["images"] == {}
     bare = render(found, None)
     assert "<script" not in bare and "script-src 'none'" in bare

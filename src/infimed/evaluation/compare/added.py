@@ -14,6 +14,7 @@ from infimed.evaluation.compare import words
 from infimed.evaluation.compare.drawing import Series, chart, legend
 from infimed.evaluation.compare.table import Comparison, TaskTable
 
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A figure of a task: `svg` and `names` are markup made here."""
@@ -96,7 +97,10 @@ def drawn(found: Comparison, task: TaskTable) -> list[Drawn]:
     }
     curves = {name: points for name, points in curves.items() if points}
     if curves:
-        ends = "; ".join(f"{name} {100 * points[-1][1]:.1f} % wrong at full coverage" for name, points in curves.items())
+        ends = "; ".join(
+            f"{name} {100 * points[-1][1]:.1f} % wrong at full coverage"
+            for name, points in curves.items()
+        )
         made.append(
             Drawn(
                 f"{task.title}: risk and coverage",
@@ -138,7 +142,10 @@ def mcnemar_of(extras: dict[str, Any], control: str) -> float | None:
     """The stored mid-p value of the model against a control on all questions."""
     value = extras.get("mcnemar")
     for one in value if isinstance(value, list) else []:
-        if isinstance(one, dict) and (one.get("control"), one.get("column")) == (control, "overall"):
+        if isinstance(one, dict) and (one.get("control"), one.get("column")) == (
+            control,
+            "overall",
+        ):
             return _number(one.get("mid_p"))
     return None
 

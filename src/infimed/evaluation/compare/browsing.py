@@ -142,7 +142,9 @@ class Gallery:
         return made
 
     def _picture(self, shards: JoinedShards, ref: ImageRef, alt: str) -> dict[str, Any]:
-        key = sha256_json([ref.sha256 or ref.locator, dict(ref.facts)])[:24]  # facts hold the window
+        key = sha256_json([ref.sha256 or ref.locator, dict(ref.facts)])[
+            :24
+        ]  # facts hold the window
         if key in self.uris:
             return {"k": key}
         if len(self.uris) >= self.budget:
@@ -175,7 +177,9 @@ def images_of(
         known = opened[task]
         if isinstance(known, str):
             return known
-        return (known[0], known[1][id]) if id in known[1] else "not among the records that were found"
+        return (
+            (known[0], known[1][id]) if id in known[1] else "not among the records that were found"
+        )
 
     return find
 

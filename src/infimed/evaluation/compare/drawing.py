@@ -89,11 +89,15 @@ def radar(axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None
     angles = [2 * math.pi * at / len(axes) - math.pi / 2 for at in range(len(axes))]
 
     def place(at: int, value: float) -> tuple[float, float]:
-        return x0 + radius * value * math.cos(angles[at]), y0 + radius * value * math.sin(angles[at])
+        return x0 + radius * value * math.cos(angles[at]), y0 + radius * value * math.sin(
+            angles[at]
+        )
 
     parts = []
     for level in (0.25, 0.5, 0.75, 1.0):
-        ring = "L".join(f"{_n(x)} {_n(y)}" for x, y in (place(at, level) for at in range(len(axes))))
+        ring = "L".join(
+            f"{_n(x)} {_n(y)}" for x, y in (place(at, level) for at in range(len(axes)))
+        )
         parts.append(f'<path class="grid" d="M{ring}Z"/>')
     for at, name in enumerate(axes):
         x, y = place(at, 1)
@@ -103,7 +107,9 @@ def radar(axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None
         x, y = place(0, level)
         parts.append(f'<text class="tick" x="{_n(x + 4)}" y="{_n(y + 4)}">{100 * level:.0f}</text>')
     for number, (_, values) in enumerate(shown):
-        points = [None if v is None else place(at, min(1.0, max(0.0, v))) for at, v in enumerate(values)]
+        points = [
+            None if v is None else place(at, min(1.0, max(0.0, v))) for at, v in enumerate(values)
+        ]
         parts.append(line(number, _closed(points)))
         parts += [marker(number, *point) for point in points if point is not None]
     said = "; ".join(
@@ -128,7 +134,11 @@ def _closed(points: Sequence[tuple[float, float] | None]) -> str:
 def _axis_name(name: str, x: float, y: float, cos: float, sin: float) -> str:
     anchor = "middle" if abs(cos) < 0.2 else "start" if cos > 0 else "end"
     words = _two_lines(name)
-    first = y + 4 - (13 * (len(words) - 1) if sin < -0.5 else 6.5 * (len(words) - 1) if abs(sin) < 0.5 else 0)
+    first = (
+        y
+        + 4
+        - (13 * (len(words) - 1) if sin < -0.5 else 6.5 * (len(words) - 1) if abs(sin) < 0.5 else 0)
+    )
     spans = "".join(
         f'<tspan x="{_n(x)}" y="{_n(first + 13 * at)}">{_text(word, 22)}</tspan>'
         for at, word in enumerate(words)
@@ -160,13 +170,21 @@ def chart(
     parts = []
     for at in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<path class="grid" d="M{_n(left)} {_n(y(at))}H{_n(right)}"/>')
-        parts.append(f'<text class="tick" x="{_n(left - 6)}" y="{_n(y(at) + 4)}" text-anchor="end">{100 * at:.0f}</text>')
-        parts.append(f'<text class="tick" x="{_n(x(at))}" y="{_n(bottom + 16)}" text-anchor="middle">{100 * at:.0f}</text>')
+        parts.append(
+            f'<text class="tick" x="{_n(left - 6)}" y="{_n(y(at) + 4)}" text-anchor="end">{100 * at:.0f}</text>'
+        )
+        parts.append(
+            f'<text class="tick" x="{_n(x(at))}" y="{_n(bottom + 16)}" text-anchor="middle">{100 * at:.0f}</text>'
+        )
     if diagonal:
         parts.append(f'<path class="equal" d="M{_n(x(0))} {_n(y(0))}L{_n(x(1))} {_n(y(1))}"/>')
     middle = (top + bottom) / 2
-    parts.append(f'<text class="axis" x="{_n((left + right) / 2)}" y="{height - 8}" text-anchor="middle">{_text(across, 60)}</text>')
-    parts.append(f'<text class="axis" x="12" y="{_n(middle)}" text-anchor="middle" transform="rotate(-90 12 {_n(middle)})">{_text(up, 60)}</text>')
+    parts.append(
+        f'<text class="axis" x="{_n((left + right) / 2)}" y="{height - 8}" text-anchor="middle">{_text(across, 60)}</text>'
+    )
+    parts.append(
+        f'<text class="axis" x="12" y="{_n(middle)}" text-anchor="middle" transform="rotate(-90 12 {_n(middle)})">{_text(up, 60)}</text>'
+    )
     for number, one in enumerate(series[:MOST_SERIES]):
         if not one.points:
             continue
@@ -174,7 +192,9 @@ def chart(
         parts.append(line(number, f"M{path}"))
         sizes = one.sizes or (3.5,) * len(one.points)
         if one.sizes or len(one.points) <= 24:
-            parts += [marker(number, x(a), y(b), r) for (a, b), r in zip(one.points, sizes, strict=True)]
+            parts += [
+                marker(number, x(a), y(b), r) for (a, b), r in zip(one.points, sizes, strict=True)
+            ]
     return _figure(height, label, "".join(parts))
 
 

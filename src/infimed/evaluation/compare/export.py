@@ -44,9 +44,18 @@ def to_csv(found: Comparison) -> str:
             row = task.asked[at]
             _scores(write, "score", {**head, "row": row}, "overall", SCORE, task.overall[at])
             for line in task.parts:
-                _scores(write, "score", {**head, "row": row}, line.column, line.metric, line.scores[at])
+                _scores(
+                    write, "score", {**head, "row": row}, line.column, line.metric, line.scores[at]
+                )
             for control in task.controls:
-                _scores(write, "control", {**head, "row": control.name}, "overall", SCORE, control.scores[at])
+                _scores(
+                    write,
+                    "control",
+                    {**head, "row": control.name},
+                    "overall",
+                    SCORE,
+                    control.scores[at],
+                )
                 gap = control.differences[at]
                 if gap is not None:
                     write(
@@ -71,7 +80,11 @@ def to_csv(found: Comparison) -> str:
 
 def _numbers(e: Estimate) -> dict[str, object]:
     values = {"mean": e.mean, "low": e.low, "high": e.high}
-    return {**{k: v if v is None else round(v, 6) for k, v in values.items()}, "n": e.n, "groups": e.groups}
+    return {
+        **{k: v if v is None else round(v, 6) for k, v in values.items()},
+        "n": e.n,
+        "groups": e.groups,
+    }
 
 
 def _scores(
@@ -88,7 +101,14 @@ def _scores(
     rates = {name: round(value, 6) for name, value in rates.items()}
     write(what=what, **head, column=column, metric=metric, **_numbers(scored.estimate), **rates)
     if scored.medevalkit is not None:
-        write(what=what, **head, column=column, metric=MEDEVALKIT, **_numbers(scored.medevalkit), **rates)
+        write(
+            what=what,
+            **head,
+            column=column,
+            metric=MEDEVALKIT,
+            **_numbers(scored.medevalkit),
+            **rates,
+        )
 
 
 _LATEX: Final = {
@@ -128,7 +148,11 @@ def to_latex(found: Comparison) -> str:
                 shown = [f"\\multicolumn{{3}}{{l}}{{not paired: {latex(pair.reason)}}}"]
             else:
                 alone = "--" if pair.p is None else f"{pair.only_model} / {pair.only_reference}"
-                p = "--" if pair.p is None else latex(p_value(pair.p).removeprefix("p ").removeprefix("= "))
+                p = (
+                    "--"
+                    if pair.p is None
+                    else latex(p_value(pair.p).removeprefix("p ").removeprefix("= "))
+                )
                 shown = [_cell(gap, signed=True), alone, p]
             rows.append([latex(pair.task), latex(pair.model), *shown])
         parts.append(
@@ -168,7 +192,10 @@ def _score_row(task: TaskTable) -> list[str]:
             cells.append("not asked")
             continue
         said = flags(scored)
-        cells.append(_cell(scored.estimate) + (f" {{\\scriptsize ({latex(', '.join(said))})}}" if said else ""))
+        cells.append(
+            _cell(scored.estimate)
+            + (f" {{\\scriptsize ({latex(', '.join(said))})}}" if said else "")
+        )
     return [latex(task.name), sizes, *cells]
 
 
@@ -183,7 +210,9 @@ def _cell(estimate: Estimate, *, signed: bool = False) -> str:
     return f"{value} {{\\scriptsize [{', '.join(limits)}]}}" if limits else value
 
 
-def _table(caption: str, label: str, columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(
+    caption: str, label: str, columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
     lines = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [

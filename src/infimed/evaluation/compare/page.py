@@ -8,7 +8,6 @@ and 10 KB a picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from infimed.core.escaping import script_digest, script_safe
 from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.evaluation.compare import added, drawing, words
-from infimed.evaluation.compare.browsing import APART, MOST_IMAGES, SIDE, Browser
+from infimed.evaluation.compare.browsing import APART, SIDE, Browser
 from infimed.evaluation.compare.export import to_csv, to_latex
 from infimed.evaluation.compare.pairing import Pair
 from infimed.evaluation.compare.published import Cited
@@ -86,7 +85,7 @@ def render(found: Comparison, browser: Browser | None) -> str:
             script_hash=script_digest(script),
             words=words,
             mcnemar_of=added.mcnemar_of,
-            facts={"apart": APART, "side": SIDE, "most_images": MOST_IMAGES},
+            facts={"apart": APART, "side": SIDE},
         )
     )
 
@@ -148,7 +147,7 @@ def _cited(found: Comparison) -> list[Cited]:
     return cited
 
 
-def _missing_pictures(browser: Browser | None) -> Sequence[str]:
+def _missing_pictures(browser: Browser | None) -> list[str]:
     if browser is None or not browser.problems:
         return []
     reasons = "; ".join(

@@ -44,7 +44,7 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """"better", "worse" or "not told apart", by whether the interval holds zero; "" unpaired."""
+        """ "better", "worse" or "not told apart", by whether the interval holds zero; "" unpaired."""
         found = self.estimate
         if found is None or found.low is None or found.high is None:
             return ""
@@ -83,9 +83,7 @@ def unpaired(task: TaskOf, other: TaskOf) -> str:
         return "single answers are missing (samples.jsonl)"
     if ours.keys() != theirs.keys():
         both = len(ours.keys() & theirs.keys())
-        return (
-            f"other questions were asked ({len(ours):,} and {len(theirs):,}, {both:,} of them in both)"
-        )
+        return f"other questions were asked ({len(ours):,} and {len(theirs):,}, {both:,} of them in both)"
     changed = sum(ours[id].asked != theirs[id].asked for id in ours)
     if changed:
         return f"the data differ: {changed:,} questions have another text, options, image or answer"

@@ -161,7 +161,7 @@ def _task(
     return TaskTable(
         name=name,
         title=title,
-        overall=tuple(_scored(found, task and task.row, "overall") for task, found in zip(own, cells, strict=True)),
+        overall=tuple(_scored(found, task.row if task else None, "overall") for task, found in zip(own, cells, strict=True)),
         asked=tuple(task.row if task else "" for task in own),
         parts=tuple(lines),
         controls=tuple(_controls(own, cells)),
@@ -212,12 +212,12 @@ def _lines(own: Sequence[TaskOf | None], cells: Sequence[dict[Key, Cell]]) -> li
             if cell.row != task.row or cell.metric == MEDEVALKIT:
                 continue
             if (cell.column, cell.metric) != ("overall", SCORE):
-                column = titles[cell.column]
-                slots.setdefault((cell.column, cell.metric), (column.title, column.group))
+                of = titles[cell.column]
+                slots.setdefault((cell.column, cell.metric), (of.title, of.group))
     made = []
     for (column, metric), (title, group) in slots.items():
         scores = tuple(
-            _scored(found, task and task.row, column, metric)
+            _scored(found, task.row if task else None, column, metric)
             for task, found in zip(own, cells, strict=True)
         )
         if metric != SCORE and _repeats(own, cells, column, scores):
@@ -234,7 +234,8 @@ def _repeats(
 ) -> bool:
     """Whether a metric says what the score of the same questions says already."""
     main = [
-        _scored(found, task and task.row, column) for task, found in zip(own, cells, strict=True)
+        _scored(found, task.row if task else None, column)
+        for task, found in zip(own, cells, strict=True)
     ]
     return [s and s.estimate for s in main] == [s and s.estimate for s in scores]
 

@@ -61,7 +61,9 @@ def headline(found: Comparison) -> list[str]:
     reference = found.names[found.reference]
     said = []
     for name in found.others:
-        pairs = [p for t in found.tasks for p in t.pairs if p.model == name and p.column == "overall"]
+        pairs = [
+            p for t in found.tasks for p in t.pairs if p.model == name and p.column == "overall"
+        ]
         better, worse, equal = (
             [p for p in pairs if p.verdict == verdict]
             for verdict in ("better", "worse", "not told apart")
@@ -111,7 +113,9 @@ def warnings(found: Comparison) -> list[str]:
     ]
     if sampled:
         said.append(
-            "Seeded samples, not whole sets, were asked: " + ", ".join(sampled) + ". Numbers reported "
+            "Seeded samples, not whole sets, were asked: "
+            + ", ".join(sampled)
+            + ". Numbers reported "
             "elsewhere are of whole sets."
         )
     few = [task.name for task in found.tasks if _few_groups(task)]
