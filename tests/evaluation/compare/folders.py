@@ -59,10 +59,13 @@ def evaluated(
     tasks: Sequence[str] = TASKS,
     *,
     limit: int | None = None,
+    zeroed: bool = False,
 ) -> Path:
-    """Ask and score; returns the folder."""
+    """Ask, with `zeroed` also without its images, and score; returns the folder."""
     evaluate(model, shards, tasks, out, label="model", limit=limit)
-    score(out, shards, tasks, ["model"])
+    if zeroed:
+        evaluate(model, shards, tasks, out, label="image-zeroed", blank_images=True, limit=limit)
+    score(out, shards, tasks, ["model", "image-zeroed"] if zeroed else ["model"])
     return out
 
 

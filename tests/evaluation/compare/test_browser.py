@@ -62,7 +62,7 @@ def test_nothing_overflows_and_answers_are_shown(folder: Path, width: int) -> No
     assert seen["cards"] == 10 and re.match(r"1–10 of \d+$", seen["count"])
     assert seen["images"] > 0 and seen["loaded"] == seen["images"]
     assert seen["overflow"] <= 0 and seen["scrolls"]
-    assert seen["payload"] >= 1 and seen["bold"] == 0
+    assert seen["bold"] == 0
     assert seen["small"] == []
 
 
@@ -72,6 +72,9 @@ def test_a_filter_in_the_address_is_applied(folder: Path) -> None:
     )
     assert seen["chosen"][0] == "pubmedqa" and seen["chosen"][-2:] == ["right", "wrong"]
     assert "that fit" in seen["count"]
+    hostile = probe(folder, PROBE.format(hash="#answers?text=%3Cscript"), 1440)
+    assert hostile["payload"] >= 1 and hostile["bold"] == 0
+    assert hostile["title"] == "good, constant · InfiMed comparison"
     none = probe(folder, PROBE.format(hash="#answers?task=pubmedqa&text=nowhere-to-be-found"), 1440)
     assert none["cards"] == 0 and none["count"] == "No answer fits."
 

@@ -14,7 +14,7 @@ import pytest
 
 from infimed.core.files import read_json, write_json
 from infimed.evaluation.compare.browsing import Gallery, browser, chosen, images_of, items_of
-from infimed.evaluation.compare.loading import ModelScores, read_models
+from infimed.evaluation.compare.loading import ModelScores, read_model, read_models
 from infimed.evaluation.compare.page import render, write_comparison
 from infimed.evaluation.compare.published import reported
 from infimed.evaluation.compare.table import compare
@@ -60,7 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("page")
     shards = benchmarks(root, copies=6)
     return {
-        "good": evaluated(mostly_right(shards, 4), shards, root / "good"),
+        "good": evaluated(mostly_right(shards, 4), shards, root / "good", zeroed=True),
         "blind": evaluated(blind(words=("yes", "no", "lung")), shards, root / "blind"),
     }
 
@@ -126,7 +126,7 @@ def test_hostile_names_and_notes_are_escaped(folders, tmp_path: Path) -> None:
         changed["tasks"][0]["title"] = PAYLOAD
         changed["tasks"][0]["seeing"] = [{"column": "overall", "words": PAYLOAD}]
         write_json(path, changed)
-        models = read_models([f"{PAYLOAD.replace('/', '')}={folders['blind']}"])
+        models = [read_model(folders["blind"], PAYLOAD)]
         html = render(*made(models))
     finally:
         write_json(path, held)
@@ -146,7 +146,7 @@ def test_every_score_and_its_interval_stand_in_the_table(html: str, models) -> N
         and "Lingshu-7B" in text
         and "InfiMed-SFT-3B, model card" in text
     )
-    assert "How to read this" in text and "question-only linear" in text
+    assert "How to read this" in text and "image-zeroed" in text
 
 
 def test_equal_folders_give_equal_bytes_and_no_path(models, html: str, folders) -> None:

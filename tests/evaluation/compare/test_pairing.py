@@ -132,10 +132,10 @@ def test_scores_that_are_not_of_these_answers_are_not_paired(pairable) -> None:
 
 def test_a_task_that_one_was_not_asked_is_said(shards, tmp_path: Path, pairable) -> None:
     one = evaluated(constant("A"), shards, tmp_path / "one", ["slake_en"])
-    assert reason(pairable[0], one) == "1 not asked this task"
+    assert reason(pairable[0], one) == "1 was not asked this task"
     found = compare([read_model(pairable[0], "a"), read_model(one, "one")])
     assert found.tasks[1].overall[1] is None
-    assert any("no difference, because one not asked this task" in w for w in warnings(found))
+    assert any("no difference, because one was not asked this task" in w for w in warnings(found))
 
 
 def test_the_headline_counts_by_intervals(shards, tmp_path: Path, pairable) -> None:

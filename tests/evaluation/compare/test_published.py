@@ -54,7 +54,7 @@ def test_a_users_own_file_is_added(tmp_path: Path) -> None:
         ("source: ours", "source: our", "did you mean 'ours'"),
         ("71.5", "715", "not per cent"),
         ("{PubMedQA: 71.5}", "{MedQA: 71.5}", "no column 'MedQA'"),
-        ("place: Table 2", "where: Table 2", "where"),
+        ("place: Table 2", "where: Table 2", "tables.0.place"),
         ("title: Our paper, ", "", "title"),
         ("tasks: [pubmedqa]", "tasks: []", "tasks"),
         ("sources:", "sources: [", "YAML"),

@@ -102,10 +102,12 @@ def radar(axes: Sequence[str], series: Sequence[tuple[str, Sequence[float | None
     for at, name in enumerate(axes):
         x, y = place(at, 1)
         parts.append(f'<path class="grid" d="M{_n(x0)} {_n(y0)}L{_n(x)} {_n(y)}"/>')
-        parts.append(_axis_name(name, *place(at, 1.1), math.cos(angles[at]), math.sin(angles[at])))
+        parts.append(_axis_name(name, *place(at, 1.12), math.cos(angles[at]), math.sin(angles[at])))
     for level in (0.5, 1.0):
         x, y = place(0, level)
-        parts.append(f'<text class="tick" x="{_n(x + 4)}" y="{_n(y + 4)}">{100 * level:.0f}</text>')
+        parts.append(
+            f'<text class="tick" x="{_n(x + 5)}" y="{_n(y + 15)}">{100 * level:.0f}</text>'
+        )
     for number, (_, values) in enumerate(shown):
         points = [
             None if v is None else place(at, min(1.0, max(0.0, v))) for at, v in enumerate(values)

@@ -22,7 +22,12 @@ from infimed.evaluation.compare.browsing import APART, SIDE, Browser
 from infimed.evaluation.compare.export import to_csv, to_latex
 from infimed.evaluation.compare.pairing import Pair
 from infimed.evaluation.compare.published import Cited
-from infimed.evaluation.compare.table import Comparison, TaskTable
+from infimed.evaluation.compare.table import (
+    FEW_QUESTIONS,
+    FEWEST_GROUPS,
+    Comparison,
+    TaskTable,
+)
 
 PAGE, TABLE, LATEX = "compare.html", "compare.csv", "compare.tex"
 
@@ -85,7 +90,12 @@ def render(found: Comparison, browser: Browser | None) -> str:
             script_hash=script_digest(script),
             words=words,
             mcnemar_of=added.mcnemar_of,
-            facts={"apart": APART, "side": SIDE},
+            facts={
+                "apart": APART,
+                "side": SIDE,
+                "questions": FEW_QUESTIONS,
+                "groups": FEWEST_GROUPS,
+            },
         )
     )
 

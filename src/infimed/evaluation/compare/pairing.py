@@ -107,7 +107,8 @@ def pair(name: str, model: ModelScores, reference: ModelScores) -> list[Pair]:
     """`model` minus `reference` on a task: overall and, where there are several, by kind."""
     ours, theirs = model.tasks.get(name), reference.tasks.get(name)
     lacking = [one.name for one, has in ((model, ours), (reference, theirs)) if has is None]
-    reason = f"{' and '.join(lacking)} not asked this task" if lacking else ""
+    were = "was" if len(lacking) == 1 else "were"
+    reason = f"{' and '.join(lacking)} {were} not asked this task" if lacking else ""
     if ours is not None and theirs is not None:
         reason = unpaired(ours, theirs)
     if reason or ours is None or theirs is None:

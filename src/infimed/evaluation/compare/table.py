@@ -17,7 +17,9 @@ from infimed.evaluation.compare.published import Reported
 from infimed.evaluation.report import MEDEVALKIT, SCORE, Cell
 
 FEW_GROUPS = 30
-"""Below so many groups a percentile interval is too narrow; it is shown with a remark."""
+"""Below so many groups a percentile interval of a whole task is too narrow; the page says so."""
+FEW_QUESTIONS, FEWEST_GROUPS = 30, 10
+"""A part of a task with fewer questions or groups is marked: no claim can be made on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,15 @@ class Line:
     group: str
     metric: str
     scores: tuple[Scored | None, ...]
+
+    @property
+    def few(self) -> bool:
+        """Whether it is too small for a claim."""
+        return any(
+            s.estimate.n < FEW_QUESTIONS or s.estimate.groups < FEWEST_GROUPS
+            for s in self.scores
+            if s is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,10 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
         return ""
     if estimate.low is None or estimate.high is None:
         return "no interval"
-    form = "+.1f" if signed else ".1f"
-    return f"{format(100 * estimate.low, form)} to {format(100 * estimate.high, form)}"
+    low, high = 100 * estimate.low, 100 * estimate.high
+    near_zero = any(value and abs(value) < 0.05 for value in (low, high))
+    form = f"{'+' if signed else ''}.{2 if signed and near_zero else 1}f"  # never round to zero
+    return " to ".join("0.0" if value == 0 else format(value, form) for value in (low, high))
 
 
 def flags(scored: Scored) -> list[str]:
