@@ -21,7 +21,7 @@ from infimed.evaluation.compare.table import compare
 from infimed.inference.stubs import blind
 from tests.evaluation.compare.folders import PAYLOAD, TASKS, benchmarks, evaluated, mostly_right
 
-VOID = {"meta", "img", "br", "line", "circle", "path", "col", "rect", "input"}
+VOID = {"meta", "img", "br", "line", "circle", "path", "col", "rect", "input", "wbr"}
 
 
 class Page(HTMLParser):
