@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from infimed.cli.label import app
 from infimed.core.errors import DataError
+from infimed.core.escaping import plain_text, script_safe, spreadsheet_text
 from infimed.curation import ledger as tables
 from infimed.curation.label_agreement import ALL, label_report
-from infimed.curation.label_export import export_labels, script_safe
-from infimed.curation.label_files import plain_text, read_label_files, spreadsheet_text
+from infimed.curation.label_export import export_labels
+from infimed.curation.label_files import read_label_files
 from infimed.curation.labels import (
     QUALITY,
     draw_sample,

@@ -10,12 +10,14 @@ import typer
 from infimed import __version__
 from infimed.cli import curate, data, run
 from infimed.cli.chat import chat
+from infimed.cli.compare import compare
 from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
 from infimed.cli.export import card, export
 from infimed.cli.import_ import import_
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
+from infimed.cli.score import score
 from infimed.cli.train import train
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
@@ -39,6 +41,8 @@ app.command("import")(import_)
 app.command("export")(export)
 app.command("card")(card)
 app.command("chat")(chat)
+app.command("score")(score)
+app.command("compare")(compare)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -20,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from infimed.core.errors import DataError
+from infimed.core.escaping import script_digest, script_safe, spreadsheet_text
 from infimed.core.files import atomic_folder, write_text
 from infimed.core.page import clean, template
 from infimed.curation import ledger
 from infimed.curation.engine import read_summary
 from infimed.curation.findings import QUALITY, Finding
 from infimed.curation.hiding import HIDDEN, hidden_image, masked
-from infimed.curation.label_files import FORMAT, spreadsheet_text
+from infimed.curation.label_files import FORMAT
 from infimed.curation.labels import ASKED, Drawn, draw_sample, sample_id, write_sample
 from infimed.curation.ledger_columns import rows_where
 from infimed.curation.report_examples import Source
@@ -47,13 +47,6 @@ _FACTS: Final = (
     "age_band",
     "pixel_spacing_mm",
 )
-_ESCAPED: Final = {
-    "<": "\\u003c",
-    ">": "\\u003e",
-    "&": "\\u0026",
-    "\u2028": "\\u2028",
-    "\u2029": "\\u2029",
-}
 
 
 @dataclass(frozen=True)
@@ -153,20 +146,14 @@ def page(items: Sequence[dict[str, Any]], images: dict[str, str], sample: str) -
         "items": list(items),
         "images": images,
     }
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
     return str(
         template("infimed.curation", "label_page.html.j2").render(
-            count=len(items), data=script_safe(data), script=script, script_hash=digest
+            count=len(items),
+            data=script_safe(data),
+            script=script,
+            script_hash=script_digest(script),
         )
     )
-
-
-def script_safe(value: object) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(value, ensure_ascii=False)
-    for character, escape in _ESCAPED.items():
-        text = text.replace(character, escape)
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _line(item: dict[str, Any], images: dict[str, str]) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from infimed.core.errors import DataError
+from infimed.core.escaping import plain_text
 from infimed.curation.findings import QUALITY
 from infimed.curation.labels import LEVELS
 
 MOST_BYTES: Final = 64 * 2**20
 MOST_RATER: Final = 64
 FORMAT: Final = "infimed-labels-1"
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,6 @@ class ReadLabels:
     rows: list[dict[str, Any]] = field(default_factory=list)
     unlabelled: int = 0
     malformed: list[Malformed] = field(default_factory=list)
-
-
-def spreadsheet_text(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; `plain_text` inverts it."""
-    return "'" + text if text.startswith((*_FORMULA, "'")) else text
-
-
-def plain_text(cell: str) -> str:
-    """Inverse of `spreadsheet_text`."""
-    return cell[1:] if cell.startswith("'") else cell
 
 
 def read_label_files(files: list[Path], rows: Mapping[str, int]) -> ReadLabels:

@@ -22,6 +22,7 @@ from infimed.core.statistics import Measured, compare_sums, group_index
 from infimed.evaluation.asked import TaskRecords, collect, manifest_path, responses_path
 from infimed.evaluation.assess import Assessment, assess, combine_of
 from infimed.evaluation.controls import control_answers
+from infimed.evaluation.folder import note_evaluation
 from infimed.evaluation.report import (
     MEDEVALKIT,
     SCORE,
@@ -137,7 +138,7 @@ def score(
     seed: int = 0,
     prior_splits: Sequence[str] = ("train",),
 ) -> Scoreboard:
-    """Score stored answers; writes scores.json, scores.csv and samples.jsonl to `out`.
+    """Score stored answers; writes scores.json, scores.csv, samples.jsonl and evaluation.json to `out`.
 
     Args:
         labels: ways of asking in the order of the table; the first is the model, and the paired
@@ -158,6 +159,7 @@ def score(
         scored.append(task)
         lines.append(rows)
     board = Scoreboard(tuple(scored))
+    note_evaluation(out, shards, tasks, labels, prior_splits)
     write_json(out / "scores.json", board.to_dict())
     write_text(out / "scores.csv", board.to_csv())
     with atomic_open(out / "samples.jsonl", "w") as handle:
@@ -271,9 +273,10 @@ def _rates(assessment: Assessment, members: Sequence[int]) -> tuple[float, float
 def _lines(
     spec: TaskSpec, samples: Sequence[Sample], results: dict[str, Assessment]
 ) -> Iterator[dict[str, Any]]:
-    """Every sample with every row's answer, for browsing."""
+    """Every sample with every row's answer, for browsing and pairing; `weight` where it is not 1."""
     ours = {name: found.scores() for name, found in results.items()}
     theirs = {name: found.scores(MEDEVALKIT) for name, found in results.items()}
+    weights = {name: found.measures[SCORE][:, 1].tolist() for name, found in results.items()}
     for index, sample in enumerate(samples):
         yield {
             "task": spec.name,
@@ -293,6 +296,7 @@ def _lines(
                     "status": found.answers[index].status,
                     "score": ours[name][index] or 0.0,
                     "medevalkit": theirs[name][index],
+                    **({"weight": weights[name][index]} if weights[name][index] != 1 else {}),
                 }
                 for name, found in results.items()
             },
