@@ -26,7 +26,7 @@ class Baseline(Part):
 
     Attributes:
         name: what is typed. title: for people. hub: id on the Hugging Face Hub.
-        revision: full commit there. model_type: what its config.json must say.
+        revision: full commit there. architecture: what its config.json must say as model_type.
         dtype: number type on a GPU. prompt: how it is asked, in words.
         system: a system turn. template: chat template (Jinja) instead of the repository's.
     """
@@ -36,7 +36,7 @@ class Baseline(Part):
     hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: Stated
     license: Stated
-    model_type: Stated
+    architecture: Stated
     dtype: Stated
     prompt: Stated
     citation: str
@@ -140,7 +140,7 @@ def markdown() -> str:
 
 
 def _provenance() -> list[list[str]]:
-    fields = ("revision", "license", "model_type", "dtype", "prompt")
+    fields = ("revision", "license", "architecture", "dtype", "prompt")
     return [
         *(
             [one.name, field, str(getattr(one, field).value), getattr(one, field).source]

@@ -85,7 +85,7 @@ class Found:
         return self.home / "evaluation-eval" if self.kind == "own" else self.home
 
 
-def find(text: str, options: Options = Options()) -> Found:  # noqa: B008 (frozen)
+def find(text: str, options: Options = Options()) -> Found:
     """What a user means by `text`.
 
     Raises:
@@ -98,9 +98,11 @@ def find(text: str, options: Options = Options()) -> Found:  # noqa: B008 (froze
         return Found("stub", text, _home(text))
     folder = Path(text).expanduser()
     if folder.is_dir():
-        own = any((folder / name).exists() for name in ("manifest.json", "checkpoints"))
-        foreign = (folder / "config.json").exists() and not own
-        return Found("folder" if foreign else "own", text, _home(folder.name) if foreign else folder, folder)
+        complete = (folder / "manifest.json").exists() and (folder / "model.safetensors").exists()
+        own = complete or (folder / "checkpoints").exists()
+        if own or not (folder / "config.json").exists():
+            return Found("own", text, folder, folder)
+        return Found("folder", text, _home(folder.resolve().name), folder)
     known = baselines()
     if text in known:
         return Found("baseline", text, _home(text), _weights(known[text], options), known[text])
@@ -135,7 +137,7 @@ def _weights(one: Baseline, options: Options) -> Path | None:
 
 
 @contextmanager
-def opened(found: Found, options: Options = Options()) -> Iterator[Model]:  # noqa: B008 (frozen)
+def opened(found: Found, options: Options = Options()) -> Iterator[Model]:
     """The model, until the block ends.
 
     Raises:
@@ -206,14 +208,14 @@ def _foreign(found: Found, options: Options) -> Model:
     if folder is None:
         assert one is not None
         folder = fetch(one, cache_root())
-    if one is not None and one.model_type.value != UNVERIFIED:
+    if one is not None and one.architecture.value != UNVERIFIED:
         seen = look(folder).model_type
-        if seen != one.model_type.value:
+        if seen != one.architecture.value:
             raise DataError(
                 f"these are not the weights of {one.name}",
                 where=str(folder / "config.json"),
                 seen=f"model_type {seen}",
-                accepted=str(one.model_type.value),
+                accepted=str(one.architecture.value),
             )
     chosen = options.dtype or (
         "float32" if options.device == "cpu" else str(one.dtype.value) if one else "bfloat16"

@@ -1,6 +1,6 @@
 """A folder of another project's model: what kind it is, that it is safe to read, and what is in it.
 
-Looked at, not loaded: nothing here imports torch. Invariants: only safetensors; a folder that asks for
+Looked at, not loaded. Invariants: only safetensors; a folder that asks for
 code of its own, or has pickled weights only, is refused with the reason; the digest covers every byte
 that can change an answer. Hashing reads each file once; the result is kept by path, size and time of
 change, so that asking again costs nothing.

@@ -161,6 +161,8 @@ class HubModel:
     def _inputs(self, requests: Sequence[Request]) -> dict[str, Any]:
         """Tensors on the model's device, images in its number type."""
         made = self.prompts.inputs(requests)
+        if "token_type_ids" not in self._parameters:  # a tokenizer may make what nobody reads
+            made.pop("token_type_ids", None)
         parameter = next(self.model.parameters())
         return {
             name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
@@ -170,9 +172,9 @@ class HubModel:
         }
 
     @cached_property
-    def _keeps_logits(self) -> bool:
-        """Whether the model can be asked for the last positions only, which saves memory."""
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+    def _parameters(self) -> frozenset[str]:
+        """What the model's forward pass takes by name."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
 
     def _too_long(self, tokens: int) -> str:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -218,7 +220,7 @@ class HubModel:
             return ChoiceScores(request.id, error=error)
         rows = _continued(inputs, options, self.prompts.tokenizer.pad_token_id)
         # The prompt ends at the same place in every row, so an option's predictions are the last ones.
-        fewer = {"logits_to_keep": most} if self._keeps_logits else {}
+        fewer = {"logits_to_keep": most} if "logits_to_keep" in self._parameters else {}
         logits = self.model(**rows, use_cache=False, **fewer).logits
         logprobs = logits[:, -most:].float().log_softmax(dim=-1)
         return ChoiceScores(
