@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY
-from tests.inference.hub_checkpoints import gemma3, llava_qwen2, qwen3
-from tests.inference.stub_server import said, serving
 
 from infimed.core.errors import DataError, UsageError
 from infimed.data.record import Message
 from infimed.evaluation import baseline, opening
 from infimed.evaluation.opening import Options, find, opened
 from infimed.inference.prompting import CHOICE, SHORT, SHORT_ZH
+from tests.conftest import REPOSITORY
+from tests.inference.hub_checkpoints import gemma3, llava_qwen2, qwen3
+from tests.inference.stub_server import said, serving
 
 
 def test_a_word_is_recognised_without_loading_anything(tmp_path: Path) -> None:
@@ -98,8 +98,9 @@ def test_the_weights_of_another_model_are_not_taken_for_a_baseline(tmp_path, mon
     monkeypatch.setenv("INFIMED_CACHE", str(tmp_path / "cache"))
     folder = qwen3(tmp_path / "qwen3")
     options = Options(weights=folder)
-    with pytest.raises(DataError, match="not the weights of medgemma-4b"), opened(
-        find("medgemma-4b", options), options
+    with (
+        pytest.raises(DataError, match="not the weights of medgemma-4b"),
+        opened(find("medgemma-4b", options), options),
     ):
         pass
 
@@ -126,8 +127,9 @@ def test_number_types_are_float32_here_and_named_ones_elsewhere(tmp_path, monkey
         assert str(model.model.dtype) == "torch.float32"
     with opened(find(folder), Options(dtype="float16")) as model:
         assert str(model.model.dtype) == "torch.float16"
-    with pytest.raises(UsageError, match="no such number type"), opened(
-        find(folder), Options(dtype="int8")
+    with (
+        pytest.raises(UsageError, match="no such number type"),
+        opened(find(folder), Options(dtype="int8")),
     ):
         pass
 
@@ -150,9 +152,8 @@ def test_weights_are_fetched_at_the_pinned_revision_only_when_asked(tmp_path, mo
 
 def test_the_only_served_model_is_taken_and_of_several_one_must_be_named() -> None:
     pytest.importorskip("httpx")
-    with serving(lambda call, _: said("x"), models=("a",)) as stub:
-        with opened(find(stub.url)) as model:
-            assert model.endpoint.model == "a"
+    with serving(lambda call, _: said("x"), models=("a",)) as stub, opened(find(stub.url)) as model:
+        assert model.endpoint.model == "a"
     with serving(lambda call, _: said("x"), models=("a", "b")) as stub:
         with pytest.raises(UsageError, match="choose with --model"), opened(find(stub.url)):
             pass
@@ -164,10 +165,9 @@ def test_the_only_served_model_is_taken_and_of_several_one_must_be_named() -> No
 def test_a_foreign_model_is_told_how_to_answer_in_the_language_of_the_question(
     tmp_path, monkeypatch
 ) -> None:
-    from tests.evaluation.fakes import clinic, radiology
-
     from infimed.evaluation.sample import make_request, make_samples
     from infimed.evaluation.spec import load_task
+    from tests.evaluation.fakes import clinic, radiology
 
     monkeypatch.setenv("INFIMED_CACHE", str(tmp_path / "cache"))
     shards = clinic(4)

@@ -178,7 +178,13 @@ def gemma3(folder: Path) -> Path:
     write_json(
         folder,
         "generation_config.json",
-        {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": [1, 4], "do_sample": True, "top_k": 64},
+        {
+            "bos_token_id": 2,
+            "pad_token_id": 0,
+            "eos_token_id": [1, 4],
+            "do_sample": True,
+            "top_k": 64,
+        },
     )
     write_json(
         folder,
@@ -199,7 +205,9 @@ def gemma3(folder: Path) -> Path:
         },
     )
     write_json(
-        folder, "processor_config.json", {"image_seq_length": 4, "processor_class": "Gemma3Processor"}
+        folder,
+        "processor_config.json",
+        {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
     )
     (folder / "chat_template.jinja").write_text(GEMMA, encoding="utf-8")
     images = {
@@ -313,7 +321,9 @@ def llava_qwen2(folder: Path) -> Path:
         },
     )
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    _tokenizer(folder, special, eos_token="<|endoftext|>", pad_token="<|endoftext|>", bos_token=None)
+    _tokenizer(
+        folder, special, eos_token="<|endoftext|>", pad_token="<|endoftext|>", bos_token=None
+    )
     return folder
 
 

@@ -156,7 +156,9 @@ def evaluate_command(
     give_up_after: Annotated[
         int,
         typer.Option(
-            "--give-up-after", min=1, help="Questions in a row without an answer that end the asking."
+            "--give-up-after",
+            min=1,
+            help="Questions in a row without an answer that end the asking.",
         ),
     ] = 16,
     extra: Annotated[
@@ -329,7 +331,9 @@ def _evaluate(
         )
     labels = ["text-only" if text_only else "model"]
     with opened(found, options) as model:
-        asked = evaluate(model, data, names, target, label=labels[0], no_images=text_only, limit=limit)
+        asked = evaluate(
+            model, data, names, target, label=labels[0], no_images=text_only, limit=limit
+        )
         if zeroed and not text_only:
             asked += evaluate(
                 model, data, names, target, label="image-zeroed", blank_images=True, limit=limit

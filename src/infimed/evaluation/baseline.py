@@ -157,4 +157,3 @@ def _stated(value: Stated) -> str:
 
 def _short(revision: str | None) -> str:
     return revision[:8] if revision else "?"
-

@@ -22,7 +22,9 @@ Kind = Literal["images", "text", "llava"]
 LLaVA's own code, which transformers does not open."""
 SETTINGS: Final = (".json", ".jinja", ".model", ".txt")
 """Endings of files beside the weights that a tokenizer, a template or a processor may be read from."""
-FIX: Final = "give a folder with config.json, *.safetensors and tokenizer files, as the Hub lays it out"
+FIX: Final = (
+    "give a folder with config.json, *.safetensors and tokenizer files, as the Hub lays it out"
+)
 
 
 @dataclass(frozen=True, slots=True)

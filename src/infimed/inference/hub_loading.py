@@ -115,6 +115,7 @@ def _weights(auto: Any, folder: Path, config: Any, dtype: torch.dtype) -> torch.
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -123,7 +124,10 @@ def _weights(auto: Any, folder: Path, config: Any, dtype: torch.dtype) -> torch.
         raise DataError(f"transformers cannot open it ({said})", where=str(folder)) from error
     wrong = {
         "missing": sorted(map(str, report.get("missing_keys", ()))),
-        "of another shape": sorted(map(str, report.get("mismatched_keys", ()))),
+        "of another shape": sorted(
+            str(one[0] if isinstance(one, tuple) else one)
+            for one in report.get("mismatched_keys", ())
+        ),
     }
     if any(wrong.values()):
         raise DataError(

@@ -108,9 +108,7 @@ class HubModel:
         """
         for request in requests:
             if not request.sampling.greedy:
-                raise UsageError(
-                    "models of other projects answer greedily here", where=request.id
-                )
+                raise UsageError("models of other projects answer greedily here", where=request.id)
         with memory_named(len(requests)):
             for part in self._parts(requests):
                 yield from self._answer(part)
@@ -125,7 +123,9 @@ class HubModel:
         try:
             inputs = self._inputs(requests)
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            wrong = [self._too_long(n + r.max_new_tokens) for n, r in zip(lengths, requests, strict=True)]
+            wrong = [
+                self._too_long(n + r.max_new_tokens) for n, r in zip(lengths, requests, strict=True)
+            ]
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # templates, processors and decoders raise classes of their own
@@ -146,7 +146,14 @@ class HubModel:
     def _written(self, request: Request, ids: Sequence[int]) -> Response:
         """The answer that generated tokens hold, up to its own end."""
         writer = Writer(
-            0, 0, 0, self._decode, self.stop_ids, request.max_new_tokens, request.sampling, request.stop
+            0,
+            0,
+            0,
+            self._decode,
+            self.stop_ids,
+            request.max_new_tokens,
+            request.sampling,
+            request.stop,
         )
         for token in ids:
             if not writer.open:
@@ -226,9 +233,7 @@ class HubModel:
         return ChoiceScores(
             request.id,
             tuple(
-                OptionScore(
-                    float(own[torch.arange(len(ids)), torch.tensor(ids)].sum()), len(ids)
-                )
+                OptionScore(float(own[torch.arange(len(ids)), torch.tensor(ids)].sum()), len(ids))
                 for own, ids in zip(logprobs.cpu(), options, strict=True)
             ),
         )
@@ -247,9 +252,13 @@ def _continued(
             continue
         tails = {
             "input_ids": [[*ids[:-1], *[pad] * (width + 1 - len(ids))] for ids in options],
-            "attention_mask": [[1] * (len(ids) - 1) + [0] * (width + 1 - len(ids)) for ids in options],
+            "attention_mask": [
+                [1] * (len(ids) - 1) + [0] * (width + 1 - len(ids)) for ids in options
+            ],
         }.get(name, [[0] * width for _ in options])
-        tail = torch.tensor(tails, dtype=value.dtype, device=value.device).reshape(len(options), width)
+        tail = torch.tensor(tails, dtype=value.dtype, device=value.device).reshape(
+            len(options), width
+        )
         rows[name] = torch.cat([value.expand(len(options), -1), tail], dim=1)
     return rows
 

@@ -16,7 +16,12 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+)
 from transformers.initialization import no_init_weights
 
 from infimed.core.errors import DataError
@@ -126,7 +131,7 @@ def open_original(folder: Path, values: dict[str, Any], dtype: torch.dtype) -> O
         text.tie_word_embeddings, stored = tied_head(
             stored, f"{HEAD}weight", "model.embed_tokens.weight"
         )
-    tokenizer, image_token_id = _tokenizer(folder, int(text.vocab_size))
+    tokenizer, image_token_id = _tokenizer(folder, text)
     config = LlavaConfig(
         vision_config=tower,
         text_config=text,
@@ -198,11 +203,12 @@ def _tower(place: Path | None, name: str, where: str) -> PretrainedConfig:
     return CONFIG_MAPPING[kind](**values)
 
 
-def _tokenizer(folder: Path, rows: int) -> tuple[Any, int]:
+def _tokenizer(folder: Path, text: PretrainedConfig) -> tuple[Any, int]:
     """The tokenizer with the placeholder in a row of the table that no token uses, and its id."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows = int(text.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=text, local_files_only=True)
     if IMAGE not in tokenizer.get_vocab():
         tokenizer.add_tokens([IMAGE], special_tokens=True)
     index = int(tokenizer.convert_tokens_to_ids(IMAGE))
