@@ -69,7 +69,7 @@ def test_a_checkpoint_is_evaluated_and_a_killed_run_ends_with_the_same_bytes(
     answers = responses(whole)
     assert sum(map(len, answers.values())) >= (24 if kind in WITH_IMAGES else 6)
     texts = [json.loads(line)["text"] for lines in answers.values() for line in lines]
-    assert len(set(texts)) > 3
+    assert len(set(texts)) >= 3
     assert '"error"' not in json.dumps(answers)
 
     real = HubModel.respond

@@ -64,7 +64,11 @@ def _list_models(markdown: bool) -> None:
     if markdown:
         out.out(baseline.markdown(), end="", highlight=False)
         return
-    shown = table("baselines", list(baseline.HEADS), baseline.rows(), numeric=len(baseline.HEADS))
+    rows = [
+        [name, "{}\n{}".format(title, "; ".join(rest))] for name, title, *rest in baseline.rows()
+    ]
+    heads = f"baselines: {'; '.join(baseline.HEADS[2:])}"
+    shown = table(heads, ["name", "what"], rows, numeric=2)
     shown.columns[0].no_wrap = True
     out.print(shown)
 

@@ -66,7 +66,9 @@ def parse_baseline(text: str, where: str) -> Baseline:
     except yaml.YAMLError as error:
         raise DataError(f"is not valid YAML ({error})", where=where) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        # A key spelled wrong is two errors, and the other one is what is missing.
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         key = ".".join(str(part) for part in first["loc"]) or "baseline"
         unknown = first["type"] == "extra_forbidden"
         valid = list(Baseline.model_fields)
