@@ -159,8 +159,12 @@ class HubModel:
             if not writer.open:
                 break
             writer.put(token)
-        status = "ok" if writer.stopped else "truncated"
-        return Response(request.id, writer.text, status, new_tokens=len(writer.ids))
+        return Response(
+            request.id,
+            writer.text,
+            "ok" if writer.stopped else "truncated",
+            new_tokens=len(writer.ids),
+        )
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.prompts.tokenizer.decode(list(ids), skip_special_tokens=True))

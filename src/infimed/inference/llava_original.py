@@ -155,8 +155,9 @@ def open_original(folder: Path, values: dict[str, Any], dtype: torch.dtype) -> O
     fill(expected, read_tensors(stored))
     model.tie_weights()
     processor = _image_processor(place, tower)
-    padded = tuple(int(255 * mean) for mean in processor.image_mean) if aspect == "pad" else None
-    return Original(model.eval(), tokenizer, processor, padded)
+    red, green, blue = (int(255 * mean) for mean in processor.image_mean)
+    background = (red, green, blue) if aspect == "pad" else None
+    return Original(model.eval(), tokenizer, processor, background)
 
 
 def _flat(model: nn.Module, names: dict[str, str]) -> dict[str, str]:
