@@ -13,11 +13,13 @@ from typing import Any, Final, Literal
 import torch
 from transformers import (
     CONFIG_MAPPING,
-    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
 )
+
+# Not from transformers itself: in 5.16.1 that name stands for torchvision being absent.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from infimed.core.errors import DataError, MemoryBudgetError

@@ -225,11 +225,10 @@ def _tokenizer(folder: Path, text: PretrainedConfig) -> tuple[Any, int]:
 def _image_processor(place: Path | None, tower: PretrainedConfig) -> Any:
     """The tower's own image processor, else the stock one at the tower's image size."""
     import transformers
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     if place is not None and (place / "preprocessor_config.json").is_file():
-        return transformers.AutoImageProcessor.from_pretrained(
-            place, local_files_only=True, backend="pil"
-        )
+        return AutoImageProcessor.from_pretrained(place, local_files_only=True, backend="pil")
     side = {"height": int(tower.image_size), "width": int(tower.image_size)}
     clip = tower.model_type == "clip_vision_model"
     family = "CLIPImageProcessor" if clip else "SiglipImageProcessor"
