@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 WORDS = (
@@ -175,6 +175,14 @@ def gemma3(folder: Path) -> Path:
         eos_token_id=[1, 4],
     )
     randomised(Gemma3ForConditionalGeneration(config)).save_pretrained(folder)
+    # What transformers 5 writes of a model made from a configuration is flat; the Hub's names are not.
+    stored = load_file(folder / "model.safetensors")
+    tower, inner = "vision_tower.", "vision_tower.vision_model."
+    hub = {
+        name if name.startswith(inner) else name.replace(tower, inner): tensor
+        for name, tensor in stored.items()
+    }
+    save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(
         folder,
         "generation_config.json",
