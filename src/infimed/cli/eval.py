@@ -321,7 +321,7 @@ def _evaluate(
 
     from infimed.core import console
     from infimed.core.errors import DataError
-    from infimed.evaluation.opening import is_remote, opened
+    from infimed.evaluation.opening import is_remote, opened, unanswered
     from infimed.evaluation.runner import evaluate, score
 
     if found.kind not in ("endpoint", "stub"):
@@ -335,11 +335,9 @@ def _evaluate(
         )
     labels = ["text-only" if text_only else "model"]
     with opened(found, options) as model:
-        asked = evaluate(
-            model, data, names, target, label=labels[0], no_images=text_only, limit=limit
-        )
+        evaluate(model, data, names, target, label=labels[0], no_images=text_only, limit=limit)
         if zeroed and not text_only:
-            asked += evaluate(
+            evaluate(
                 model, data, names, target, label="image-zeroed", blank_images=True, limit=limit
             )
             labels.append("image-zeroed")
@@ -352,17 +350,16 @@ def _evaluate(
     board = score(target, data, names, labels, prior_splits=_trained_on(found.home))
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
-    failed = [one for one in asked if one.errors]
-    for one in failed:
+    failed = unanswered(board)
+    for name, count in failed.items():
         console.err.print(
-            f"{one.task} ({one.label}): {one.errors} of {one.samples} questions have no answer and "
-            f"count as wrong; why: {one.responses}",
+            f"{name}: {count} questions have no answer and count as wrong; the .responses.jsonl says why",
             markup=False,
             soft_wrap=True,
         )
     if failed and found.kind == "endpoint":
         raise DataError(
-            f"{sum(one.errors for one in failed)} questions have no answer yet",
+            f"{sum(failed.values())} questions have no answer yet",
             where=found.text,
             fix="run the same command again when the endpoint is well: only these are asked",
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from infimed.core.errors import DataError, UsageError, missing_extra, nearest_name
 from infimed.evaluation.baseline import Baseline, baselines
 from infimed.evaluation.origin import UNVERIFIED
+from infimed.evaluation.report import SCORE, Scoreboard
 from infimed.inference.endpoint_settings import (
     Endpoint,
     is_loopback,
@@ -264,3 +265,18 @@ def fetch(one: Baseline, cache: Path) -> Path:
             seen=str(error).strip().partition("\n")[0],
             fix=f"accept its terms there if it has any ({one.license.value}), or give --weights DIR",
         ) from error
+
+
+def unanswered(board: Scoreboard) -> dict[str, int]:
+    """Questions that no answer was got for, by task and way of asking; only where there are any."""
+    models = {
+        (task.task, row.name) for task in board.tasks for row in task.rows if row.kind == "model"
+    }
+    return {
+        f"{task.task} ({cell.row})": round(cell.errors * cell.estimate.n)
+        for task in board.tasks
+        for cell in task.cells
+        if cell.errors
+        and (cell.column, cell.metric) == ("overall", SCORE)
+        and (task.task, cell.row) in models
+    }
