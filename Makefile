@@ -44,8 +44,8 @@ $(OLDEST)/.ready: pyproject.toml
 	$(PIP) install --quiet --no-deps --target $(OLDEST) transformers==5.16.1 huggingface-hub==1.33.0
 	@touch $@
 
-test-range: $(READY) $(OLDEST)/.ready ## exports are read back by the oldest supported transformers
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest tests/model/test_export.py tests/model/test_export_served.py
+test-range: $(READY) $(OLDEST)/.ready ## exports and other models with the oldest supported transformers
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest tests/model/test_export.py tests/model/test_export_served.py tests/inference/test_hub_model.py
 
 lint: $(READY) ## style, import floors and types
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 HANG = "hang"
+CLOSE = "close"
+"""Hold the call, or close the connection without a word."""
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Reply:
 
 
 Script = Callable[[dict[str, Any], int], Reply | str]
-"""(body of the call, how many equal calls came before) -> Reply or HANG."""
+"""(body of the call, how many equal calls came before) -> Reply, HANG or CLOSE."""
 
 
 def said(text: str | None, *, finish: str = "stop", prompt: int = 10, new: int = 3) -> Reply:
@@ -96,7 +98,8 @@ def serving(script: Script, models: tuple[str, ...] = ("stub",)) -> Iterator[Stu
                 stub.calls.append((call, {k.lower(): v for k, v in self.headers.items()}))
             reply = script(call, before)
             if isinstance(reply, str):
-                release.wait()
+                if reply == HANG:
+                    release.wait()
                 self.close_connection = True
                 return
             self._send(reply)

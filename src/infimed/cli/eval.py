@@ -1,4 +1,4 @@
-"""`infimed eval`: ask a checkpoint the questions of tasks, with its controls, and score offline."""
+"""`infimed eval`: ask a model the questions of tasks, with its controls, and score offline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from infimed.evaluation.groups import Chosen
+    from infimed.evaluation.opening import Found, Options
     from infimed.evaluation.sources import JoinedShards
 
 app = typer.Typer(
@@ -56,11 +57,31 @@ def _list_metrics() -> None:
     out.print(shown)
 
 
+def _list_models(markdown: bool) -> None:
+    from infimed.core.console import out, table
+    from infimed.evaluation import baseline
+
+    if markdown:
+        out.out(baseline.markdown(), end="", highlight=False)
+        return
+    rows = [
+        [name, "{}\n{}".format(title, "; ".join(rest))] for name, title, *rest in baseline.rows()
+    ]
+    heads = f"baselines: {'; '.join(baseline.HEADS[2:])}"
+    shown = table(heads, ["name", "what"], rows, numeric=2)
+    shown.columns[0].no_wrap = True
+    out.print(shown)
+
+
 @app.callback()
 def evaluate_command(
     model: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="A run folder, or a checkpoint folder."),
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run or checkpoint folder, a Hugging Face folder, a baseline (--models), or the URL of "
+            "an OpenAI-compatible endpoint.",
+        ),
     ] = None,
     shards: Annotated[
         Path | None,
@@ -81,7 +102,8 @@ def evaluate_command(
         ),
     ] = None,
     hub: Annotated[
-        bool, typer.Option("--hub", help="Fetch what is not under --data from the Hub.")
+        bool,
+        typer.Option("--hub", help="Fetch from the Hub what is not under --data and --weights."),
     ] = False,
     text_only: Annotated[
         bool,
@@ -111,6 +133,41 @@ def evaluate_command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 32,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="DIR", help="Where the weights of a baseline are."),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="float32 (default on a CPU), bfloat16 or float16, for models that are not ours.",
+        ),
+    ] = "",
+    served_model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="NAME", help="Name of the model, where an endpoint serves several."
+        ),
+    ] = "",
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Calls to an endpoint open at once.")
+    ] = 8,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds a call to an endpoint may take.")
+    ] = 120.0,
+    give_up_after: Annotated[
+        int,
+        typer.Option(
+            "--give-up-after",
+            min=1,
+            help="Questions in a row without an answer that end the asking.",
+        ),
+    ] = 16,
+    extra: Annotated[
+        str, typer.Option("--extra", metavar="JSON", help="More settings of a call to an endpoint.")
+    ] = "{}",
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
@@ -120,9 +177,12 @@ def evaluate_command(
             "--show", min=0, metavar="N", help="Print N questions of each task; asks no model."
         ),
     ] = 0,
+    list_models: Annotated[
+        bool, typer.Option("--models", help="List the named baselines and stop.")
+    ] = False,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
+        bool, typer.Option("--markdown", help="With --list or --models: the page in docs.")
     ] = False,
     list_metrics: Annotated[
         bool,
@@ -131,7 +191,8 @@ def evaluate_command(
 ) -> None:
     """Ask a model the questions of tasks, with its controls, and score the answers.
 
-    Kill it anywhere and run the same command again: nothing is asked twice.
+    Kill it anywhere and run the same command again: nothing is asked twice. docs/models.md says which
+    models can be asked, and how.
 
     Examples:
 
@@ -145,6 +206,10 @@ def evaluate_command(
 
       infimed eval runs/mini --tasks slake_en --data slake_en=downloads/SLAKE --text-only
 
+      infimed eval medgemma-4b --weights DIR --tasks vqa --data benchmarks
+
+      infimed eval http://127.0.0.1:8000/v1 --tasks text --data benchmarks
+
       infimed eval --show 3 --tasks mine.yaml --data mine=downloads/mine
     """
     if list_tasks:
@@ -153,12 +218,27 @@ def evaluate_command(
     if list_metrics:
         _list_metrics()
         return
+    if list_models:
+        _list_models(markdown)
+        return
     from infimed.core.errors import UsageError
     from infimed.evaluation.groups import choose
+    from infimed.evaluation.opening import Options, find
 
+    options = Options(
+        name=served_model,
+        weights=weights,
+        hub=hub,
+        dtype=dtype,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        timeout=timeout,
+        give_up_after=give_up_after,
+        extra=extra,
+    )
     chosen = choose(tasks)
     if show and chosen.names:
-        own = shards if shards is not None else (model or Path()) / "shards"
+        own = shards if shards is not None else Path(model or "") / "shards"
         names, records = _gather(chosen, own, data or [], hub, out, not text_only, limit)
         _show(names, records, show)
         return
@@ -167,14 +247,15 @@ def evaluate_command(
             "give a run or checkpoint folder and at least one task"
             if model is None
             else "give at least one task",
-            accepted="infimed eval RUN_OR_CHECKPOINT --tasks a,b --data DIR",
+            accepted="infimed eval MODEL --tasks a,b --data DIR",
             fix="infimed eval --list",
         )
-    target = out if out is not None else model / "evaluation-eval"
-    own = shards if shards is not None else model / "shards"
+    found = find(model, options)
+    target = out if out is not None else found.answers
+    own = shards if shards is not None else found.home / "shards"
     names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
     _evaluate(
-        model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only
+        found, options, names, records, target, limit, zeroed, trained_blind, threads, text_only
     )
 
 
@@ -216,44 +297,69 @@ def _gather(
     return list(found.names), joined
 
 
-def _trained_on(model: Path) -> tuple[str, ...]:
+def _trained_on(home: Path) -> tuple[str, ...]:
     """The splits a run was trained on; the controls learn from the same."""
     from infimed.core.recipe import load_recipe
 
-    recipe = model / "recipe.yaml"
+    recipe = home / "recipe.yaml"
     return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
 
 
 def _evaluate(
-    model: Path,
+    found: Found,
+    options: Options,
     names: list[str],
     data: JoinedShards,
     target: Path,
     limit: int | None,
     zeroed: bool,
     trained_blind: Path | None,
-    batch_size: int,
     threads: int,
     text_only: bool,
 ) -> None:
-    import torch
+    from dataclasses import replace
 
     from infimed.core import console
+    from infimed.core.errors import DataError
+    from infimed.evaluation.opening import is_remote, opened, unanswered
     from infimed.evaluation.runner import evaluate, score
-    from infimed.inference.local import LocalModel
 
-    if threads:
-        torch.set_num_threads(threads)
-    local = LocalModel.open(model, batch_size=batch_size)
+    if found.kind not in ("endpoint", "stub"):
+        from infimed.training.device import best_device, set_threads
+
+        set_threads(threads)
+        options = replace(options, device=str(best_device()))
+    if is_remote(found):
+        console.err.print(
+            f"questions and images go to {found.text}: make sure they may", markup=False
+        )
     labels = ["text-only" if text_only else "model"]
-    evaluate(local, data, names, target, label=labels[0], no_images=text_only, limit=limit)
-    if zeroed and not text_only:
-        evaluate(local, data, names, target, label="image-zeroed", blank_images=True, limit=limit)
-        labels.append("image-zeroed")
+    with opened(found, options) as model:
+        evaluate(model, data, names, target, label=labels[0], no_images=text_only, limit=limit)
+        if zeroed and not text_only:
+            evaluate(
+                model, data, names, target, label="image-zeroed", blank_images=True, limit=limit
+            )
+            labels.append("image-zeroed")
     if trained_blind is not None:
-        twin = LocalModel.open(trained_blind, batch_size=batch_size)
+        from infimed.inference.local import LocalModel
+
+        twin = LocalModel.open(trained_blind, batch_size=options.batch_size)
         evaluate(twin, data, names, target, label="trained-blind", no_images=True, limit=limit)
         labels.append("trained-blind")
-    board = score(target, data, names, labels, prior_splits=_trained_on(model))
+    board = score(target, data, names, labels, prior_splits=_trained_on(found.home))
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
+    failed = unanswered(board)
+    for name, count in failed.items():
+        console.err.print(
+            f"{name}: {count} questions have no answer and count as wrong; the .responses.jsonl says why",
+            markup=False,
+            soft_wrap=True,
+        )
+    if failed and found.kind == "endpoint":
+        raise DataError(
+            f"{sum(failed.values())} questions have no answer yet",
+            where=found.text,
+            fix="run the same command again when the endpoint is well: only these are asked",
+        )

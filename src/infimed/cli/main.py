@@ -62,7 +62,11 @@ def main() -> None:
     from infimed.core.console import err
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == EXIT_SIGINT:  # Typer makes return values of Ctrl-C and of typer.Exit
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except InfiMedError as error:
         err.print("error: ", style="bold red", end="")
         err.print(str(error), markup=False)

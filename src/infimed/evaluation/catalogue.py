@@ -72,17 +72,17 @@ def markdown() -> str:
         "",
         "## Groups",
         "",
-        *_table(
+        *markdown_table(
             ("group", "tasks"), [[name, ", ".join(members)] for name, members in groups().items()]
         ),
         "",
         "## All tasks",
         "",
-        *_table(HEADS, [cells(line(spec)) for spec in specs]),
+        *markdown_table(HEADS, [cells(line(spec)) for spec in specs]),
         "",
         "## Where the files come from, and who says so",
         "",
-        *_table(
+        *markdown_table(
             ("name", "Hub", "revision", "licence", "size", "to get it"),
             [_provenance(spec) for spec in specs if spec.layouts],
         ),
@@ -101,7 +101,8 @@ def _provenance(spec: TaskSpec) -> list[str]:
     ]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     made = [list(heads), ["---"] * len(heads), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in made]
 

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from infimed.data.fieldmap import Part
 
 UNVERIFIED = "unverified"
+REVISION = re.compile(rf"[0-9a-f]{{40}}|{UNVERIFIED}")
+"""A full commit, or that none could be verified."""
 Access = Literal["open", "gated", "physionet", "own"]
 """open: anyone may fetch it. gated: terms to accept on a site. physionet: training and an agreement.
 own: your records, or generated ones."""
@@ -70,8 +72,6 @@ class Source(Part):
                 raise ValueError(f"state {name} with its source; the value may be {UNVERIFIED!r}")
         if self.license is OWN:
             raise ValueError(f"state license with its source; the value may be {UNVERIFIED!r}")
-        if not re.fullmatch(
-            rf"[0-9a-f]{{40}}|{UNVERIFIED}", str(self.revision and self.revision.value)
-        ):
+        if not REVISION.fullmatch(str(self.revision and self.revision.value)):
             raise ValueError(f"a revision is a full commit (40 hex digits) or {UNVERIFIED!r}")
         return self

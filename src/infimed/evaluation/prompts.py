@@ -2,7 +2,8 @@
 
 Our own checkpoints were taught the plain question (and options with a one-line instruction, see
 `infimed.model.processing`), so the default adds nothing. A choice never gets one: whoever renders its
-options says how to answer.
+options says how to answer. A model that was not taught our questions says how to answer where the task
+does not (`infimed.inference.prompting`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Sequence
 
 from infimed.data.record import Message
 from infimed.evaluation.medevalkit.prompts import ENDINGS
+from infimed.inference.prompting import SHORT, SHORT_ZH, with_sentence
 
 SUFFIXES: dict[str, str] = {
     "none": "",
     "yes_no": "\nAnswer with yes or no.",
-    "short": "\nAnswer with a word or a short phrase.",
-    "short_zh": "\n请用一个词或短语回答。",
+    "short": f"\n{SHORT}",
+    "short_zh": f"\n{SHORT_ZH}",
     "medevalkit_yes_no": f"\n{ENDINGS['yes_no', 'en'][0]}",
     "medevalkit_open": f"\n{ENDINGS['open', 'en'][0]}",
 }
@@ -24,9 +26,4 @@ SUFFIXES: dict[str, str] = {
 
 def with_suffix(messages: Sequence[Message], suffix_id: str) -> tuple[Message, ...]:
     """Add the sentence to the last user turn."""
-    suffix = SUFFIXES[suffix_id]
-    if not suffix:
-        return tuple(messages)
-    last = max(index for index, turn in enumerate(messages) if turn.role == "user")
-    turn = messages[last]
-    return (*messages[:last], Message("user", (*turn.content, suffix)), *messages[last + 1 :])
+    return with_sentence(messages, SUFFIXES[suffix_id].removeprefix("\n"))

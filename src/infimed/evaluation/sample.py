@@ -19,6 +19,7 @@ from infimed.data.record import ImageRef, Message, Record
 from infimed.evaluation.extract import polarity
 from infimed.evaluation.prompts import with_suffix
 from infimed.evaluation.spec import TaskSpec, field_values
+from infimed.inference.prompting import with_sentence
 from infimed.inference.requests import Model, Request, blank_picture, picture_of
 
 LETTERS = string.ascii_uppercase
@@ -140,7 +141,16 @@ def make_request(
     pictures = tuple(
         blank if view == "blank" else picture_of(ref, shards.pixels) for ref in record.images
     )
-    suffix = "none" if sample.kind == "choice" else spec.prompt
-    return Request(
-        sample.id, with_suffix(messages, suffix), pictures, spec.max_new_tokens, sample.options
-    )
+    if sample.kind != "choice":
+        messages = _with_instruction(messages, sample.kind, spec, model)
+    return Request(sample.id, messages, pictures, spec.max_new_tokens, sample.options)
+
+
+def _with_instruction(
+    messages: tuple[Message, ...], kind: str, spec: TaskSpec, model: Model
+) -> tuple[Message, ...]:
+    """How to answer: what the task says, else what a model that was not taught our questions needs."""
+    told = getattr(model, "instruction", None)
+    if spec.prompt == "none" and told is not None:
+        return with_sentence(messages, told(kind, messages))
+    return with_suffix(messages, spec.prompt)

@@ -7,7 +7,8 @@ of them at once, so nothing that was answered is ever paid for twice. Needs the 
 
 429, 5xx, timeouts and broken connections are tried again with exponential backoff and jitter, never
 sooner than ``Retry-After``; other 4xx are final. When the server is unreachable or refuses the key,
-the remaining requests are answered "error" without being sent: ask again when it is mended.
+the remaining requests, also of later calls of `respond`, are answered "error" without being sent: ask
+again when it is mended, with a new `EndpointModel`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from infimed.inference.endpoint_settings import (
     httpx_module,
     is_loopback,
 )
+from infimed.inference.prompting import PLAIN, PromptRecipe
 from infimed.inference.requests import Picture, Request, Response
-from infimed.inference.stubs import plain_conversation
 from infimed.inference.wire import body, data_url, error_of, read_answer, retry_after_seconds
 
 MOST_BYTES: Final = 4 * 2**20
@@ -86,8 +87,8 @@ class _Failed:
 class EndpointModel:
     """An endpoint as a `Model`. Close it, or use it as a context manager.
 
-    `sleep` (seconds), `clock` (monotonic seconds) and `now` (a moment with time zone) can be
-    replaced, so that a test waits for nothing.
+    `recipe` words the turns of `conversation`. `sleep` (seconds), `clock` (monotonic seconds) and
+    `now` (a moment with time zone) can be replaced, so that a test waits for nothing.
     """
 
     independent: Final = True
@@ -97,12 +98,15 @@ class EndpointModel:
         self,
         endpoint: Endpoint,
         *,
+        recipe: PromptRecipe = PLAIN,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.endpoint = endpoint
+        self.recipe = recipe
         self.usage = Usage()
+        self.given_up = ""
         self._sleep, self._clock, self._now = sleep, clock, now
         self._urls: OrderedDict[str, str] = OrderedDict()
         self._urls_lock = threading.Lock()
@@ -138,8 +142,12 @@ class EndpointModel:
     def conversation(
         self, record: Record, option_order: Sequence[int] | None
     ) -> tuple[Message, ...]:
-        """Plain turns with lettered options."""
-        return plain_conversation(record, option_order)
+        """Turns with lettered options, as the recipe words them."""
+        return self.recipe.conversation(record, option_order)
+
+    def instruction(self, kind: str, messages: Sequence[Message]) -> str:
+        """See `PromptRecipe.instruction`."""
+        return self.recipe.instruction(kind, messages)
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """All in one; `respond` bounds what is open at once."""
@@ -147,7 +155,7 @@ class EndpointModel:
 
     def respond(self, requests: Sequence[Request]) -> Iterator[Response]:
         """Answer all requests, in the order in which answers arrive."""
-        run = _Run()
+        run = _Run(given_up=self.given_up)
         queue = iter(requests)
         waiting: set[Future[Response]] = set()
         pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="endpoint")
@@ -198,12 +206,15 @@ class EndpointModel:
             started = self._clock()
             result = self._call(request.id, content, started)
             spent += self._clock() - started
-            if isinstance(result, Response):
+            if isinstance(result, Response) and not self._another(result, attempt, run):
                 with run.lock:
                     run.failures = 0
                 return replace(result, seconds=round(spent, 3), attempts=attempt)
+            if isinstance(result, Response):  # garbage: the next answer may be one
+                self._pause(self._wait_seconds(request.id, attempt, None) or 0.0, run)
+                continue
             wait_seconds = self._wait_seconds(request.id, attempt, result.wait)
-            last = attempt == self.endpoint.attempts or wait_seconds is None
+            last = attempt >= self.endpoint.attempts or wait_seconds is None
             if not result.again or last or run.stop.is_set():
                 break
             assert wait_seconds is not None
@@ -221,6 +232,11 @@ class EndpointModel:
             seconds=round(spent, 3),
             attempts=attempt,
         )
+
+    def _another(self, answer: Response, attempt: int, run: _Run) -> bool:
+        """Whether an answer that is none is worth another attempt."""
+        more = attempt < self.endpoint.garbage_attempts and not run.stop.is_set()
+        return answer.status == "garbage" and more
 
     def _data_url(self, picture: Picture) -> str:
         """Questions about one image mostly follow one another: encode it once for them."""
@@ -240,7 +256,7 @@ class EndpointModel:
             if not run.given_up and (
                 failed.hopeless or run.failures >= self.endpoint.give_up_after
             ):
-                run.given_up = self._safe(failed.reason)
+                run.given_up = self.given_up = self._safe(failed.reason)
 
     def _wait_seconds(self, id: str, attempt: int, asked: float | None) -> float | None:
         """Backoff before the next attempt, or None when the server asks for more than we wait."""

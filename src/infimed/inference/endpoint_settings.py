@@ -36,6 +36,8 @@ class Endpoint:
         timeout_seconds: longest one call may take.
         first_wait_seconds: before the second attempt; doubles each time, up to
             `longest_wait_seconds`. A longer ``Retry-After`` ends the request instead.
+        garbage_attempts: most calls for one request whose answer is garbage (a proxy's page, an empty
+            text).
         give_up_after: so many requests in a row without an answer end the run.
         extra: merged into every body, for example ``{"response_format": {"type": "json_object"}}``;
             part of the fingerprint.
@@ -50,12 +52,15 @@ class Endpoint:
     first_wait_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
     give_up_after: int = 16
+    garbage_attempts: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", checked_url(self.base_url))
-        if self.concurrency < 1 or self.attempts < 1 or self.give_up_after < 1:
-            raise UsageError("concurrency, attempts and give_up_after are at least 1")
+        if min(self.concurrency, self.attempts, self.give_up_after, self.garbage_attempts) < 1:
+            raise UsageError(
+                "concurrency, attempts, garbage_attempts and give_up_after are at least 1"
+            )
         if not all("!" <= char <= "~" for char in self.api_key):
             raise UsageError(  # httpx would show the key in its own error
                 "the key has characters that no key has",
@@ -164,7 +169,7 @@ def served_models(endpoint: Endpoint) -> list[str]:
             "the endpoint does not say which models it serves",
             where=endpoint.base_url,
             seen=type(error).__name__,
-            fix="start it, check the URL and the key, or name the model with --judge-model",
+            fix="start it, check the URL and the key, or name the model",
         ) from error
     if not names:
         raise DataError("the endpoint serves no model", where=endpoint.base_url)

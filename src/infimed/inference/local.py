@@ -178,7 +178,7 @@ class LocalModel:
         Raises:
             MemoryBudgetError: the batch does not fit in memory.
         """
-        with _memory(len(requests)):
+        with memory_named(len(requests)):
             ready, features, failed = self._ready(requests)
             found = self._answer(ready, features)
         for request in requests:
@@ -210,7 +210,7 @@ class LocalModel:
                     seen=list(request.choices),
                 )
             options[request.id] = ids
-        with _memory(len(requests)):
+        with memory_named(len(requests)):
             ready, features, failed = self._ready(
                 requests, {name: max(map(len, ids)) for name, ids in options.items()}
             )
@@ -325,12 +325,12 @@ def _answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
 
 
 @contextmanager
-def _memory(questions: int) -> Iterator[None]:
+def memory_named(questions: int) -> Iterator[None]:
     """Name the way out where memory runs out."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise MemoryBudgetError(
             f"{questions} questions at once do not fit in memory",
-            fix="lower evaluation.batch_size",
+            fix="lower --batch-size (evaluation.batch_size of a recipe)",
         ) from error

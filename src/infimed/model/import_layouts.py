@@ -51,6 +51,7 @@ KNOWN_TOWERS: Final = {
 """Towers that checkpoints name without describing them."""
 LANGUAGE_MODELS: Final = {
     "LlavaQwenForCausalLM": "qwen2",
+    "LlavaQwen2ForCausalLM": "qwen2",
     "LlavaQwen3ForCausalLM": "qwen3",
     "LlavaLlamaForCausalLM": "llama",
     "LlavaMistralForCausalLM": "mistral",
@@ -112,7 +113,7 @@ def _llava(folder: Path, values: dict[str, Any], language: Path | None) -> Sourc
     vision = _prefix(
         stored, f"{tower}vision_model.", f"model.{tower}vision_model.", f"model.{tower}", tower
     )
-    kept, notes = _leave_out(stored, {f"{vision}head.": "the tower's pooling head"})
+    kept, notes = leave_out(stored, {f"{vision}head.": "the tower's pooling head"})
     words = _prefix(kept, "language_model.model.", "model.language_model.")
     head = _prefix(kept, "language_model.lm_head.", HEAD)
     projector = _prefix(kept, "multi_modal_projector.", "model.multi_modal_projector.")
@@ -159,12 +160,12 @@ def _llava_qwen(
 ) -> Source:
     """The layout of LLaVA's own code: the language model's names, with tower and projector among them."""
     where = str(folder / "config.json")
-    _only(values, "mm_projector_type", "mlp2x_gelu", where)
-    _only(values, "mm_vision_select_feature", "patch", where)
+    only(values, "mm_projector_type", "mlp2x_gelu", where)
+    only(values, "mm_vision_select_feature", "patch", where)
     stored = stored_tensors(folder)
     outer = "model.vision_tower.vision_tower."
     inner = _prefix(stored, f"{outer}vision_model.", outer)
-    kept, notes = _leave_out(
+    kept, notes = leave_out(
         stored,
         {
             "model.image_newline": "the token between rows of tiles (images are one square here)",
@@ -192,7 +193,7 @@ def _llava_qwen(
         raise DataError(
             "holds no vision tower", where=str(folder), fix="give its folder with --vision DIR"
         )
-    text = _text_config(values, where)
+    text = text_config(values, where)
     if text.tie_word_embeddings:
         tied, kept = tied_head(kept, f"{HEAD}weight", "model.embed_tokens.weight")
         text.tie_word_embeddings = tied
@@ -217,7 +218,7 @@ def _prismatic(
         )
     stored = wanted(stored_tensors(folder), lambda name: True)
     featurizer = "vision_backbone.featurizer."
-    stored, notes = _leave_out(stored, {f"{featurizer}attn_pool.": "the tower's pooling head"})
+    stored, notes = leave_out(stored, {f"{featurizer}attn_pool.": "the tower's pooling head"})
     tower, extra = _tower(str(values["vision_backbone_id"]), vision, where)
     words, head = "llm_backbone.llm.model.", "llm_backbone.llm.lm_head."
     text = language_part(language).config
@@ -319,7 +320,7 @@ def _tower(name: str, folder: Path | None, where: str) -> tuple[PretrainedConfig
     return tower_config(known, where), ()
 
 
-def _text_config(values: Mapping[str, Any], where: str) -> PretrainedConfig:
+def text_config(values: Mapping[str, Any], where: str) -> PretrainedConfig:
     """The language model's own keys among those of LLaVA."""
     asked = (values.get("architectures") or ["none"])[0]
     kind = LANGUAGE_MODELS.get(str(asked))
@@ -350,7 +351,7 @@ def _pooled_to(specifier: str, where: str) -> int | None:
     )
 
 
-def _only(values: Mapping[str, Any], key: str, accepted: str, where: str) -> None:
+def only(values: Mapping[str, Any], key: str, accepted: str, where: str) -> None:
     if values.get(key, accepted) != accepted:
         raise DataError(f"{key} is not supported", where=where, seen=values[key], accepted=accepted)
 
@@ -363,7 +364,7 @@ def _after(stored: Iterable[str], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in stored if name.startswith(prefix)]
 
 
-def _leave_out(
+def leave_out(
     stored: Mapping[str, StoredTensor], prefixes: Mapping[str, str]
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors without those that InfiMed has no use for, and what was left out."""
