@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "InfiMed needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard,onnx]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard,onnx,serve]'
 	@touch $(READY)
 
 install: $(READY) ## create .venv and install InfiMed with its development tools
