@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+from tests.conftest import REPOSITORY
 from tests.serving.test_schema import REPORT, is_value
 from tests.serving.world import (
+    LONG,
     body,
     code_of,
     image_part,
@@ -33,6 +35,21 @@ from infimed.inference.requests import Request
 from infimed.serving.service import Service
 
 LOCAL = tiny_local()
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
+    from tests.data.samples import write_image
+
+    text = (REPOSITORY / "docs" / "serving.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "chest.png")
+    service = service_of(LOCAL)
+    service.name = "nano"
+    with running(service) as url:
+        exec(compile(example.replace("http://127.0.0.1:8000", url), "docs/serving.md", "exec"), {})
+    assert DISCLAIMER in capsys.readouterr().out
+
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +290,7 @@ def test_a_client_that_leaves_frees_its_row(stream):
 
     engine._step = slow
     with running(service) as url:
-        value = json.dumps(body("a", max_tokens=400, stream=stream)).encode()
+        value = json.dumps(body("a", max_tokens=400, stream=stream, response_format=LONG)).encode()
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(value)}\r\n\r\n"

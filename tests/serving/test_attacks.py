@@ -93,12 +93,9 @@ def deep_sequences(levels: int) -> bytes:
     return whole + inner
 
 
-def deflated(size: int) -> bytes:
-    """A deflated DICOM data set that inflates to `size` zeros."""
-    head = dicom_bytes(grey16(), syntax="1.2.840.10008.1.2.1")
-    meta = head[: head.index(b"1.2.840.10008.1.2.1\0")] + b"1.2.840.10008.1.2.1.99"
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return meta + packer.compress(bytes(size)) + packer.flush()
+def deflated(side: int) -> bytes:
+    """A small file that inflates to an image of so many pixels a side."""
+    return dicom_bytes(np.zeros((side, side), np.uint16), syntax="1.2.840.10008.1.2.1.99")
 
 
 # S6: DICOM
@@ -110,7 +107,7 @@ def deflated(size: int) -> bytes:
         dicom_bytes(grey16())[:300],
         dicom_bytes(grey16(), NumberOfFrames=10**6)[:-500],
         deep_sequences(2000),
-        deflated(2**28),
+        deflated(4000),
         b"MZ" + bytes(126) + b"DICM" + b"\xff" * 500,
         bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) * 50,
     ],
@@ -333,8 +330,6 @@ def test_an_unannounced_giant_is_refused_on_the_way(url):
         with contextlib.suppress(ConnectionError):
             for _ in range(3 * 2**21 // 2**16):
                 giant.sendall(b"10000\r\n" + b"a" * 2**16 + b"\r\n")
-                if not giant.gettimeout():
-                    break
         assert b"413" in giant.recv(4000).split(b"\r\n")[0]
 
 

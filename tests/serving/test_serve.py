@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving.world import body, image_part, picture, png_url, post, tiny_local
+from tests.serving.world import LONG, body, image_part, picture, png_url, post, tiny_local
 
 from infimed.data.record import Message
 from infimed.inference.local import LocalModel
@@ -66,7 +66,7 @@ def test_it_answers_as_offline_and_drains_on_sigterm(run, process):
     assert said["infimed"]["model_hash"] == local.fingerprint
 
     got: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: got.append(post(url, body("a", max_tokens=400, temperature=1.0, seed=4))))  # fmt: skip
+    asking = threading.Thread(target=lambda: got.append(post(url, body("a", max_tokens=400, response_format=LONG))))  # fmt: skip
     asking.start()
     while 'infimed_engine_running 1.0' not in httpx.get(f"{url}/metrics", trust_env=False).text and asking.is_alive():  # fmt: skip
         pass

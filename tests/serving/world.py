@@ -31,6 +31,11 @@ from infimed.serving.settings import Settings, checked
 from infimed.serving.starting import around
 
 SIDE = 32
+LONG = {
+    "type": "json_schema",
+    "json_schema": {"name": "long", "schema": {"type": "string", "minLength": 240}},
+}
+"""An answer that cannot end soon."""
 
 
 def tiny_local() -> LocalModel:

@@ -126,7 +126,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Answers that are being written."""
-        return len(self._going)
+        return len(self._going_jobs)
 
     @property
     def cache_bytes(self) -> int:
@@ -267,7 +267,7 @@ class Engine:
             gone = self._waiting.sweep(lambda job: job.cancelled or now > job.queue_until)
             widest = max((job.longest for job in self._going_jobs), default=0)
             while (job := self._waiting.peek()) is not None:
-                rows = len(self._going) + len(taken) + 1
+                rows = len(self._going_jobs) + len(taken) + 1
                 widest = max(widest, job.longest)
                 fits = rows * widest * self._slot_bytes <= engine.cache_bytes
                 if rows > engine.running or len(taken) == engine.joining or (rows > 1 and not fits):
@@ -308,7 +308,7 @@ class Engine:
                 self._hidden = torch.cat([self._hidden, last])
             self._rows.extend(rows)
             self._going_jobs.extend(jobs)
-        self.counts.most_together = max(self.counts.most_together, len(self._going))
+        self.counts.most_together = max(self.counts.most_together, len(self._going_jobs))
 
     def _fresh(
         self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]

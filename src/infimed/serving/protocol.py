@@ -118,8 +118,8 @@ class ChatRequest(_Body):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     response_format: Annotated[TextFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
     user: str | None = None
 
     @property

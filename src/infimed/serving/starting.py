@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class Bind:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
     hosts: Sequence[str] = ()
 
     @property
@@ -109,8 +109,12 @@ def listen(bind: Bind) -> socket.socket:
             bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         made = socket.socket(family, kind)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except BaseException:
+            made.close()
+            raise
     except OSError as error:
         raise UsageError(
             f"cannot listen there ({error.strerror})",
