@@ -413,3 +413,12 @@ def test_health_answers_while_images_are_decoded(url):
         assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
         worst.append(time.perf_counter() - began)
     assert worst
+
+
+def test_s16_the_framework_sends_nothing_away(monkeypatch):
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    from infimed.serving.app import make_app
+
+    inner = make_app(service_of(LOCAL)).app
+    told = getattr(inner, "_telemetry", {})
+    assert not any(value for name, value in told.items() if not name.endswith("provider"))

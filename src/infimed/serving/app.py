@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -22,6 +22,12 @@ from infimed.serving.keys import Keys
 from infimed.serving.protocol import ChatRequest
 from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
+
+NO_TELEMETRY: Final[Any] = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
+"""FastAPI can record exceptions with their texts and send them away; a variable of the environment is enough.
+Versions that cannot do that yet take the argument and do nothing with it."""
 
 
 def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Front:
@@ -43,7 +49,12 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
             await service.decoders.close()
 
     inner = FastAPI(
-        title="InfiMed", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="InfiMed",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
     )
     _add_refusals(inner)
     _add_routes(inner, service)
