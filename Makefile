@@ -28,6 +28,7 @@ demo: $(READY) ## the whole pipeline on generated phantoms, in minutes on two CP
 	@echo
 	@echo "Open the report:     runs/nano/report.html"
 	@echo "Chat with the model: $(BIN)/infimed chat runs/nano --image \$$(ls runs/nano/clinic/images/*.png | head -1)"
+	@echo "Serve it:            $(BIN)/infimed serve runs/nano    (docs/serving.md)"
 	@echo "It is small and knows the wording of its clinic. Ask, for example: Which kind of image is this?"
 	@echo "  Is a pleural effusion visible?   Write a caption for this image."
 
