@@ -320,7 +320,15 @@ def main() -> None:
                 row = found[name][arm]
                 numbers = ("requests_per_second", "tokens_per_second", "first_p50", "first_p95", "last_p50", "last_p95")  # fmt: skip
                 rows.append((f"{name} {arm}", *(f"{row[n]:.2f}" for n in numbers)))
-        columns = ["arm", "requests/s", "tokens/s", "first p50", "first p95", "last p50", "last p95"]
+        columns = [
+            "arm",
+            "requests/s",
+            "tokens/s",
+            "first p50",
+            "first p95",
+            "last p50",
+            "last p95",
+        ]
         out.print(table("throughput", columns, rows))
         err.print(f"answers that differ: {100 * found['throughput']['differ']:.1f} %")
     if "flood" in arguments.arms:

@@ -11,6 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+
+from infimed.data.record import Message
+from infimed.inference.disclaimer import DISCLAIMER
+from infimed.inference.requests import Request
+from infimed.serving.service import Service
 from tests.conftest import REPOSITORY
 from tests.serving.test_schema import REPORT, is_value
 from tests.serving.world import (
@@ -29,11 +34,6 @@ from tests.serving.world import (
     user,
 )
 
-from infimed.data.record import Message
-from infimed.inference.disclaimer import DISCLAIMER
-from infimed.inference.requests import Request
-from infimed.serving.service import Service
-
 LOCAL = tiny_local()
 
 
@@ -49,7 +49,6 @@ def test_the_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     with running(service) as url:
         exec(compile(example.replace("http://127.0.0.1:8000", url), "docs/serving.md", "exec"), {})
     assert DISCLAIMER in capsys.readouterr().out
-
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_logprobs_of_the_first_token(client):
         model="tiny", messages=[user("a")], max_tokens=2, logprobs=True, top_logprobs=3
     )
     (first,) = said.choices[0].logprobs.content
-    assert [t.token for t in first.top_logprobs][0] == first.token and len(first.top_logprobs) == 3
+    assert next(t.token for t in first.top_logprobs) == first.token and len(first.top_logprobs) == 3
     assert first.logprob == pytest.approx(first.top_logprobs[0].logprob)
 
 

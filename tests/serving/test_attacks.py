@@ -24,6 +24,12 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+
+from infimed.data.record import Message
+from infimed.inference.requests import Request
+from infimed.serving import logs
+from infimed.serving.keys import read_keys
+from infimed.serving.service import Service
 from tests.data.samples import dicom_bytes, encoded, noise
 from tests.serving.test_media import grey16, png_header
 from tests.serving.world import (
@@ -41,19 +47,16 @@ from tests.serving.world import (
     user,
 )
 
-from infimed.data.record import Message
-from infimed.inference.requests import Request
-from infimed.serving import logs
-from infimed.serving.keys import read_keys
-from infimed.serving.service import Service
-
 LOCAL = tiny_local()
 CANARY = "JANEROE19560401"
 
 
 @pytest.fixture(scope="module")
 def service() -> Service:
-    small = {"limits": {"body_bytes": 2**21, "image_bytes": 2**20}, "times": {"body": 1, "header": 1}}
+    small = {
+        "limits": {"body_bytes": 2**21, "image_bytes": 2**20},
+        "times": {"body": 1, "header": 1},
+    }
     return service_of(LOCAL, settings_of(**small), processes=True)
 
 
@@ -207,7 +210,9 @@ def test_s9_nothing_is_fetched(url, address, monkeypatch):
 # S11: frames of videos
 
 
-@pytest.mark.parametrize("kind", ["video/jpeg", "video/mp4", "image/gif", "audio/wav", "image/svg+xml"])
+@pytest.mark.parametrize(
+    "kind", ["video/jpeg", "video/mp4", "image/gif", "audio/wav", "image/svg+xml"]
+)
 def test_s11_no_videos(url, kind):
     frames = base64.b64encode(encoded(noise(), "JPEG")).decode()
     refused(post(url, body("a", image_part(f"data:{kind};base64,{','.join([frames] * 50)}"))), "image_format", "image_corrupt")  # fmt: skip
@@ -279,14 +284,19 @@ def test_s13_s14_text_is_only_text(url, text):
         (b'{"model": "' + b"a" * (2**21 + 10) + b'"}', ("body_too_large",)),
         (b"\xff" * 100, ("invalid_json",)),
         (b"", ("invalid_json",)),
-        (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', ("invalid_text",)),
+        (
+            b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}',
+            ("invalid_text",),
+        ),
     ],
 )
 def test_hostile_bodies(url, raw, codes):
     refused(post(url, raw), *codes)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""]
+)
 def test_a_form_of_another_site_is_not_taken(url, kind):
     refused(post(url, body("a"), headers={"Content-Type": kind}), "media_type")
 
@@ -333,7 +343,10 @@ def test_an_unannounced_giant_is_refused_on_the_way(url):
         assert b"413" in giant.recv(4000).split(b"\r\n")[0]
 
 
-@pytest.mark.parametrize("raw", [b"GET\r\n\r\n", b"\x16\x03\x01" * 50, b"A" * 100_000, HEAD + b"Content-Length: -1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "raw",
+    [b"GET\r\n\r\n", b"\x16\x03\x01" * 50, b"A" * 100_000, HEAD + b"Content-Length: -1\r\n\r\n"],
+)
 def test_what_is_no_http(url, raw):
     with connection(url) as odd, contextlib.suppress(ConnectionError):
         odd.sendall(raw)
@@ -375,7 +388,9 @@ def test_s16_no_log_line_and_no_file_holds_a_patient(tmp_path, monkeypatch, capf
             post(url, body(CANARY, **{CANARY.lower(): 1}), headers=key)
             post(url, json.dumps(body(CANARY)).encode()[:-1], headers=key)
             post(url, body(CANARY), headers={"Authorization": f"Bearer {CANARY}"})
-            httpx.get(f"{url}/{CANARY}?q={CANARY}", headers={"User-Agent": CANARY, **key}, trust_env=False)
+            httpx.get(
+                f"{url}/{CANARY}?q={CANARY}", headers={"User-Agent": CANARY, **key}, trust_env=False
+            )
 
             def fail(*_: object) -> None:
                 raise ValueError(CANARY)

@@ -12,6 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from infimed.data.imaging import decode
+from infimed.inference.endpoint_settings import Endpoint
+from infimed.serving.backend import Backend
+from infimed.serving.media import Wanted
+from infimed.serving.meters import Meters
+from infimed.serving.service import Service
 from tests.data.samples import dicom_bytes, encoded, noise
 from tests.inference.stub_server import HANG, Reply, Script, Stub, failed, serving
 from tests.serving.test_media import grey16
@@ -27,13 +34,6 @@ from tests.serving.world import (
     settings_of,
     until,
 )
-
-from infimed.data.imaging import decode
-from infimed.inference.endpoint_settings import Endpoint
-from infimed.serving.backend import Backend
-from infimed.serving.media import Wanted
-from infimed.serving.meters import Meters
-from infimed.serving.service import Service
 
 SECRET = "the-upstream-key"
 
@@ -63,7 +63,9 @@ def fronted(script: Script, **parts: Any) -> Iterator[tuple[str, Stub, Service]]
 
 def test_an_answer_comes_through_with_its_probabilities():
     with fronted(lambda call, n: streamed("yes", ", left")) as (url, stub, service):
-        said = post(url, body("a", logprobs=True, top_logprobs=1, temperature=0.5, seed=3, stop=["b"])).json()
+        said = post(
+            url, body("a", logprobs=True, top_logprobs=1, temperature=0.5, seed=3, stop=["b"])
+        ).json()
         assert said["choices"][0]["message"]["content"] == "yes, left"
         assert said["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.5
         assert said["usage"]["prompt_tokens"] == 9 and said["model"] == "tiny"
@@ -72,7 +74,12 @@ def test_an_answer_comes_through_with_its_probabilities():
         assert said["infimed"]["first_token_probability"] == pytest.approx(np.exp(-0.5))
         call, headers = stub.calls[-1]
         assert headers["authorization"] == f"Bearer {SECRET}"
-        assert (call["model"], call["max_tokens"], call["stop"], call["seed"]) == ("stub", 6, ["b"], 3)
+        assert (call["model"], call["max_tokens"], call["stop"], call["seed"]) == (
+            "stub",
+            6,
+            ["b"],
+            3,
+        )
         text = post(url, body("a", stream=True)).text
         pieces = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
         assert "".join(c["choices"][0]["delta"].get("content", "") for c in pieces) == "yes, left"
@@ -81,7 +88,9 @@ def test_an_answer_comes_through_with_its_probabilities():
 def test_images_go_on_as_png_of_our_own_pixels():
     with fronted(lambda call, n: streamed("yes")) as (url, stub, _):
         data = dicom_bytes(grey16(), PatientName="JaneRoe")
-        assert post(url, body("a", image_part(data_url(data, "application/dicom")))).status_code == 200
+        assert (
+            post(url, body("a", image_part(data_url(data, "application/dicom")))).status_code == 200
+        )
         part = stub.calls[-1][0]["messages"][0]["content"][1]
         sent = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
         assert b"JaneRoe" not in sent
@@ -121,7 +130,7 @@ def test_control_tokens_are_refused_because_the_server_behind_would_take_them(te
     ],
 )  # fmt: skip
 def test_whatever_it_says_wrong_becomes_a_code(reply, status, code):
-    with fronted(lambda call, n: reply) as (url, stub, service):
+    with fronted(lambda call, n: reply) as (url, _stub, service):
         answer = post(url, body("a"))
         assert (answer.status_code, code_of(answer)) == (status, code)
         assert "JaneRoe" not in answer.text and SECRET not in answer.text
@@ -141,7 +150,10 @@ def test_an_answer_against_the_schema_is_no_answer():
     good = '{ "finding":"mass", "side":"left", "sizes":[3 ,4], "seen":true, "share":null, "more":null }'
     form = {"type": "json_schema", "json_schema": {"name": "r", "schema": REPORT}}
     with fronted(lambda call, n: streamed(good)) as (url, stub, _):
-        assert post(url, body("a", response_format=form)).json()["choices"][0]["message"]["content"] == good
+        assert (
+            post(url, body("a", response_format=form)).json()["choices"][0]["message"]["content"]
+            == good
+        )
         assert stub.calls[-1][0]["response_format"]["json_schema"]["schema"] == REPORT
     with fronted(lambda call, n: streamed(good.replace("left", "up"))) as (url, _, _2):
         answer = post(url, body("a", response_format=form))
@@ -150,6 +162,9 @@ def test_an_answer_against_the_schema_is_no_answer():
 
 def test_admission_stands_before_it():
     with fronted(lambda call, n: streamed("yes"), limits={"image_bytes": 1024}) as (url, stub, _):
-        assert code_of(post(url, body("a", image_part(data_url(encoded(noise(90, 90))))))) == "image_bytes"
+        assert (
+            code_of(post(url, body("a", image_part(data_url(encoded(noise(90, 90)))))))
+            == "image_bytes"
+        )
         assert code_of(post(url, body("a", image_part("http://127.0.0.1/a.png")))) == "image_url"
         assert not stub.calls

@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.data.samples import noise
-from tests.serving.world import settings_of, tiny_local, until, views_of
 
 from infimed.data.record import Message
 from infimed.inference.local import LocalModel
@@ -18,6 +16,8 @@ from infimed.inference.requests import Picture, Request, Sampling
 from infimed.serving.asking import Ask, Done, Event, Failed, First, Piece
 from infimed.serving.engine import Engine, Job
 from infimed.serving.refusals import Refusal
+from tests.data.samples import noise
+from tests.serving.world import settings_of, tiny_local, until, views_of
 
 WORDS = ["yes", "no", "left", "right", "lung", "mass", "image", "small", "of", "the"]
 NUMBERS = itertools.count()
@@ -262,14 +262,17 @@ def test_a_request_that_waits_too_long_is_told_so(local):
 
 def test_a_prompt_that_is_too_long_is_refused_before_it_waits(engine):
     asked = ask(1)
-    long = replace(asked, request=replace(asked.request, messages=(Message("user", ("yes " * 500,)),)))
+    long = replace(
+        asked, request=replace(asked.request, messages=(Message("user", ("yes " * 500,)),))
+    )
     with pytest.raises(Refusal) as refused:
         engine.prepared(long, print)
     assert refused.value.code == "prompt_too_long" and engine.waiting == 0
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(RuntimeError("patient Jane Roe"), "internal"), (MemoryError(), "out_of_memory")]
+    ("error", "code"),
+    [(RuntimeError("patient Jane Roe"), "internal"), (MemoryError(), "out_of_memory")],
 )
 def test_a_step_that_fails_costs_its_answers_and_not_the_engine(local, monkeypatch, error, code):
     engine = Engine(local, settings_of())

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving.world import body, code_of, post, running, service_of, tiny_local
 
 from infimed.core.errors import UsageError
 from infimed.serving.keys import Keys, check_bind, read_keys
 from infimed.serving.settings import Settings, read_settings
 from infimed.serving.starting import Bind, listen
+from tests.serving.world import body, code_of, post, running, service_of, tiny_local
 
 KEY = "a-long-enough-key-1"
 OTHER = "a-long-enough-key-2"
@@ -30,7 +30,14 @@ def test_without_a_key_nothing_but_health_and_readiness_is_told(keys):
             answer = httpx.get(url + path, trust_env=False)
             assert (answer.status_code, code_of(answer)) == (401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
-        for wrong in ("Bearer", "Bearer ", f"Bearer {KEY}x", f"Basic {KEY}", KEY, f"Bearer {KEY[:-1]}"):
+        for wrong in (
+            "Bearer",
+            "Bearer ",
+            f"Bearer {KEY}x",
+            f"Basic {KEY}",
+            KEY,
+            f"Bearer {KEY[:-1]}",
+        ):
             assert post(url, body("a"), headers={"Authorization": wrong}).status_code == 401
         for right in (f"Bearer {KEY}", f"bearer {OTHER}"):
             assert post(url, body("a"), headers={"Authorization": right}).status_code == 200
@@ -57,7 +64,9 @@ def test_every_key_is_compared_whichever_matches(keys, monkeypatch):
         assert len(compared) == 2
 
 
-@pytest.mark.parametrize("text", ["", "# only\n", "short\n", f"{KEY}\nhas a space in it all\n", "ä" * 20])
+@pytest.mark.parametrize(
+    "text", ["", "# only\n", "short\n", f"{KEY}\nhas a space in it all\n", "ä" * 20]
+)
 def test_a_key_file_that_is_none_is_refused_without_showing_it(tmp_path, text):
     (tmp_path / "keys").write_text(text)
     with pytest.raises(UsageError) as refused:
@@ -106,7 +115,11 @@ def test_settings_are_read_and_mistakes_are_named(tmp_path):
     file = tmp_path / "serve.yaml"
     file.write_text("limits:\n  images: 2\nimage_hosts: [images.example.org]\nabstain_below: 0.5\n")
     made = read_settings(file)
-    assert (made.limits.images, made.image_hosts, made.abstain_below) == (2, ("images.example.org",), 0.5)
+    assert (made.limits.images, made.image_hosts, made.abstain_below) == (
+        2,
+        ("images.example.org",),
+        0.5,
+    )
     assert read_settings(None) == Settings()
     for text, said in (
         ("limits:\n  imagse: 2\n", "did you mean: images"),

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.samples import dicom_bytes, encoded, noise
-from tests.data.test_nifti import volume_bytes
-from tests.serving.world import SIDE, data_url, settings_of
 
 from infimed.data.imaging import decode
 from infimed.model.tiling import NO_TILES, cut
 from infimed.serving.media import Decoders, Shown, Wanted, from_url
 from infimed.serving.refusals import Refusal
 from infimed.serving.settings import Settings
+from tests.data.samples import dicom_bytes, encoded, noise
+from tests.data.test_nifti import volume_bytes
+from tests.serving.world import SIDE, data_url, settings_of
 
 SETTINGS = settings_of()
 PIXELS = 80_000_000
@@ -74,7 +74,9 @@ def png_header(width: int, height: int, bits: int = 8) -> bytes:
     """A PNG whose header lies."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(b"\0" * 100))
@@ -89,7 +91,9 @@ def test_every_format_gives_the_pixels_of_training():
             found = await shown(decoders, data, kind)
             assert found.size == expected.shape[1::-1]
             assert np.array_equal(found.pixels, cut(expected, SIDE, NO_TILES))
-            again = await shown(decoders, data, "application/octet-stream" if suffix == "" else kind)
+            again = await shown(
+                decoders, data, "application/octet-stream" if suffix == "" else kind
+            )
             assert again.sha256 == found.sha256
 
     with_decoders(work)
@@ -104,7 +108,10 @@ def test_a_frame_of_many_is_chosen_and_others_are_refused():
         first, second = [await shown(decoders, data, "application/dicom", n) for n in (0, 1)]
         assert first.sha256 != second.sha256
         assert first.pixels.max() < second.pixels.max()
-        for kind, other, frame in (("application/dicom", data, 2), ("image/png", encoded(noise()), 1)):
+        for kind, other, frame in (
+            ("application/dicom", data, 2),
+            ("image/png", encoded(noise()), 1),
+        ):
             assert await code(shown(decoders, other, kind, frame)) == "image_frame"
 
     with_decoders(work)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.world import body, image_part, png_url, user
 
 from infimed.serving.protocol import ChatRequest, parse
 from infimed.serving.refusals import CODES, Refusal
 from infimed.serving.service import conversation
 from infimed.serving.settings import Limits
+from tests.serving.world import body, image_part, png_url, user
 
 LIMITS = Limits()
 CANARY = "JaneRoe19560401"
@@ -154,7 +154,7 @@ turn = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(turn, max_size=4) | anything, st.dictionaries(st.sampled_from(list(ChatRequest.model_fields) + ["x"]), anything, max_size=3))  # fmt: skip
+@given(st.lists(turn, max_size=4) | anything, st.dictionaries(st.sampled_from([*list(ChatRequest.model_fields), "x"]), anything, max_size=3))  # fmt: skip
 def test_whatever_the_parts_are_the_answer_is_a_request_or_a_refusal_of_a_known_code(turns, more):
     raw = json.dumps({"model": "tiny", "messages": turns, **more}).encode()
     try:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import tiny_tokenizer_json
-from tests.serving.test_engine import ask, done, finish, put
-from tests.serving.world import settings_of, tiny_local
 
 from infimed.inference.requests import Sampling
 from infimed.serving.answers import Vocabulary
 from infimed.serving.engine import Engine
 from infimed.serving.refusals import Refusal
 from infimed.serving.schema import DEAD, Automaton
+from tests.conftest import tiny_tokenizer_json
+from tests.serving.test_engine import ask, done, finish, put
+from tests.serving.world import settings_of, tiny_local
 
 REPORT: dict[str, Any] = {
     "type": "object",
@@ -36,12 +36,14 @@ REPORT: dict[str, Any] = {
 
 values = st.fixed_dictionaries(
     {
-        "finding": st.text(max_size=12).filter(lambda t: not any("\ud800" <= c <= "\udfff" for c in t)),
+        "finding": st.text(max_size=12).filter(
+            lambda t: not any("\ud800" <= c <= "\udfff" for c in t)
+        ),
         "side": st.sampled_from(["left", "right", None]),
         "sizes": st.lists(st.integers(-(10**14), 10**14), max_size=3),
         "seen": st.booleans(),
         "share": st.none() | st.integers(-999, 999).map(lambda n: n / 8),
-        "more": st.none() | st.text("äb\n\"", min_size=2),
+        "more": st.none() | st.text('äb\n"', min_size=2),
     }
 )
 
@@ -150,7 +152,9 @@ def test_a_tokenizer_of_other_pieces_has_no_schemas():
         Vocabulary(json.dumps(other))
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9, seed=1), Sampling(2.0, seed=2)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(1.0, 0.9, seed=1), Sampling(2.0, seed=2)]
+)
 def test_answers_that_end_are_values_of_the_schema(sampling):
     from dataclasses import replace
 

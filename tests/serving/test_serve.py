@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving.world import LONG, body, image_part, picture, png_url, post, tiny_local
 
 from infimed.data.record import Message
 from infimed.inference.local import LocalModel
 from infimed.inference.requests import Request
+from tests.serving.world import LONG, body, image_part, picture, png_url, post, tiny_local
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     local = tiny_local()
-    save_checkpoint(folder / "checkpoints" / "step-3", local.model, local.processor, about={"step": 3})
+    save_checkpoint(
+        folder / "checkpoints" / "step-3", local.model, local.processor, about={"step": 3}
+    )
     return folder
 
 

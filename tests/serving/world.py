@@ -15,8 +15,6 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from tests.conftest import tiny_model, tiny_tokenizer_json
-from tests.data.samples import encoded, noise
 
 from infimed.inference.local import LocalModel
 from infimed.inference.requests import Picture
@@ -29,6 +27,8 @@ from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
 from infimed.serving.settings import Settings, checked
 from infimed.serving.starting import around
+from tests.conftest import tiny_model, tiny_tokenizer_json
+from tests.data.samples import encoded, noise
 
 SIDE = 32
 LONG = {
@@ -94,9 +94,7 @@ def service_of(
 
 
 @contextmanager
-def running(
-    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()
-) -> Iterator[str]:
+def running(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Iterator[str]:
     """The server on a free port of the loopback, as its base URL."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -167,7 +165,9 @@ def post(url: str, value: Any, **more: Any) -> httpx.Response:
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     headers = {"Content-Type": "application/json", **more.pop("headers", {})}
     address = f"{url}/v1/chat/completions"
-    return httpx.post(address, content=content, headers=headers, timeout=60, trust_env=False, **more)
+    return httpx.post(
+        address, content=content, headers=headers, timeout=60, trust_env=False, **more
+    )
 
 
 def code_of(answer: httpx.Response) -> str:
@@ -185,5 +185,3 @@ def views_of(pixels: np.ndarray) -> Shown:
 
     size = (pixels.shape[1], pixels.shape[0])
     return Shown(str(hash(pixels.tobytes())), size, "PNG", cut(pixels, SIDE, NO_TILES))
-
-

@@ -8,20 +8,21 @@ the beginning of one.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from infimed.inference.decoding import Writer
 from infimed.serving.asking import TokenScore
 from infimed.serving.schema import DEAD, Automaton
 
-TRIES = 16
-"""Tokens that are tried one by one before all of a state are looked up."""
+TRIES = 64
+"""Draws before all tokens of a state are looked up."""
+MOST_SETS = 256
+"""Sets of next bytes whose tokens are remembered."""
 
 
 class Vocabulary:
@@ -42,25 +43,25 @@ class Vocabulary:
             if number not in special and all(char in own for char in text):
                 self.bytes[number] = bytes(own[char] for char in text)
         self.by_first: dict[int, list[int]] = {}
+        self._begun: dict[bytes, Tensor] = {}
         for number, text in self.bytes.items():
             if text:
                 self.by_first.setdefault(text[0], []).append(number)
         single = {text[0] for text in self.bytes.values() if len(text) == 1}
         if not single.issuperset((*range(0x20, 0x7F), *range(0x80, 0xC0))):
-            raise ValueError("the tokenizer has no token for some bytes")  # an answer could get stuck
+            raise ValueError(
+                "the tokenizer has no token for some bytes"
+            )  # an answer could get stuck
 
-    def begun(self, automaton: Automaton, state: int) -> NDArray[np.int64]:
-        """Tokens of which the automaton takes the first byte."""
-        found = [
-            number for byte in automaton.next_bytes(state) for number in self.by_first.get(byte, ())
-        ]
-        return np.array(sorted(found), np.int64)
-
-    def taken(self, automaton: Automaton, state: int) -> NDArray[np.int64]:
-        """Tokens of which the automaton takes all bytes."""
-        begun = self.begun(automaton, state).tolist()
-        whole = [n for n in begun if automaton.walk(state, self.bytes[n]) != DEAD]
-        return np.array(whole, np.int64)
+    def begun(self, following: Sequence[int]) -> Tensor:
+        """Tokens whose first byte is one of these."""
+        key = bytes(following)
+        if key not in self._begun:
+            found = sorted(n for byte in following for n in self.by_first.get(byte, ()))
+            if len(self._begun) >= MOST_SETS:
+                self._begun.clear()
+            self._begun[key] = torch.tensor(found, dtype=torch.int64)
+        return self._begun[key]
 
 
 @lru_cache(maxsize=1)
@@ -81,27 +82,24 @@ def _byte_level(decoder: object) -> bool:
     return isinstance(inner, list) and any(_byte_level(each) for each in inner)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Form:
-    """The automaton of a request beside the vocabulary; `tokens` and `whole` remember its states."""
+    """The automaton of a request beside the vocabulary."""
 
     automaton: Automaton
     vocabulary: Vocabulary
-    begun: dict[int, NDArray[np.int64]] = field(default_factory=dict)
-    whole: set[int] = field(default_factory=set)
 
-    def tokens(self, state: int) -> NDArray[np.int64]:
-        """Candidates in a state."""
-        if state not in self.begun:
-            self.begun[state] = self.vocabulary.begun(self.automaton, state)
-        return self.begun[state]
+    def takes(self, state: int, token: int) -> bool:
+        """Whether a token may follow in a state."""
+        return self.automaton.walk(state, self.vocabulary.bytes[token]) != DEAD
 
-    def narrow(self, state: int) -> NDArray[np.int64]:
-        """Candidates in a state, all of them right."""
-        if state not in self.whole:
-            self.whole.add(state)
-            self.begun[state] = self.vocabulary.taken(self.automaton, state)
-        return self.begun[state]
+    def masked(self, logits: Tensor, state: int, ends: Sequence[int]) -> Tensor:
+        """The logits of tokens whose first byte may follow, and of those in `ends`; -inf for all others."""
+        begun = self.vocabulary.begun(self.automaton.next_bytes(state)).to(logits.device)
+        made = torch.full_like(logits, -torch.inf).index_copy(0, begun, logits[begun])
+        for end in ends:
+            made[end] = logits[end]
+        return made
 
 
 @dataclass
@@ -121,34 +119,41 @@ class Answer(Writer):
 
     def choose(self, logits: Tensor, likeliest: int) -> int:
         """The next token, as in `Writer`, among those that the form takes."""
-        chosen = (
-            super().choose(logits, likeliest) if self.form is None else self._fitting(logits)
-        )
+        chosen = super().choose(logits, likeliest) if self.form is None else self._fitting(logits)
         if not self.first:
             scores = logits.log_softmax(dim=-1)
             best = scores.topk(min(self.top, len(scores))).indices.tolist() if self.top else []
             self.first = tuple(
-                TokenScore(self.decode([token]), float(scores[token]))
-                for token in (chosen, *best)
+                TokenScore(self.decode([token]), float(scores[token])) for token in (chosen, *best)
             )
         return chosen
 
     def _fitting(self, logits: Tensor) -> int:
+        """The likeliest token that the form takes, or a fair draw among all of them."""
         form = self.form
         assert form is not None
         ends = list(self.stop_ids) if form.automaton.accepts(self.state) else []
-        masked = _only(logits, [*form.tokens(self.state).tolist(), *ends])
-        for _ in range(TRIES):
-            token = super().choose(masked, int(masked.argmax()))
-            if token in ends:
-                return token
-            if form.automaton.walk(self.state, form.vocabulary.bytes[token]) != DEAD:
+        masked = form.masked(logits, self.state, ends)
+
+        def right(token: int) -> bool:
+            return token in ends or form.takes(self.state, token)
+
+        if self.sampling.greedy:
+            best = int(masked.argmax())
+            if right(best):
+                return best
+            return next(filter(right, masked.argsort(descending=True).tolist()))
+        for _ in range(TRIES):  # a draw that is refused and drawn anew keeps the others' shares
+            token = super().choose(masked, 0)
+            if right(token):
                 return token
             masked[token] = -torch.inf
             if not bool(torch.isfinite(masked).any()):
                 break
-        masked = _only(logits, [*form.narrow(self.state).tolist(), *ends])
-        return super().choose(masked, int(masked.argmax()))
+        masked = form.masked(logits, self.state, ends)
+        wrong = [n for n in torch.isfinite(masked).nonzero()[:, 0].tolist() if not right(n)]
+        masked[wrong] = -torch.inf
+        return super().choose(masked, 0)
 
     def put(self, token: int) -> None:
         """Write a token; a value that nothing can follow ends the answer."""

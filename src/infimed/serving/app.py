@@ -80,7 +80,9 @@ def _add_refusals(inner: FastAPI) -> None:
 
 
 def _add_routes(inner: FastAPI, service: Service) -> None:
-    schema = ChatRequest.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+    schema = ChatRequest.model_json_schema(
+        by_alias=True, ref_template="#/components/schemas/{model}"
+    )
     parts = schema.pop("$defs")
     body: dict[str, Any] = {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -47,7 +47,7 @@ class TokenScore:
     logprob: float
 
 
-(frozen=True)
+@dataclass(frozen=True)
 class First:
     """The first token and the likeliest in its place, log-probabilities before temperature."""
 

@@ -40,7 +40,7 @@ CONTROL: Final = re.compile(
     re.IGNORECASE,
 )
 """Control tokens of the usual chat templates and their image placeholders."""
-_INVISIBLE: Final = {code: None for code in (*range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF, 0xAD)}  # fmt: skip
+_INVISIBLE: Final = dict.fromkeys((*range(8203, 8208), *range(8288, 8293), 65279, 173))  # fmt: skip
 
 
 class Backend:

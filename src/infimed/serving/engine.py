@@ -470,7 +470,9 @@ class Engine:
         """Take out rows that nobody writes in."""
         needed = {answer.row for answer in self._going}
         if self._cache is not None and len(needed) < len(self._rows):
-            self._cache.keep([at for at, row in enumerate(self._rows) if row in needed], narrow=True)
+            self._cache.keep(
+                [at for at, row in enumerate(self._rows) if row in needed], narrow=True
+            )
             self._rows = [row for row in self._rows if row in needed]
 
     def _forget_running(self) -> None:

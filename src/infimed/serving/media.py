@@ -27,7 +27,9 @@ from infimed.serving.decoder import LENGTHS, frame
 from infimed.serving.refusals import CODES, Refusal
 from infimed.serving.settings import Settings
 
-_HEAD: Final = re.compile(r"data:([a-z0-9.+-]{1,32}/[a-z0-9.+-]{1,64})((?:;[a-z0-9.=_-]{1,64}){0,4});base64,")
+_HEAD: Final = re.compile(
+    r"data:([a-z0-9.+-]{1,32}/[a-z0-9.+-]{1,64})((?:;[a-z0-9.=_-]{1,64}){0,4});base64,"
+)
 _HEAD_CHARACTERS: Final = 512
 
 TYPES: Final[dict[str, tuple[str, str]]] = {

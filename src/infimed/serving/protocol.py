@@ -62,9 +62,7 @@ class Turn(_Body):
     """One message; ``developer`` is read as ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        list[Part], BeforeValidator(_parts, json_schema_input_type=str | list[Part])
-    ]
+    content: Annotated[list[Part], BeforeValidator(_parts, json_schema_input_type=str | list[Part])]
     name: str | None = None
     refusal: None = None
 

@@ -60,7 +60,12 @@ class Refusal(Exception):
     """A request that gets an error. `param` names the field; `detail` adds a sentence of ours."""
 
     def __init__(
-        self, code: str, *, param: str | None = None, detail: str = "", retry_after: int | None = None
+        self,
+        code: str,
+        *,
+        param: str | None = None,
+        detail: str = "",
+        retry_after: int | None = None,
     ) -> None:
         self.status, sentence = CODES[code]
         self.code, self.param, self.retry_after = code, param, retry_after

@@ -151,7 +151,9 @@ class RemoteImages:
                     ("Connection", "close"),
                 ],
             )
-            writer.write((connection.send(ask) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+            writer.write(
+                (connection.send(ask) or b"") + (connection.send(h11.EndOfMessage()) or b"")
+            )
             await writer.drain()
             return await self._body(connection, reader, place)
         finally:

@@ -354,4 +354,6 @@ class _Builder:
                 raise self._refusal(place, f"{shown} is not supported")
 
     def _refusal(self, place: str, detail: str) -> Refusal:
-        return Refusal("invalid_schema", param=f"response_format.json_schema.{place}", detail=detail)
+        return Refusal(
+            "invalid_schema", param=f"response_format.json_schema.{place}", detail=detail
+        )

@@ -157,7 +157,7 @@ class Service:
         return shown
 
     async def _source(self, place: str, part: ImageUrl) -> Source:
-        if not part.url[:5].lower() == "data:":
+        if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)
             data = await self.remote.fetch(part.url, place)

@@ -59,7 +59,10 @@ def local_service(run: Path, name: str, settings: Settings, dtype: str, device: 
         local.model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            "the model cannot be put there", where="--device", seen=device, accepted="cpu, cuda, cuda:N"
+            "the model cannot be put there",
+            where="--device",
+            seen=device,
+            accepted="cpu, cuda, cuda:N",
         ) from error
     return around(local, name, settings)
 
