@@ -219,12 +219,14 @@ async def flooded(server: Server, model: str, connections: int) -> dict[str, Any
     values = [question(n, model, 8) for n in range(connections)]
     limits = httpx.Limits(max_connections=connections)
     before = server.memory()
-    async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as other:
-            watching = asyncio.create_task(watch(other))
-            found = await asyncio.gather(*(ask(client, f"{server.url}/v1", v) for v in values))
-            done.set()
-            await watching
+    async with (
+        httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False) as other,
+    ):
+        watching = asyncio.create_task(watch(other))
+        found = await asyncio.gather(*(ask(client, f"{server.url}/v1", v) for v in values))
+        done.set()
+        await watching
     refused = [each.seconds for each in found if each.status in (429, 503)]
     return {
         "statuses": dict(Counter(each.status for each in found)),

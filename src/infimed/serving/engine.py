@@ -29,9 +29,10 @@ from infimed.inference.branches import Row, extend, fill, new_cache
 from infimed.inference.cache import KeyValues, slot_bytes
 from infimed.inference.chat import TOKENS_PER_PART
 from infimed.inference.decoding import choose_next, feed_newest
-from infimed.inference.local import LocalModel, Prepared, encode_views, prepare, shown
+from infimed.inference.local import LocalModel, encode_views, prepare, shown
 from infimed.serving.answers import Answer, Form, Vocabulary
-from infimed.serving.asking import Ask, Done, Event, Failed, First, Piece
+from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Piece
+from infimed.serving.batch import Batch, Job
 from infimed.serving.logs import frames_of
 from infimed.serving.queueing import FairQueue
 from infimed.serving.refusals import Refusal
@@ -42,32 +43,6 @@ from infimed.serving.settings import Settings
 LOG: Final = logging.getLogger("infimed.serving")
 IDLE_SECONDS: Final = 0.5
 """How often an idle engine looks for requests that waited too long."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A request in the engine. `emit` is called from the engine's thread and must not block."""
-
-    ask: Ask
-    prepared: Prepared
-    form: Form | None
-    emit: Callable[[Event], None]
-    queue_until: float
-    write_until: float
-    cancelled: bool = False
-    told: bool = False
-    reused: int = 0
-    answer: Answer | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Tokens of the prompt."""
-        return (*self.prepared.trunk, *self.prepared.branch)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of prompt and answer together, at most."""
-        return self.prepared.tokens + self.prepared.request.max_new_tokens
 
 
 @dataclass
@@ -110,8 +85,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._slot_bytes = slot_bytes(local.model.config.text_config, local.model.dtype)
         self._limit = int(local.model.config.text_config.max_position_embeddings)
-        self._forget_running()
-        self._next_row = 0
+        self._batch = Batch()
 
     @property
     def fingerprint(self) -> str:
@@ -126,12 +100,13 @@ class Engine:
     @property
     def running(self) -> int:
         """Answers that are being written."""
-        return len(self._going_jobs)
+        return len(self._batch.jobs)
 
     @property
     def cache_bytes(self) -> int:
         """Keys and values of the running answers."""
-        return self._cache.nbytes if self._cache is not None else 0
+        cache = self._batch.cache
+        return cache.nbytes if cache is not None else 0
 
     async def start(self) -> None:
         """See `asking.Answerer`."""
@@ -231,7 +206,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                if not self._waiting and not self._going and not self._closing:
+                if not self._waiting and not self._batch.jobs and not self._closing:
                     self._wake.wait(IDLE_SECONDS)
                 closing = self._closing
             if closing:
@@ -248,14 +223,17 @@ class Engine:
     def _turn(self) -> None:
         """Let requests join and leave, then write one token of every answer."""
         taken = self._take()
-        self._leave(lambda job: job.cancelled or self._clock() > job.write_until)
-        if taken:
-            try:
+        now = self._clock()
+        for job in self._batch.leave(lambda job: job.cancelled or now > job.write_until):
+            job.emit(Failed("cancelled" if job.cancelled else "generation_timeout"))
+        try:
+            if taken:
                 self._join(taken)
-            except BaseException:
-                # They are nowhere yet; who is running is told by `_broken`.
-                self._going_jobs.extend(job for job in taken if job not in self._going_jobs)
-                raise
+        except BaseException:
+            # Some are in the batch already, where `_broken` finds them.
+            there = set(self._batch.jobs)
+            self._batch.jobs.extend(job for job in taken if job not in there)
+            raise
         self._step()
 
     def _take(self) -> list[Job]:
@@ -265,9 +243,9 @@ class Engine:
         with self._wake:
             now = self._clock()
             gone = self._waiting.sweep(lambda job: job.cancelled or now > job.queue_until)
-            widest = max((job.longest for job in self._going_jobs), default=0)
+            widest = max((job.longest for job in self._batch.jobs), default=0)
             while (job := self._waiting.peek()) is not None:
-                rows = len(self._going_jobs) + len(taken) + 1
+                rows = len(self._batch.jobs) + len(taken) + 1
                 widest = max(widest, job.longest)
                 fits = rows * widest * self._slot_bytes <= engine.cache_bytes
                 if rows > engine.running or len(taken) == engine.joining or (rows > 1 and not fits):
@@ -295,20 +273,8 @@ class Engine:
             begun.append(self._fresh(list(fresh.values()), features))
         for cache, last, jobs in begun:
             self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
-            rows = list(range(self._next_row, self._next_row + len(cache.lengths)))
-            self._next_row += len(rows)
-            for job in jobs:
-                assert job.answer is not None
-                job.answer.row += rows[0]
-            if self._cache is None or self._hidden is None:
-                self._cache, self._hidden = cache, last
-            else:
-                self._compact()
-                self._cache.join(cache)
-                self._hidden = torch.cat([self._hidden, last])
-            self._rows.extend(rows)
-            self._going_jobs.extend(jobs)
-        self.counts.most_together = max(self.counts.most_together, len(self._going_jobs))
+            self._batch.join(cache, last, jobs)
+        self.counts.most_together = max(self.counts.most_together, self.running)
 
     def _fresh(
         self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]
@@ -398,30 +364,24 @@ class Engine:
             self.features.put(sha256, features)
         return found
 
-    @property
-    def _going(self) -> list[Answer]:
-        return [job.answer for job in self._going_jobs if job.answer is not None]
-
     def _step(self) -> None:
         """Write one token of every answer; the complete ones leave."""
-        if not self._going_jobs:
+        batch = self._batch
+        if batch.cache is None or batch.hidden is None:
             return
-        assert self._cache is not None and self._hidden is not None
         model = self.local.model
-        choose_next(model, self._hidden, self._going)
+        choose_next(model, batch.hidden, batch.answers)
         self.counts.steps += 1
-        self.counts.written_tokens += len(self._going_jobs)
-        for job in self._going_jobs:
+        self.counts.written_tokens += len(batch.jobs)
+        for job in batch.jobs:
             self._tell(job)
-        self._leave(lambda job: job.answer is not None and not job.answer.open)
-        if self._going_jobs:
-            place = {row: at for at, row in enumerate(self._rows)}
-            self._hidden = feed_newest(model, self._cache, self._going, place)
+        batch.leave(lambda job: not job.writer.open)
+        if batch.cache is not None:
+            batch.hidden = feed_newest(model, batch.cache, batch.answers, batch.place)
 
     def _tell(self, job: Job) -> None:
         """Send what an answer has that was not sent before."""
-        answer = job.answer
-        assert answer is not None
+        answer = job.writer
         if not job.told:
             job.told = True
             chosen, *top = answer.first
@@ -430,68 +390,29 @@ class Engine:
             job.emit(Piece(piece))
         if not answer.open:
             self._remember(job)
-            finish = "stop" if answer.stopped else "length"
+            finish: Finish = "stop" if answer.stopped else "length"
             tokens = job.prepared.tokens
             job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
 
     def _remember(self, job: Job) -> None:
         """Keep the keys and values of a conversation that may go on."""
-        answer = job.answer
-        if answer is None or self._cache is None or not self.settings.engine.prefix_bytes:
+        cache, answer = self._batch.cache, job.writer
+        if cache is None or not self.settings.engine.prefix_bytes:
             return
-        row = self._rows.index(answer.row)
-        taken = self._cache.taken(row, answer.branch)
+        taken = cache.taken(self._batch.place[answer.row], answer.branch)
         ids = np.array([*job.ids, *answer.ids][: taken.shape[2]], np.int64)
         images = tuple(self._images(job))
         self.prefixes.put(Conversation(job.ask.client, ids, images, taken))
-
-    def _leave(self, gone: Callable[[Job], bool]) -> None:
-        """Take out answers of which `gone` is true; those that are not complete fail."""
-        if not self._going_jobs:
-            return
-        stay = []
-        for at, job in enumerate(self._going_jobs):
-            if not gone(job):
-                stay.append(at)
-            elif job.answer is not None and job.answer.open:
-                job.emit(Failed("cancelled" if job.cancelled else "generation_timeout"))
-        if len(stay) == len(self._going_jobs):
-            return
-        self._going_jobs = [self._going_jobs[at] for at in stay]
-        if not stay:
-            self._forget_running()
-            return
-        assert self._hidden is not None
-        self._hidden = self._hidden[torch.tensor(stay, device=self._hidden.device)]
-        if 2 * len({answer.row for answer in self._going}) <= len(self._rows):
-            self._compact()
-
-    def _compact(self) -> None:
-        """Take out rows that nobody writes in."""
-        needed = {answer.row for answer in self._going}
-        if self._cache is not None and len(needed) < len(self._rows):
-            self._cache.keep(
-                [at for at, row in enumerate(self._rows) if row in needed], narrow=True
-            )
-            self._rows = [row for row in self._rows if row in needed]
-
-    def _forget_running(self) -> None:
-        self._cache: KeyValues | None = None
-        self._hidden: Tensor | None = None
-        self._rows: list[int] = []
-        self._going_jobs: list[Job] = []
 
     def _broken(self, code: str, error: Exception | None) -> None:
         """Fail what was running and begin anew."""
         self.counts.failures += 1
         LOG.error("engine_failed", extra={"code": code, "frames": frames_of(error)})
-        for job in self._going_jobs:
+        for job in self._batch.forget():
             job.emit(Failed(code))
-        self._forget_running()
 
     def _fail_all(self, code: str) -> None:
         with self._wake:
             waiting = self._waiting.sweep(lambda _: True)
-        for job in (*waiting, *self._going_jobs):
+        for job in (*waiting, *self._batch.forget()):
             job.emit(Failed(code))
-        self._forget_running()

@@ -24,7 +24,7 @@ class Meters:
             raise missing_extra("serve", "prometheus-client") from error
         self._prometheus = prometheus
         self.registry = prometheus.CollectorRegistry(auto_describe=True)
-        own = {"registry": self.registry}
+        own: dict[str, Any] = {"registry": self.registry}
         self.requests = prometheus.Counter(
             "infimed_requests", "Requests by route and status.", ["route", "status"], **own
         )

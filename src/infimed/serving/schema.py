@@ -172,7 +172,8 @@ class _Builder:
 
     def __init__(self, automaton: Automaton, root: Mapping[str, Any]) -> None:
         self.automaton = automaton
-        self.definitions = root.get("$defs") if isinstance(root.get("$defs"), dict) else {}
+        named = root.get("$defs")
+        self.definitions: Mapping[str, Any] = named if isinstance(named, dict) else {}
 
     def value(self, begin: int, schema: object, place: str, path: tuple[str, ...]) -> int:
         if not isinstance(schema, Mapping):
