@@ -45,7 +45,7 @@ values = st.fixed_dictionaries(
         "share": st.none() | st.integers(-999, 999).map(lambda n: n / 8),
         "more": st.none() | st.text('äb\n"', min_size=2),
     }
-)
+).map(lambda value: {name: value[name] for name in REPORT["properties"]})
 
 
 def accepts(automaton: Automaton, text: str) -> bool:
