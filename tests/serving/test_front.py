@@ -32,7 +32,6 @@ def test_without_a_key_nothing_but_health_and_readiness_is_told(keys):
             assert answer.headers["www-authenticate"] == "Bearer"
         for wrong in (
             "Bearer",
-            "Bearer ",
             f"Bearer {KEY}x",
             f"Basic {KEY}",
             KEY,
