@@ -38,7 +38,7 @@ class FairQueue(Generic[Item]):
 
     def sweep(self, gone: Callable[[Item], bool]) -> list[Item]:
         """Take out all items of which `gone` is true."""
-        taken = []
+        taken: list[Item] = []
         for client, line in list(self._clients.items()):
             left = deque[Item]()
             for item in line:
