@@ -44,7 +44,8 @@ def test_a_mistake_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["data"], ["curate"], ["eval"], ["chat"], ["weights"], ["import"]]
+    "command",
+    [[], ["run"], ["data"], ["curate"], ["eval"], ["chat"], ["weights"], ["import"], ["serve"]],
 )
 def test_help_teaches_without_loading_torch(command):
     code = (

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
     from infimed.inference.requests import Picture
 
-DISCLAIMER = (
-    "Not a medical device: answers can be wrong and must not guide diagnosis or treatment. "
-    "Check them against the images and with a clinician."
-)
 HELP = "/image FILE shows another image, /new starts again, /quit (or Ctrl-D) ends."
 
 
@@ -96,6 +92,7 @@ def chat(
     from infimed.core.console import err
     from infimed.core.errors import UsageError
     from infimed.inference.chat import Chat
+    from infimed.inference.disclaimer import DISCLAIMER
     from infimed.inference.local import LocalModel
     from infimed.inference.requests import Sampling
 

@@ -18,6 +18,7 @@ from infimed.cli.import_ import import_
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
 from infimed.cli.score import score
+from infimed.cli.serve import serve
 from infimed.cli.train import train
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
@@ -43,6 +44,7 @@ app.command("card")(card)
 app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
+app.command("serve")(serve)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")

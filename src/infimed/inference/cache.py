@@ -87,9 +87,13 @@ class KeyValues:
     def reserve(self, capacity: int) -> None:
         """Have room for `capacity` slots a row; what is there stays."""
         there = self.owner.shape[1]
-        if capacity <= there:
+        if capacity > there:
+            self._widen(-(-max(capacity, there + there // 4) // SLOTS) * SLOTS)
+
+    def _widen(self, capacity: int) -> None:
+        more = capacity - self.owner.shape[1]
+        if more <= 0:
             return
-        more = -(-max(capacity, there + there // 4) // SLOTS) * SLOTS - there
         pad = torch.nn.functional.pad
         self.owner = pad(self.owner, (0, more), value=FREE)
         # Zeros, not garbage: a probability of 0 times a stray infinity would be no number.
@@ -108,14 +112,43 @@ class KeyValues:
         self.owner[where[0], where[1]] = torch.tensor(owners, device=self.device)
         return slots
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these; they are renumbered in the order given."""
+    def keep(self, rows: Sequence[int], *, narrow: bool = False) -> None:
+        """Forget all rows but these; they are renumbered in the order given.
+
+        Args:
+            narrow: also give back the slots that none of them uses.
+        """
         index = torch.tensor(rows, device=self.device)
         self.lengths = [self.lengths[row] for row in rows]
-        self.owner = self.owner[index]
+        wide = self.used if narrow else self.owner.shape[1]
+        self.owner = self.owner[:, :wide][index]
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
-                tensors[layer] = tensor[index]
+                tensors[layer] = tensor[:, :, :wide][index]
+
+    def join(self, other: KeyValues) -> None:
+        """Take in the rows of another cache, numbered after the own ones."""
+        capacity = max(self.owner.shape[1], other.owner.shape[1])
+        self._widen(capacity)
+        other._widen(capacity)
+        self.lengths = [*self.lengths, *other.lengths]
+        self.owner = torch.cat([self.owner, other.owner])
+        for own, more in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, tensor in enumerate(more):
+                own[layer] = torch.cat([own[layer], tensor])
+
+    def taken(self, row: int, branch: int) -> Tensor:
+        """A copy of what a branch of a row sees: [2 * layers, key-value heads, tokens, head width]."""
+        owner = self.owner[row, : self.lengths[row]]
+        slots = ((owner == TRUNK) | (owner == branch)).nonzero()[:, 0]
+        return torch.stack([tensor[row][:, slots] for tensor in (*self.keys, *self.values)])
+
+    def put(self, row: int, taken: Tensor) -> None:
+        """Begin an empty row with what `taken` gave; every branch of the row sees it."""
+        length = taken.shape[2]
+        self.claim([row] * length, [TRUNK] * length)
+        for tensor, copy in zip((*self.keys, *self.values), taken, strict=True):
+            tensor[row, :, :length] = copy
 
     def crop(self, length: int) -> None:
         """Forget the slots after the first `length` of every row."""

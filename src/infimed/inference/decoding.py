@@ -8,7 +8,7 @@ leaves the batch once such rows are half of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,12 +123,46 @@ class Writer:
 
 
 @torch.no_grad()
+def choose_next(model: Any, hidden: Tensor, writers: Sequence[Writer]) -> None:
+    """Write the next token of every answer.
+
+    An image placeholder is never written: it would stand for an image that is not there.
+
+    Args:
+        hidden: [writers, d], the last state of each.
+    """
+    logits = model.lm_head(hidden).float()
+    logits[:, model.config.image_token_id] = -torch.inf
+    likeliest = logits.argmax(dim=-1).tolist()
+    for writer, own, best in zip(writers, logits, likeliest, strict=True):
+        writer.put(writer.choose(own, best))
+
+
+@torch.no_grad()
+def feed_newest(
+    model: Any, cache: KeyValues, writers: Sequence[Writer], place: Mapping[int, int]
+) -> Tensor:
+    """Compute the newest token of every answer; returns hidden states [writers, d].
+
+    Args:
+        place: where each row of the writers is in the cache.
+    """
+    newest = torch.tensor([[writer.ids[-1] for writer in writers]], device=cache.device)
+    return extend(
+        model,
+        cache,
+        model.get_input_embeddings()(newest),
+        [place[writer.row] for writer in writers],
+        [writer.branch for writer in writers],
+        [writer.position + len(writer.ids) - 1 for writer in writers],
+    )
+
+
+@torch.no_grad()
 def write(
     model: Any, cache: KeyValues, hidden: Tensor, writers: Sequence[Writer]
 ) -> Iterator[Sequence[Writer]]:
     """Write all answers; yields those that got a token or ended, after every step.
-
-    An image placeholder is never written: it would stand for an image that is not there.
 
     Args:
         cache: rows as the writers name them; rows that are done are taken out of it.
@@ -137,11 +171,7 @@ def write(
     going = [writer for writer in writers if writer.open]
     rows = list(range(len(cache.lengths)))
     while going:
-        logits = model.lm_head(hidden).float()
-        logits[:, model.config.image_token_id] = -torch.inf
-        likeliest = logits.argmax(dim=-1).tolist()
-        for writer, own, best in zip(going, logits, likeliest, strict=True):
-            writer.put(writer.choose(own, best))
+        choose_next(model, hidden, going)
         yield going
         going = [writer for writer in going if writer.open]
         if not going:
@@ -150,13 +180,4 @@ def write(
         if 2 * len(needed) <= len(rows):
             cache.keep([at for at, row in enumerate(rows) if row in needed])
             rows = [row for row in rows if row in needed]
-        place = {row: at for at, row in enumerate(rows)}
-        newest = torch.tensor([[writer.ids[-1] for writer in going]], device=cache.device)
-        hidden = extend(
-            model,
-            cache,
-            model.get_input_embeddings()(newest),
-            [place[writer.row] for writer in going],
-            [writer.branch for writer in going],
-            [writer.position + len(writer.ids) - 1 for writer in going],
-        )
+        hidden = feed_newest(model, cache, going, {row: at for at, row in enumerate(rows)})

@@ -140,12 +140,12 @@ def bearer(endpoint: Endpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
 
 
-def httpx_module() -> ModuleType:
-    """httpx, or the error that names its extra."""
+def httpx_module(extra: str = "judge") -> ModuleType:
+    """httpx, or the error that names the extra it belongs to."""
     try:
         import httpx
     except ImportError as error:
-        raise missing_extra("judge", "httpx") from error
+        raise missing_extra(extra, "httpx") from error
     return httpx
 
 

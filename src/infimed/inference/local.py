@@ -24,7 +24,7 @@ from infimed.inference.answer_loss import IGNORE, Continuation, LossRow, target_
 from infimed.inference.branches import Row, fill, new_cache
 from infimed.inference.cache import CACHED
 from infimed.inference.decoding import Writer, write
-from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Request, Response
+from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Pixels, Request, Response
 
 if TYPE_CHECKING:
     from infimed.model.modeling import InfiMedForConditionalGeneration
@@ -88,7 +88,6 @@ def encode_pictures(
     """Features [views * visual_tokens, d] by picture hash, and the reason for each that cannot be read."""
     features: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    parameter = next(model.parameters())
     distinct = list({picture.sha256: picture for picture in pictures}.values())
     for start in range(0, len(distinct), IMAGES_PER_PASS):
         loaded = []
@@ -97,18 +96,26 @@ def encode_pictures(
                 loaded.append((picture.sha256, processor.views(picture.load(), picture.size)))
             except (DataError, OSError) as error:
                 failed[picture.sha256] = str(error).splitlines()[0]
-        if loaded:
-            shown = [view for _, views in loaded for view in views]
-            passes = []
-            for at in range(0, len(shown), IMAGES_PER_PASS):
-                pixels = processor.pixels(shown[at : at + IMAGES_PER_PASS]).to(
-                    parameter.device, parameter.dtype
-                )
-                passes.append(model.image_features(pixels, processor.visual_tokens))
-            made = torch.cat(passes).split([len(views) for _, views in loaded])
-            for (sha256, _), own in zip(loaded, made, strict=True):
-                features[sha256] = own.flatten(0, 1)
+        made = encode_views(model, processor, [views for _, views in loaded])
+        features |= {sha256: own for (sha256, _), own in zip(loaded, made, strict=True)}
     return features, failed
+
+
+def encode_views(
+    model: InfiMedForConditionalGeneration, processor: Processor, images: Sequence[Pixels]
+) -> list[Tensor]:
+    """Features [views * visual_tokens, d] of each image, given as views uint8 [views, S, S, 3]."""
+    if not images:
+        return []
+    parameter = next(model.parameters())
+    shown = [view for views in images for view in views]
+    passes = []
+    for at in range(0, len(shown), IMAGES_PER_PASS):
+        pixels = processor.pixels(shown[at : at + IMAGES_PER_PASS])
+        pixels = pixels.to(parameter.device, parameter.dtype)
+        passes.append(model.image_features(pixels, processor.visual_tokens))
+    made = torch.cat(passes).split([len(views) for views in images])
+    return [own.flatten(0, 1) for own in made]
 
 
 @dataclass

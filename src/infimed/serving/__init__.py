@@ -1,0 +1,1 @@
+"""A model at work: an OpenAI-compatible server, safe by default."""

@@ -1,0 +1,136 @@
+"""The addresses of the server, and their description as OpenAPI.
+
+There are no pages: `/openapi.json` describes the API, and FastAPI's own viewers are off because they load
+scripts from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from infimed import __version__
+from infimed.serving.front import Front, refused
+from infimed.serving.keys import Keys
+from infimed.serving.protocol import ChatRequest
+from infimed.serving.refusals import Refusal
+from infimed.serving.service import Service
+
+NO_TELEMETRY: Final[Any] = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
+"""FastAPI can record exceptions with their texts and send them away; a variable of the environment is enough.
+Versions that cannot do that yet take the argument and do nothing with it."""
+
+
+def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Front:
+    """The server as an ASGI application.
+
+    Args:
+        hosts: names in ``Host`` that it answers to; none for all.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.decoders.start()
+        try:
+            await service.answerer.start()
+            yield
+        finally:
+            service.gate.draining = True
+            await service.answerer.close()
+            await service.decoders.close()
+
+    inner = FastAPI(
+        title="InfiMed",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
+    )
+    _add_refusals(inner)
+    _add_routes(inner, service)
+    return Front(inner, keys, service.meters, hosts, service.settings.times.idle_stream)
+
+
+def _add_refusals(inner: FastAPI) -> None:
+    @inner.exception_handler(Refusal)
+    async def refuse(http: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, Refusal)
+        http.scope["state"]["code"] = error.code
+        return refused(error, http.scope["state"]["request_id"])
+
+    @inner.exception_handler(HTTPException)
+    async def other(http: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        return await refuse(http, Refusal(codes.get(error.status_code, "invalid_value")))
+
+    @inner.exception_handler(Exception)
+    async def defect(http: HttpRequest, error: Exception) -> Response:
+        return refused(Refusal("internal"), http.scope["state"]["request_id"])
+
+
+def _add_routes(inner: FastAPI, service: Service) -> None:
+    schema = ChatRequest.model_json_schema(
+        by_alias=True, ref_template="#/components/schemas/{model}"
+    )
+    parts = schema.pop("$defs")
+    body: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+    }
+    plain = inner.openapi
+
+    def described() -> dict[str, Any]:
+        value = plain()
+        value.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return value
+
+    inner.openapi = described  # type: ignore[method-assign]
+
+    @inner.post("/v1/chat/completions", openapi_extra=body, response_model=None)
+    async def chat(http: HttpRequest) -> Response:
+        """An answer to a conversation, with images as data: URLs."""
+        return await service.chat(http)
+
+    @inner.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served."""
+        return {"object": "list", "data": service.models()}
+
+    @inner.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One model by its name."""
+        for entry in service.models():
+            if entry["id"] == name:
+                return entry
+        raise Refusal("model_not_found", param="model")
+
+    @inner.get("/health")
+    async def health() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @inner.get("/ready", response_model=None)
+    async def ready() -> Response:
+        """The model answers; 503 while it does not, or while the server stops."""
+        if service.gate.draining:
+            return JSONResponse({"status": "draining"}, status_code=503)
+        there = await service.answerer.ready()
+        return JSONResponse(
+            {"status": "ready" if there else "not ready"}, status_code=200 if there else 503
+        )
+
+    @inner.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        """Counts, times and levels for Prometheus."""
+        page, kind = service.meters.page()
+        return Response(page, headers={"Content-Type": kind})

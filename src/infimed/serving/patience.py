@@ -1,0 +1,86 @@
+"""How long uvicorn waits for a request's headers, and how it stops.
+
+uvicorn has a time limit between requests and none within the headers of one, so a client that sends a byte a
+minute would keep its connection for ever (slowloris).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def patient_protocol(seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP/1.1 that gives a request's headers so many seconds, and what a client still sends after
+    its request was answered no more."""
+
+    class PatientProtocol(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._arm()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._disarm()
+            elif self._timer is None:
+                self._arm()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            super().connection_lost(exc)
+
+        def _arm(self) -> None:
+            self._timer = self.loop.call_later(seconds, self._too_slow)
+
+        def _disarm(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _too_slow(self) -> None:
+            self._timer = None
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.abort()
+
+    return PatientProtocol
+
+
+class DrainingServer(uvicorn.Server):
+    """Refuses new requests from the first signal on, lets running answers end, then stops."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal; the second one does not wait."""
+        self._drain()
+        if self.should_exit and sig == signal.SIGTERM:
+            self.force_exit = True
+        super().handle_exit(sig, frame)
+
+
+def server(app: Any, *, host: str, port: int, header_seconds: float, drain_seconds: float, drain: Callable[[], object]) -> DrainingServer:  # fmt: skip
+    """A server that is ready to `run`."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=patient_protocol(header_seconds),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+    )
+    return DrainingServer(config, drain)

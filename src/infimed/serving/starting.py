@@ -1,0 +1,158 @@
+"""From a checkpoint or an endpoint to a running server: what `infimed serve` does."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infimed.core.errors import UsageError
+from infimed.serving.keys import Keys, check_bind, is_loopback_host
+from infimed.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from infimed.inference.local import LocalModel
+    from infimed.serving.service import Service
+
+
+@dataclass(frozen=True)
+class Bind:
+    """Where to listen, and to whom.
+
+    Attributes:
+        port: 0 takes a free one. hosts: names in ``Host`` that are answered to; on loopback those of this
+            machine, elsewhere all, unless some are named.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Keys = field(default_factory=Keys)
+    hosts: Sequence[str] = ()
+
+    @property
+    def answered(self) -> Sequence[str]:
+        """Names in ``Host``, in small letters; none for all."""
+        from infimed.serving.front import LOCAL_HOSTS
+
+        local = LOCAL_HOSTS if is_loopback_host(self.host) else ()
+        named = tuple(name.lower() for name in self.hosts)
+        return (*local, *named) if local or named else ()
+
+
+def local_service(run: Path, name: str, settings: Settings, dtype: str, device: str) -> Service:
+    """A server's inside around a checkpoint in this process.
+
+    Raises:
+        DataError: there is no complete checkpoint.
+        UsageError: there is no such device.
+    """
+    import torch
+
+    from infimed.inference.local import LocalModel
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    local = LocalModel.open(run, dtype=types[dtype])
+    try:
+        local.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            "the model cannot be put there",
+            where="--device",
+            seen=device,
+            accepted="cpu, cuda, cuda:N",
+        ) from error
+    return around(local, name, settings)
+
+
+def around(local: LocalModel, name: str, settings: Settings) -> Service:
+    """A server's inside around a model that is loaded already."""
+    from infimed.serving.engine import Engine
+    from infimed.serving.media import Decoders, Wanted
+    from infimed.serving.meters import Meters, engine_levels
+    from infimed.serving.service import Service
+
+    meters = Meters()
+    engine = Engine(local, settings, waited=meters.queue.observe)
+    for level in engine_levels(engine):
+        meters.show(*level)
+    wanted = Wanted(local.processor.image_size, local.processor.tiles)
+    return Service(settings, engine, Decoders(settings, wanted), meters, name)
+
+
+def backend_service(url: str, model: str | None, key: str, name: str | None, settings: Settings) -> Service:  # fmt: skip
+    """A server's inside before a model's server.
+
+    Raises:
+        UsageError, DataError: the URL is none, or no model is named and the server does not say which it has.
+    """
+    from infimed.inference.endpoint_settings import Endpoint, served_models
+    from infimed.serving.backend import Backend
+    from infimed.serving.media import Decoders, Wanted
+    from infimed.serving.meters import Meters
+    from infimed.serving.service import Service
+
+    if model is None:
+        model = served_models(Endpoint(url, "", key))[0]
+    backend = Backend(Endpoint(url, model, key), settings)
+    return Service(settings, backend, Decoders(settings, Wanted(None)), Meters(), name or model)
+
+
+def listen(bind: Bind) -> socket.socket:
+    """A socket that listens, before anything slow is done.
+
+    Raises:
+        UsageError: others could reach it without a key, or it cannot be had.
+    """
+    check_bind(bind.host, bind.keys)
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except BaseException:
+            made.close()
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen there ({error.strerror})",
+            where=f"{bind.host}:{bind.port}",
+            fix="choose another --port",
+        ) from error
+    return made
+
+
+def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable[[str], object]) -> None:  # fmt: skip
+    """Answer until a signal comes.
+
+    Args:
+        told: given the URL before the first request is taken.
+    """
+    from infimed.serving import logs
+    from infimed.serving.app import make_app
+    from infimed.serving.patience import server
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold images and texts
+    logs.set_up()
+    times = service.settings.times
+
+    def drain() -> None:
+        service.gate.draining = True
+
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    running = server(
+        make_app(service, bind.keys, bind.answered),
+        host=bind.host,
+        port=port,
+        header_seconds=times.header,
+        drain_seconds=times.drain,
+        drain=drain,
+    )
+    told(f"http://{shown}:{port}/v1")
+    running.run(sockets=[listening])
