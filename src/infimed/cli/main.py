@@ -14,6 +14,7 @@ from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
 from infimed.cli.export import card, export
 from infimed.cli.import_ import import_
+from infimed.cli.judge import judge
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
 from infimed.cli.train import train
@@ -39,6 +40,7 @@ app.command("import")(import_)
 app.command("export")(export)
 app.command("card")(card)
 app.command("chat")(chat)
+app.command("judge")(judge)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")
