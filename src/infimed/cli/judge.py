@@ -120,7 +120,7 @@ def judge(
             budget=Budget(max_calls, max_cost, opened.price),
             dry_run=dry_run,
         )
-    _print(done, dry_run, opened.price.currency if opened.price else "")
+    show_verdicts(done, dry_run, opened.price.currency if opened.price else "")
     if dry_run:
         return
     every = asked_anywhere(evaluation, names)
@@ -204,7 +204,10 @@ def _records(
     return joined
 
 
-def _print(done: Sequence[JudgedLabel], dry_run: bool, currency: str) -> None:
+def show_verdicts(
+    done: Sequence[JudgedLabel], dry_run: bool = False, currency: str = ""
+) -> None:
+    """Print what judging came to, or would take."""
     from infimed.core import console
 
     heads = ["task", "answers of", "asked", "yes", "no", "undecided", "failed"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infimed.core.statistics import Combine, ratio_of_sums
 from infimed.evaluation import extract
 from infimed.evaluation.extract import Extraction
-from infimed.evaluation.judging.scores import judged_rows
+from infimed.evaluation.judging.scores import WHOLE, judged_rows
 from infimed.evaluation.judging.verdicts import Judged, Verdicts
 from infimed.evaluation.medevalkit.verdict import verdict
 from infimed.evaluation.metrics.registry import METRICS
@@ -151,7 +151,7 @@ def assess(
             whole[members] = rows
             if not number:
                 score[members] = rows
-    if verdicts is not None:
+    if verdicts is not None and any(spec.judged_by(sample.kind) in WHOLE for sample in samples):
         measures.setdefault("judge", judged_rows("judge", judged))
     theirs = [verdict(s, spec, a.text) for s, a in zip(samples, answers, strict=True)]
     table = np.array(theirs, dtype=np.float64).reshape(count, 2)

@@ -34,6 +34,7 @@ from infimed.evaluation.report import (
     Scoreboard,
     TaskScores,
 )
+from infimed.evaluation.reports import report_cells
 from infimed.evaluation.sample import Sample, Shards, make_samples
 from infimed.evaluation.spec import Breakdown, TaskSpec, field_values, load_task, matches
 from infimed.inference.requests import Response
@@ -201,6 +202,7 @@ def _score_task(
     notes = list(told)
     judge = open_judge(out, spec.name) if spec.judged else None
     verdicts: dict[str, Verdicts] = {}
+    limited = False
     for label in labels:
         if label == "image-zeroed" and not any(record.images for record in records.asked):
             notes.append("no 'image-zeroed' row: the questions show no image")
@@ -221,6 +223,7 @@ def _score_task(
             verdicts[label] = judge.verdicts(samples, spec, given)
         results[label] = assess(samples, spec, given, verdicts.get(label))
         rows.append(Row(label, "model"))
+        limited |= manifest["limit"] is not None
         if manifest["images_dropped"]:
             notes.append(
                 f"{label}: {manifest['images_dropped']} images past the task's limit were not shown"
@@ -236,6 +239,13 @@ def _score_task(
         rows.append(Row(name, "control"))
     columns = columns_of(samples, spec)
     cells, differences = _tables(samples, spec, columns, rows, results, seed)
+    for metric in spec.report_metrics:
+        if limited:
+            notes.append(f"{metric} is of whole reports, so not of a sample of questions")
+            continue
+        whole, gaps = report_cells(metric, samples, results, cells, seed)
+        cells.extend(whole)
+        differences.extend(gaps)
     needs_judge, missing = needing_judge(spec, samples, results)
     notes.extend(missing)
     task = TaskScores(

@@ -100,6 +100,7 @@ class TaskSpec(Part):
         medevalkit: whose rules the `medevalkit` column follows: those most of its benchmarks share,
             SLAKE's or MMMU's own, or none.
         judge: what a judge asks of answers in words, see `Judge`; auto: by kind.
+        report_metrics: over all questions of a group together, see `reports`.
         subsets: named columns. breakdowns: a column per value. controls: rows that cost no model.
     """
 
@@ -119,6 +120,7 @@ class TaskSpec(Part):
     metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
     medevalkit: Literal["common", "slake", "mmmu", "none"] = "common"
     judge: Judge = "auto"
+    report_metrics: tuple[Literal["hierarchical_macro_f1"], ...] = ()
     subsets: dict[str, Where] = Field(default_factory=dict)
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"

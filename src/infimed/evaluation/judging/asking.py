@@ -110,7 +110,7 @@ def judge_answers(
     """Have `model` judge the stored answers to `tasks`; tasks that no judge reads are passed over.
 
     Args:
-        name: of the judge, for tables. labels: ways of answering; all that were asked by default.
+        name: of the judge, for tables. labels: ways of answering, where a task was asked in them; default: all.
         budget: of this run, over all tasks and labels together.
         dry_run: ask and write nothing; say how many calls there would be and how many tokens.
 
@@ -129,8 +129,18 @@ def judge_answers(
     records = collect(shards, read)
     found = []
     left = budget or Budget()
+    there = {spec.name: asked_labels(out, spec.name) for spec in read}
+    known = {label for own in there.values() for label in own}
+    for label in labels or ():
+        if label not in known:
+            raise UsageError(
+                "nobody was asked these tasks in this way", seen=label, accepted=sorted(known),
+                fix="infimed eval RUN --tasks ...",
+            )  # fmt: skip
     for spec in read:
-        wanted = list(labels) if labels is not None else asked_labels(out, spec.name)
+        wanted = [label for label in there[spec.name] if labels is None or label in labels]
+        if not wanted and labels is not None:
+            continue  # asked, but not in these ways
         if not wanted:
             raise UsageError(
                 "nobody was asked this task", where=f"{out / spec.name}", fix="infimed eval RUN --tasks"

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from infimed.evaluation.assess import Assessment
 from infimed.evaluation.judging.agreement import RIGHT, JudgeSummary, row_verdicts
+from infimed.evaluation.judging.scores import WHOLE
 from infimed.evaluation.judging.verdicts import JudgeFolder, Verdicts
 from infimed.evaluation.metrics.registry import METRICS
 from infimed.evaluation.report import SCORE
 from infimed.evaluation.sample import Sample
 from infimed.evaluation.spec import TaskSpec
-
-WHOLE = ("answer", "report", "refusal")
-"""Judged in one piece, beside the rules: they get the metric "judge"."""
 
 
 def metrics_shown(spec: TaskSpec, kind: str, results: Mapping[str, Assessment]) -> tuple[str, ...]:

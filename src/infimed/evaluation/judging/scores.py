@@ -22,6 +22,8 @@ from infimed.evaluation.metrics.rubric import rubric_score
 Floats = NDArray[np.float64]
 Row = tuple[float, float]
 
+WHOLE = frozenset({"answer", "report", "refusal"})
+"""Judged in one piece, beside the rules: such answers get the metric "judge"."""
 _NOTHING: Row = (0.0, 0.0)
 
 
@@ -54,7 +56,7 @@ def contradictions(items: Sequence[Judged]) -> Row:
 
 
 _BY_ASPECT: dict[str, tuple[frozenset[str], Callable[[Sequence[Judged]], Row]]] = {
-    "judge": (frozenset({"answer", "report", "refusal"}), judged_right),
+    "judge": (WHOLE, judged_right),
     "rubric": (frozenset({"criterion"}), rubric),
     "completeness": (frozenset({"entails"}), completeness),
     "contradictions": (frozenset({"contradicts"}), contradictions),
