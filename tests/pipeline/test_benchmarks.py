@@ -98,11 +98,6 @@ def test_without_data_a_benchmark_asks_the_recipes_own_records_and_says_so() -> 
     assert len(lines) == 3 and all(line.startswith("note:") for line in lines)
 
 
-def test_a_benchmarks_split_may_be_one_that_the_recipe_trains_on(data: Path) -> None:
-    # The recipe's own "train" and a benchmark's "test" are different files.
-    check_recipe(recipe(data, "evaluation.tasks=[pubmedqa]"))
-
-
 # ---- building and asking -----------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ Where this differs from that evaluator, and why:
 - Its mean runs over scikit-learn's report, in which the micro, macro, weighted and sample averages stand
   beside the places as if they were four more of them. Here they do not.
 - An answer that cannot be read selects nothing. Its evaluator then sets "no selection".
+- Several findings of one kind keep their order. Its evaluator may match them with the reference first.
 
 So the number is not that of the paper's table; it compares models that were asked alike.
 """
