@@ -88,7 +88,8 @@ def judge(
       infimed judge scores --judge http://localhost:8000/v1 --data benchmarks --max-calls 2000
     """
     from infimed.core import console
-    from infimed.evaluation.judging.asking import Budget, judge_answers
+    from infimed.evaluation.judging.asking import judge_answers
+    from infimed.evaluation.judging.budget import Budget
     from infimed.evaluation.judging.prompts import load_prompt
     from infimed.evaluation.scoring import score
 

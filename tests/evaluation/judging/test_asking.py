@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from infimed.core.errors import DataError, UsageError
-from infimed.evaluation.judging.asking import Budget, judge_answers
+from infimed.evaluation.judging.asking import judge_answers
+from infimed.evaluation.judging.budget import Budget
 from infimed.evaluation.judging.items import items_of, judge_request
 from infimed.evaluation.judging.prompts import ASPECTS, load_prompt, prompt_of
 from infimed.evaluation.judging.verdicts import (

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from infimed.core.errors import DataError, UsageError
 from infimed.data.record import Record, question_record
-from infimed.evaluation.judging.asking import Budget, judge_answers
+from infimed.evaluation.judging.asking import judge_answers
+from infimed.evaluation.judging.budget import Budget
 from infimed.evaluation.judging.prompts import load_prompt
 from infimed.evaluation.medevalkit import healthbench
 from infimed.evaluation.metrics.registry import METRICS

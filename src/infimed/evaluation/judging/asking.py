@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from infimed.core.errors import UsageError
 from infimed.core.files import atomic_open, read_json, write_json
 from infimed.evaluation.asked import collect, manifest_path
+from infimed.evaluation.judging.budget import Budget, answered, ask_within
 from infimed.evaluation.judging.items import Item
 from infimed.evaluation.judging.prompts import JudgePrompt
 from infimed.evaluation.judging.verdicts import (
@@ -31,40 +31,9 @@ from infimed.evaluation.judging.verdicts import (
 from infimed.evaluation.sample import Sample, Shards
 from infimed.evaluation.scoring import asked_samples, stored_answers
 from infimed.evaluation.spec import TaskSpec, load_task
-from infimed.inference.prices import Price
 from infimed.inference.replies import text_tokens
-from infimed.inference.requests import ASK_AGAIN, Model, Request, Response
-from infimed.inference.responses import ask, read_responses
-
-MARGIN: Final = 1.5
-"""A prompt is taken to have so many times the tokens of the rough count, so that a budget holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Where to stop: after so many calls, or before so much money is spent; None is no limit.
-
-    Raises:
-        UsageError: out of range, or money without a price.
-    """
-
-    calls: int | None = None
-    cost: float | None = None
-    price: Price | None = None
-
-    def __post_init__(self) -> None:
-        if self.calls is not None and self.calls < 0:
-            raise UsageError("a budget is 0 calls or more", seen=self.calls)
-        if self.cost is not None and not self.cost >= 0:
-            raise UsageError("a budget is 0 or more", seen=self.cost)
-        if self.cost is not None and self.price is None:
-            raise UsageError("a budget of money needs a price", fix="--prices FILE")
-
-    def most(self, request: Request) -> float:
-        """What a request costs at most."""
-        assert self.price is not None
-        words = sum(text_tokens(turn.text) for turn in request.messages)
-        return self.price.of(MARGIN * words, request.max_new_tokens)
+from infimed.inference.requests import Model, Response
+from infimed.inference.responses import read_responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +166,7 @@ def _judge_one(
     assert folder is not None
     keys = dict.fromkeys(request.key(model.fingerprint) for request in requests)
     fresh = [
-        folder.replies[key] for key in keys if key in folder.replies and not _answered(before, key)
+        folder.replies[key] for key in keys if key in folder.replies and not answered(before, key)
     ]
     verdicts = folder.verdicts(samples, spec, responses)
     _write_transcript(out, spec, label, samples, verdicts)
@@ -215,7 +184,7 @@ def _judge_one(
         items=len(asked),
         verdicts=dict(verdicts.counts),
         failures=dict(failures.most_common(5)),
-        calls=len(keys) - left - sum(_answered(before, key) for key in keys),
+        calls=len(keys) - left - sum(answered(before, key) for key in keys),
         left=left,
         prompt_tokens=spent[0],
         new_tokens=spent[1],
@@ -240,7 +209,7 @@ def _would_ask(
         key: one.request
         for one in asked
         if one.request is not None
-        and not _answered(stored, key := one.request.key(model.fingerprint))
+        and not answered(stored, key := one.request.key(model.fingerprint))
     }
     words = sum(text_tokens(turn.text) for r in fresh.values() for turn in r.messages)
     written = sum(request.max_new_tokens for request in fresh.values())
@@ -250,51 +219,10 @@ def _would_ask(
     )
 
 
-def _answered(stored: Mapping[str, Response], key: str) -> bool:
-    return key in stored and stored[key].status not in ASK_AGAIN
-
-
 def _less(budget: Budget, done: JudgedLabel) -> Budget:
     calls = None if budget.calls is None else max(0, budget.calls - done.calls)
     cost = None if budget.cost is None else max(0.0, budget.cost - done.cost)
     return Budget(calls, cost, budget.price)
-
-
-def ask_within(
-    model: Model, requests: Sequence[Request], store: Path, budget: Budget, *, title: str
-) -> int:
-    """Ask what is not stored as far as the budget goes, in order; how many were not asked for its sake.
-
-    A budget of money is kept by asking, again and again, as many as fit into what is left if each
-    costs the most it can.
-    """
-    stored = read_responses(store)[0]
-    first: dict[str, Request] = {}
-    for request in requests:
-        first.setdefault(request.key(model.fingerprint), request)
-    missing = [key for key in first if not _answered(stored, key)]
-    chosen = missing if budget.calls is None else missing[: budget.calls]
-    if budget.cost is None:
-        wanted = set(chosen)
-        asked = [r for key, r in first.items() if key in wanted or _answered(stored, key)]
-        if wanted:
-            ask(model, asked, store, title=title)
-        return len(missing) - len(chosen)
-    assert budget.price is not None
-    left, at = budget.cost, 0
-    while at < len(chosen):
-        end, most = at, 0.0
-        while end < len(chosen) and most + budget.most(first[chosen[end]]) <= left:
-            most += budget.most(first[chosen[end]])
-            end += 1
-        if end == at:
-            break
-        got = ask(model, [first[key] for key in chosen[at:end]], store, title=title)
-        left -= budget.price.of(
-            sum(r.prompt_tokens for r in got.values()), sum(r.new_tokens for r in got.values())
-        )
-        at = end
-    return len(missing) - at
 
 
 def _write_transcript(
