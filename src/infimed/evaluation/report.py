@@ -207,6 +207,7 @@ class Scoreboard:
         for task in self.tasks:
             parts.extend(_score_tables(task))
             parts.extend(_judge_table(task))
+            parts.extend(_tag_table(task))
             parts.extend(Text(f"  note: {note}") for note in task.notes)
         return Stack(*parts)
 
@@ -294,6 +295,24 @@ def _judge_table(task: TaskScores) -> list[Any]:
         f"{'; '.join(rules)}"
     )
     return [table(title, ["", "rule", *OUTCOMES, "n", "kappa"], lines, numeric=2)]
+
+
+def _tag_table(task: TaskScores) -> list[Any]:
+    """Rubric scores by tag of the criteria, a line per tag."""
+    from infimed.core.console import table
+
+    rows = task.judge.rows if task.judge is not None else ()
+    tags = list(dict.fromkeys(tag for row in rows for tag in row.tags))
+    if not tags:
+        return []
+    nothing = Estimate(None, None, None, 0, 0)
+    lines = [
+        [tag, rows[0].tags.get(tag, nothing).n]
+        + [percent(row.tags.get(tag, nothing)) for row in rows]
+        for tag in tags
+    ]
+    title = f"{task.task}: by tag of the criteria (%, 95 % interval)"
+    return [table(title, ["", "n", *(row.row for row in rows)], lines)]
 
 
 def _has_medevalkit(task: TaskScores) -> bool:

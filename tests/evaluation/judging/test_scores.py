@@ -140,6 +140,29 @@ def test_undecided_is_not_met_and_is_counted(tmp_path: Path) -> None:
     assert task.judge.rows[0].verdicts == {"yes": 1, "no": 1, "undecided": 1, "failed": 0}
 
 
+def test_tags_of_criteria_are_scored_apart(tmp_path: Path) -> None:
+    def tagged(n: int, rubric: list[tuple[str, float, list[str]]]) -> Record:
+        facts = [{"criterion": t, "points": p, "tags": tags} for t, p, tags in rubric]
+        return rubric_record(n, [("alpha", 1.0)], rubric=facts)
+
+    shards = FakeShards(
+        [
+            tagged(0, [("alpha", 4, ["axis:a"]), ("beta", 6, ["axis:b"]), ("gamma", -2, ["axis:a"])]),
+            tagged(1, [("alpha", 5, ["axis:a", "axis:b"]), ("delta", -5, ["axis:c"])]),
+        ]
+    )
+    task = scored(tmp_path, shards, "healthbench", constant("alpha gamma"), judge()).tasks[0]
+    assert task.judge is not None
+    tags = task.judge.rows[0].tags
+    assert {tag: (of.mean, of.n) for tag, of in tags.items()} == {
+        "axis:a": (pytest.approx((2 / 4 + 1) / 2), 2),
+        "axis:b": (pytest.approx((0 + 1) / 2), 2),
+        "axis:c": (None, 0),
+    }
+    assert "axis:a" in shown(Scoreboard((task,)))
+    assert Scoreboard.from_dict(json.loads((tmp_path / "scores.json").read_text())).tasks[0] == task
+
+
 # ---- K-QA --------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,16 @@ whole groups; low agreement says that one of the two is wrong, not which.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from infimed.core.agreement import weighted_kappa
-from infimed.core.statistics import Estimate
+from infimed.core.statistics import Estimate, Measured, compare_sums
+from infimed.evaluation.judging.scores import rubric_by_tag
 from infimed.evaluation.judging.verdicts import FAILED, VERDICTS, Verdicts
+from infimed.evaluation.metrics.rubric import clipped_ratio
 from infimed.evaluation.metrics.words import recall
 from infimed.evaluation.sample import Sample
 
@@ -49,6 +53,7 @@ class RowVerdicts:
         verdicts: verdict ("failed" among them) -> count, over all that was asked. empty: answers
             that say nothing and were not shown to the judge. unjudged: samples without a whole set of
             verdicts, left out of the judge's scores. agreement: with the rules.
+        tags: tag of criteria -> rubric score over these criteria alone; n is how many answers have one.
     """
 
     row: str
@@ -56,6 +61,7 @@ class RowVerdicts:
     empty: int
     unjudged: int
     agreement: tuple[Agreement, ...]
+    tags: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class JudgeSummary:
             RowVerdicts(
                 **{
                     **row,
+                    "tags": {tag: Estimate(**of) for tag, of in row.get("tags", {}).items()},
                     "agreement": tuple(
                         Agreement(**{**one, "kappa": Estimate(**one["kappa"])})
                         for one in row["agreement"]
@@ -121,7 +128,19 @@ def row_verdicts(
     if statements:
         found.append(_agreement("statements", WORDS_RULE, statements, seed))
     counts = {name: verdicts.counts[name] for name in OUTCOMES}
-    return RowVerdicts(row, counts, empty, unjudged, tuple(found))
+    tags = _by_tag(verdicts, [sample.group for sample in samples], seed)
+    return RowVerdicts(row, counts, empty, unjudged, tuple(found), tags)
+
+
+def _by_tag(verdicts: Verdicts, groups: Sequence[str], seed: int) -> dict[str, Estimate]:
+    """Rubric scores by tag of the criteria, over the answers that have one."""
+    made = {}
+    for tag, rows in rubric_by_tag(verdicts.samples).items():
+        there = np.flatnonzero(rows[:, 1])
+        own = [groups[at] for at in there.tolist()]
+        measured = [Measured([rows[there]], clipped_ratio)]
+        made[tag] = compare_sums(measured, own, seed=seed)[0].rows[0]
+    return made
 
 
 def _agreement(

@@ -76,3 +76,18 @@ def judged_rows(metric: str, samples: Sequence[Sequence[Judged]]) -> Floats:
         if own and all(one.verdict for one in own):
             rows[at] = of(own)
     return rows
+
+
+def rubric_by_tag(samples: Sequence[Sequence[Judged]]) -> dict[str, Floats]:
+    """Tag of criteria -> rows [n, 2]: the rubric's score over the criteria of that tag alone.
+
+    As HealthBench counts them: an answer without a positive criterion of the tag has no score there.
+    """
+    tags = sorted({tag for items in samples for one in items for tag in one.item.tags})
+    found = {tag: np.zeros((len(samples), 2)) for tag in tags}
+    for at, items in enumerate(samples):
+        if not all(one.verdict for one in items):
+            continue
+        for tag in {tag for one in items for tag in one.item.tags}:
+            found[tag][at] = rubric([one for one in items if tag in one.item.tags])
+    return found
