@@ -123,7 +123,9 @@ def _bare(record: Record):  # type: ignore[no-untyped-def]
     )
 
 
-def test_benchmarks_are_built_once_and_their_hashes_are_the_runs(data: Path, tmp_path: Path) -> None:
+def test_benchmarks_are_built_once_and_their_hashes_are_the_runs(
+    data: Path, tmp_path: Path
+) -> None:
     wanted = recipe(data, "evaluation.text_only=[medxpertqa_mm]")
     run = run_folder(tmp_path, wanted)
     hashes = keep_benchmarks(wanted, run)
@@ -214,7 +216,9 @@ def test_a_run_asks_its_own_records_and_its_benchmarks_apart(
     assert not any("stray" in request.id for request in scripted)  # own, of a benchmark's source
     notes = {task.task: task.notes for task in board.tasks}
     assert any("not asked in this way" in note for note in notes["medxpertqa_mm"])
-    assert Scoreboard.from_dict(json.loads((run / "evaluation" / "scores.json").read_text())) == board
+    assert (
+        Scoreboard.from_dict(json.loads((run / "evaluation" / "scores.json").read_text())) == board
+    )
     assert json.loads((run / "evaluation" / "slake_en" / "data.json").read_text())["questions"]
     task_results(board), headline(board)  # the report reads such a board
     asked = len(scripted)
@@ -234,5 +238,7 @@ def test_the_report_shows_answers_with_the_images_of_benchmarks(
     evaluate_step(wanted, run, shards)
     both = evaluation_shards(run, shards)
     made = answer_examples(both, run / "evaluation" / "samples.jsonl", "model", seed=1)
-    assert made and all(picture.uri and not picture.problem for one in made for picture in one.images)
+    assert made and all(
+        picture.uri and not picture.problem for one in made for picture in one.images
+    )
     assert any(one.images for one in made)

@@ -187,7 +187,16 @@ def evaluate_command(
     if judge:
         _check_judged(names)
     _evaluate(
-        model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only,
+        model,
+        names,
+        records,
+        target,
+        limit,
+        zeroed,
+        trained_blind,
+        batch_size,
+        threads,
+        text_only,
         (judge, judge_model),
     )
 

@@ -43,7 +43,9 @@ def judge(
     ] = "",
     labels: Annotated[
         str,
-        typer.Option("--labels", metavar="A,B", help="Ways of answering; default: all that were asked."),
+        typer.Option(
+            "--labels", metavar="A,B", help="Ways of answering; default: all that were asked."
+        ),
     ] = "",
     shards: Annotated[
         Path | None,
@@ -51,7 +53,9 @@ def judge(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="DIR|TASK=DIR", help="Where benchmarks lie, as for infimed eval."),
+        typer.Option(
+            "--data", metavar="DIR|TASK=DIR", help="Where benchmarks lie, as for infimed eval."
+        ),
     ] = None,
     prompt: Annotated[
         Path | None, typer.Option("--prompt", help="Own words for the judge (YAML), see docs.")
@@ -205,9 +209,7 @@ def _records(
     return joined
 
 
-def show_verdicts(
-    done: Sequence[JudgedLabel], dry_run: bool = False, currency: str = ""
-) -> None:
+def show_verdicts(done: Sequence[JudgedLabel], dry_run: bool = False, currency: str = "") -> None:
     """Print what judging came to, or would take."""
     from infimed.core import console
 
@@ -221,7 +223,8 @@ def show_verdicts(
         console.out.print(console.table("what a judge would be asked", heads, rows, numeric=2))
     else:
         made = [
-            (o.task, o.label, o.items, *(o.verdicts.get(name, 0) for name in heads[3:])) for o in done
+            (o.task, o.label, o.items, *(o.verdicts.get(name, 0) for name in heads[3:]))
+            for o in done
         ]
         console.out.print(console.table("verdicts", heads, made, numeric=2))
     for one in done:

@@ -66,9 +66,7 @@ class Assessment:
         return self.measures.get(metric, np.zeros((len(self.answers), 2)))
 
 
-def combine_of(
-    metric: str, spec: TaskSpec | None = None, kinds: Sequence[str] = ()
-) -> Combine:
+def combine_of(metric: str, spec: TaskSpec | None = None, kinds: Sequence[str] = ()) -> Combine:
     """How rows of a metric are summed up; the score's as those of the first metric of all `kinds`."""
     if metric == SCORE and spec is not None:
         firsts = {METRICS[spec.metrics_of(kind)[0]].combine for kind in kinds}

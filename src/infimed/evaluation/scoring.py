@@ -87,7 +87,9 @@ def _breakdown_columns(
     return [(Column(f"{part.name}={v}", f"{part.name}: {v}", part.name), members[v]) for v in order]
 
 
-def stored_answers(out: Path, spec: TaskSpec, label: str) -> tuple[dict[str, Any], dict[str, Response]]:
+def stored_answers(
+    out: Path, spec: TaskSpec, label: str
+) -> tuple[dict[str, Any], dict[str, Response]]:
     """What a label was asked, and the responses to it by request key.
 
     Raises:

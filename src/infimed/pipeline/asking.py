@@ -22,8 +22,8 @@ from infimed.evaluation.runner import evaluate
 from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
 from infimed.model.loading import find_checkpoint
-from infimed.pipeline.beside import beside
 from infimed.pipeline.benchmarks import evaluation_shards, kept, without_images
+from infimed.pipeline.beside import beside
 from infimed.pipeline.report_results import BLIND, LOW, MODEL, TEXT_ONLY, ZEROED
 from infimed.training.device import set_threads
 

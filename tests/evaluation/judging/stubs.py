@@ -19,9 +19,7 @@ from tests.evaluation.fakes import FakeShards
 def frames(request: Request) -> dict[str, str]:
     """What stands in each frame of a request."""
     text = request.messages[-1].text
-    return {
-        name: inside for name, inside in re.findall(r"<<<([A-Z]+)\n(.*?)\n\1>>>", text, re.DOTALL)
-    }
+    return dict(re.findall(r"<<<([A-Z]+)\n(.*?)\n\1>>>", text, re.DOTALL))
 
 
 def reply(verdict: object, reason: str = "as read") -> str:
@@ -35,7 +33,9 @@ def aspect_of(request: Request) -> str:
     if "CRITERION" in shown:
         return "criterion"
     if "STATEMENT" in shown:
-        return "contradicts" if "contradict the STATEMENT" in request.messages[-1].text else "entails"
+        return (
+            "contradicts" if "contradict the STATEMENT" in request.messages[-1].text else "entails"
+        )
     return "whole"
 
 
@@ -85,7 +85,10 @@ def rubric_record(n: int, criteria: list[tuple[str, float]], **facts: object) ->
         task="report",
         source="healthbench",
         split="test",
-        facts={"rubric": [{"criterion": t, "points": p, "tags": ["axis:x"]} for t, p in criteria], **facts},
+        facts={
+            "rubric": [{"criterion": t, "points": p, "tags": ["axis:x"]} for t, p in criteria],
+            **facts,
+        },
     )
 
 

@@ -215,7 +215,9 @@ def test_a_reply_is_read_or_has_not_decided(text: str, verdict: str, status: str
         (Response("x", '{"verdict": "no"} and', "truncated"), "no", "ok"),
     ],
 )
-def test_no_reply_is_no_verdict(response: Response | None, verdict: str | None, status: str) -> None:
+def test_no_reply_is_no_verdict(
+    response: Response | None, verdict: str | None, status: str
+) -> None:
     spec = load_task("open")
     item = items_of(make_samples(open_records(1), spec)[0], spec)[0]
     found = judged_of(item, response)

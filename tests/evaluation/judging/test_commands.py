@@ -39,7 +39,9 @@ def answered(tmp_path: Path) -> tuple[Path, Path]:
     (source / "records.jsonl").write_text(lines, encoding="utf-8")
     import_data(source, tmp_path / "shards", reader="records")
     known = {r.id: "a cyst" if n % 3 == 2 else str(r.answer) for n, r in enumerate(records)}
-    evaluate(oracle(known), open_shards(tmp_path / "shards"), ["open"], tmp_path / "out", label="model")
+    evaluate(
+        oracle(known), open_shards(tmp_path / "shards"), ["open"], tmp_path / "out", label="model"
+    )
     return tmp_path / "shards", tmp_path / "out"
 
 
@@ -53,7 +55,18 @@ def fair_script(call: dict[str, Any], _: int) -> Reply:
 
 def judge_folder(out: Path, url: str, shards: Path, *more: str) -> Any:
     return RUNNER.invoke(
-        app, ["judge", str(out), "--judge", url, "--judge-model", "stub", "--shards", str(shards), *more]
+        app,
+        [
+            "judge",
+            str(out),
+            "--judge",
+            url,
+            "--judge-model",
+            "stub",
+            "--shards",
+            str(shards),
+            *more,
+        ],
     )
 
 
@@ -181,7 +194,12 @@ def test_a_local_checkpoint_judges_like_any_model(
     shards = open_shards(shards_path)
     local = LocalModel(make_model(), Processor(tiny_tokenizer_json(), 32, 16), "tiny")
     short = load_prompt().model_copy(
-        update={"system": "Grade.", "reply": "yes or no", "max_new_tokens": 4, "questions": dict.fromkeys(load_prompt().questions, "Same?")}  # fmt: skip
+        update={
+            "system": "Grade.",
+            "reply": "yes or no",
+            "max_new_tokens": 4,
+            "questions": dict.fromkeys(load_prompt().questions, "Same?"),
+        }
     )
     (done,) = judge_answers(local, "tiny", shards, ["open"], out, prompt=short)
     # A model of random weights says nothing that can be read: that is undecided, never a guess.

@@ -30,7 +30,11 @@ def form(rng: np.random.Generator, report: str, skill: float) -> list[Question]:
     def ask(path: str, text: str, above: tuple[str, ...], options, gold, multi=False) -> None:  # type: ignore[no-untyped-def]
         said = frozenset(gold)
         if rng.random() > skill:
-            drawn = [o for o in options if rng.random() < 0.4] if multi else [options[int(rng.integers(len(options)))]]
+            drawn = (
+                [o for o in options if rng.random() < 0.4]
+                if multi
+                else [options[int(rng.integers(len(options)))]]
+            )
             said = frozenset(drawn)
         made.append(Question(report, path, text, above, tuple(options), frozenset(gold), said))
 
@@ -84,7 +88,10 @@ def slow_macro_f1(reports: list[list[Question]]) -> float:
         for option in options:
             tp = fp = fn = 0
             for gold, said in filled:
-                right, chosen_here = option in gold.get(place, implied), option in said.get(place, implied)
+                right, chosen_here = (
+                    option in gold.get(place, implied),
+                    option in said.get(place, implied),
+                )
                 tp += right and chosen_here
                 fp += chosen_here and not right
                 fn += right and not chosen_here
@@ -149,7 +156,7 @@ def report_shards(reports: int = 12) -> FakeShards:
             out.append(
                 question_record(
                     id=f"{n}-{at}",
-                    question=f"{q.text}\nPossible answers:\n" + "\n".join(q.options),
+                    question="\n".join([*q.above, q.text, "Possible answers:", *q.options]),
                     answer=", ".join(sorted(q.gold)),
                     images=(image(f"r{n}"),),
                     task="closed" if binary else "open",

@@ -112,7 +112,9 @@ def judge_answers(
             continue  # asked, but not in these ways
         if not wanted:
             raise UsageError(
-                "nobody was asked this task", where=f"{out / spec.name}", fix="infimed eval RUN --tasks"
+                "nobody was asked this task",
+                where=f"{out / spec.name}",
+                fix="infimed eval RUN --tasks",
             )
         if not dry_run:
             _note(out, spec, name, model, prompt, wanted)
@@ -214,9 +216,7 @@ def _would_ask(
     words = sum(text_tokens(turn.text) for r in fresh.values() for turn in r.messages)
     written = sum(request.max_new_tokens for request in fresh.values())
     cost = budget.price.of(words, written) if budget.price else 0.0
-    return JudgedLabel(
-        spec.name, label, len(asked), {}, {}, len(fresh), 0, words, written, cost
-    )
+    return JudgedLabel(spec.name, label, len(asked), {}, {}, len(fresh), 0, words, written, cost)
 
 
 def _less(budget: Budget, done: JudgedLabel) -> Budget:

@@ -50,7 +50,9 @@ def items_of(sample: Sample, spec: TaskSpec) -> tuple[Item, ...]:
         rubric = facts.get("rubric")
         if not isinstance(rubric, list) or not rubric:
             raise DataError(
-                "the record has no rubric", where=sample.id, accepted="facts.rubric: a list of criteria"
+                "the record has no rubric",
+                where=sample.id,
+                accepted="facts.rubric: a list of criteria",
             )
         return tuple(_criterion(entry, sample.id) for entry in rubric)
     if mode == "statements":

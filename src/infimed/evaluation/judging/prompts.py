@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,7 +42,7 @@ class JudgePrompt(Part):
             raise ValueError(f"give one question for each of {', '.join(ASPECTS)}")
         return self
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of everything that is asked."""
         return sha256_json(self.model_dump(mode="json"))

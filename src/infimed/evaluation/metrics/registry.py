@@ -109,7 +109,8 @@ def together(function: Callable[[Texts, Texts], Sequence[float]]) -> Measure:
 
 def _needs_judge(answers: Texts, golds: Texts) -> Floats:
     raise UsageError(
-        "this metric is read from a judge's verdicts, not from texts", fix="infimed judge EVALUATION"
+        "this metric is read from a judge's verdicts, not from texts",
+        fix="infimed judge EVALUATION",
     )
 
 

@@ -8,7 +8,7 @@ Domain: Rad-ReStruct.
 
 Where this differs from that evaluator, and why:
 
-- Questions are those of the reference's own path: what a model would have said below a "yes" of its
+- Questions are those of the reference's own path, with its answers: what a model would have said below a "yes" of its
   own, where the reference says "no", was never asked and counts as "no". Its evaluator asks there.
 - Places that no report of the set is asked about are left out: there both say "no" by construction, and
   each would add a 1 to the mean. Its evaluator has all 2,470 places of the form.
@@ -76,14 +76,14 @@ def chosen(text: str | None, options: Sequence[str], *, single: bool) -> frozens
     if text is None:
         return frozenset()
     words = f" {normalise(text)} "
-    found = set()
+    found: set[str] = set()
     for option in sorted(options, key=lambda option: (-len(normalise(option)), option)):
         name = f" {normalise(option)} "
         if name.strip() and name in words:
             found.add(option)
             words = words.replace(name, " | ")
     if not found and words.strip() in _NOTHING:
-        found = ALONE & set(options)
+        found = set(ALONE & set(options))
     if len(found) > 1:
         found -= ALONE
     return frozenset() if single and len(found) > 1 else frozenset(found)
