@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from infimed.evaluation.judging.asking import JudgedLabel
     from infimed.evaluation.sources import JoinedShards
 
-FIRST, LAST = ("model", "text-only"), ("image-zeroed", "trained-blind", "low-grid")
+LAST = ("image-zeroed", "trained-blind", "low-grid")
 
 
 def judge(
@@ -38,7 +38,9 @@ def judge(
     tasks: Annotated[
         str,
         typer.Option(
-            "--tasks", metavar="A,B", help="Default: all in the folder that a judge reads."
+            "--tasks",
+            metavar="A,B",
+            help="Default: all in the folder that a judge reads. All are scored.",
         ),
     ] = "",
     labels: Annotated[
@@ -98,8 +100,8 @@ def judge(
     from infimed.evaluation.scoring import score
 
     asked = load_prompt(prompt)
-    names = _tasks(evaluation, tasks)
-    records = _records(evaluation, names, shards, data or [])
+    names, scored = _tasks(evaluation, tasks)
+    records = _records(evaluation, scored, shards, data or [])
     chosen = [label for label in labels.split(",") if label] or None
     with ExitStack() as stack:
         opened = open_judge_model(
@@ -128,9 +130,9 @@ def judge(
     show_verdicts(done, dry_run, opened.price.currency if opened.price else "")
     if dry_run:
         return
-    every = asked_anywhere(evaluation, names)
+    every = asked_anywhere(evaluation, scored)
     board = score(
-        evaluation, records, names, every, prior_splits=trained_on(evaluation.parent), partial=True
+        evaluation, records, scored, every, prior_splits=trained_on(evaluation.parent), partial=True
     )
     console.out.print(board.render())
     if done and all(set(one.verdicts) <= {"failed"} for one in done if one.items):
@@ -148,6 +150,7 @@ def trained_on(run: Path) -> tuple[str, ...]:
 def asked_anywhere(evaluation: Path, tasks: Sequence[str]) -> list[str]:
     """All ways of answering in a folder, the model first, its controls last."""
     from infimed.evaluation.judging.asking import asked_labels
+    from infimed.evaluation.scoring import FIRST
     from infimed.evaluation.spec import load_task
 
     found = {label for task in tasks for label in asked_labels(evaluation, load_task(task).name)}
@@ -156,25 +159,34 @@ def asked_anywhere(evaluation: Path, tasks: Sequence[str]) -> list[str]:
     return [*first, *sorted(found - {*first, *last}), *last]
 
 
-def _tasks(evaluation: Path, tasks: str) -> list[str]:
-    """Names of the tasks: those given, or all that the folder holds.
+def _tasks(evaluation: Path, tasks: str) -> tuple[list[str], list[str]]:
+    """Tasks to judge (those given, or all), and tasks to score: all that the folder holds.
 
     Raises:
-        DataError: the folder holds no answers.
+        DataError: the folder holds no answers, or answers to a task that is not known here.
     """
     from infimed.evaluation.groups import choose
+    from infimed.evaluation.spec import load_task, task_names
 
-    if tasks:
-        return list(choose(tasks).names)
-    found = sorted({path.parent.name for path in evaluation.glob("*/*.run.json")})
-    if not found:
+    there = sorted({path.parent.name for path in evaluation.glob("*/*.run.json")})
+    if not there:
         raise DataError(
             "no answers here",
             where=str(evaluation),
             accepted="TASK/LABEL.run.json",
             fix="infimed eval RUN --tasks ... --out FOLDER",
         )
-    return found
+    given = list(choose(tasks).names) if tasks else []
+    known = {load_task(name).name for name in given}
+    others = [name for name in there if name not in known]
+    for name in others:
+        if name not in task_names():
+            raise DataError(
+                "the task of these answers does not ship with InfiMed",
+                where=str(evaluation / name),
+                fix="name its file among the --tasks",
+            )
+    return given or others, [*given, *others]
 
 
 def _records(

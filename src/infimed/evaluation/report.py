@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from infimed.core.errors import UsageError
 from infimed.core.statistics import Estimate
 from infimed.evaluation.judging.agreement import OUTCOMES, JudgeSummary
+from infimed.evaluation.metrics.registry import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -322,5 +323,7 @@ def _has_medevalkit(task: TaskScores) -> bool:
 
 def _repeats(task: TaskScores, column: str, metric: str) -> bool:
     """Whether a metric's cell says what the score's cell of the same column says already."""
+    if metric in METRICS and METRICS[metric].direction == "lower":
+        return False  # an equal number says something else
     values = {(c.row, c.metric): c.estimate for c in task.cells if c.column == column}
     return all(values[row.name, metric] == values[row.name, SCORE] for row in task.rows)

@@ -40,6 +40,9 @@ from infimed.evaluation.spec import Breakdown, TaskSpec, field_values, load_task
 from infimed.inference.requests import Response
 from infimed.inference.responses import read_responses
 
+FIRST = ("model", "text-only")
+"""Labels of the model itself, whichever of them a task was asked."""
+
 
 def columns_of(samples: Sequence[Sample], spec: TaskSpec) -> list[tuple[Column, list[int]]]:
     """The table's columns with the samples in each: all, kinds, subsets, breakdowns. None is empty."""
@@ -186,7 +189,8 @@ def _asked_labels(
     missing = [label for label in labels if not manifest_path(out, spec.name, label).exists()]
     if not partial or len(missing) == len(labels):
         return list(labels), []
-    told = [f"not asked in this way: {', '.join(missing)}"] if missing else []
+    controls = [label for label in missing if label not in FIRST]
+    told = [f"not asked in this way: {', '.join(controls)}"] if controls else []
     return [label for label in labels if label not in missing], told
 
 

@@ -207,3 +207,23 @@ def test_a_local_checkpoint_judges_like_any_model(
     before = replies_path(out, "open").read_bytes()
     judge_answers(local, "tiny", shards, ["open"], out, prompt=short)
     assert replies_path(out, "open").read_bytes() == before
+
+
+def test_judging_one_task_keeps_the_scores_of_the_others(answered: tuple[Path, Path]) -> None:
+    shards, out = answered
+    evaluate(constant("effusion"), open_shards(shards), ["open"], out / "other", label="model")
+    own = out.parent / "mine.yaml"
+    own.write_text(
+        "name: mine\ntitle: T\nsource: {dataset: d}\nwhere: {task: [open]}\ncontrols: []\n"
+    )
+    evaluate(constant("effusion"), open_shards(shards), [str(own)], out, label="model")
+    with serving(fair_script) as stub:
+        refused = judge_folder(out, stub.url, shards, "--tasks", "open")
+        assert "name its file" in str(refused.exception)
+        done = judge_folder(out, stub.url, shards, "--tasks", str(own))
+        assert done.exit_code == 0, done.output
+    board = json.loads((out / "scores.json").read_text())
+    assert {task["task"]: bool(task["judge"]) for task in board["tasks"]} == {
+        "mine": True,
+        "open": False,
+    }
