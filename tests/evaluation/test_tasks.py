@@ -4,6 +4,7 @@ What a score must be, by kind:
 
 - oracle (says the gold answer; for a choice, its letter): 1, the best, in every metric. Two have a
   penalty for short texts even then: CIDEr, at most 10, and METEOR, at most 1.
+  Where the score needs a judge, a stub reads: a gold answer is perfect, else what stands there counts.
 - empty (says nothing): 0, the worst, and unparsed.
 - random (a fair letter; yes or no; else a fair draw from the task's gold texts): within four standard
   errors of its expectation, which is the mean over samples and texts of what each text would score.
@@ -36,6 +37,7 @@ from infimed.inference.requests import Response
 from infimed.inference.stubs import Scripted, constant, oracle, random_answers
 from tests.conftest import tiny_processor
 from tests.evaluation.fakes import FakeShards
+from tests.evaluation.judging.stubs import verdicts_of
 from tests.evaluation.rows import FOLDER, records_of, rows_of, write_layout
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -73,7 +75,12 @@ def told(sample: Sample) -> str:
 def answers(samples: list[Sample], spec: TaskSpec, model: Scripted) -> Assessment:
     """What a model's answers are worth, asked through the harness."""
     requests = [make_request(sample, spec, model, FakeShards()) for sample in samples]
-    return assess(samples, spec, list(model.respond(requests)))
+    return judged(samples, spec, list(model.respond(requests)))
+
+
+def judged(samples: list[Sample], spec: TaskSpec, responses: list[Response]) -> Assessment:
+    """What responses are worth, read by a stub judge where the score needs one."""
+    return assess(samples, spec, responses, verdicts_of(samples, spec, responses))
 
 
 def values(found: Assessment) -> list[float]:
@@ -151,7 +158,7 @@ def test_a_random_answer_scores_at_chance(name: str, made) -> None:  # type: ign
         if key not in worth:
             texts = pool(sample, samples)
             worth[key] = values(
-                assess([sample] * len(texts), spec, [Response(sample.id, text) for text in texts])
+                judged([sample] * len(texts), spec, [Response(sample.id, text) for text in texts])
             )
     each = [worth[sample.kind, sample.gold, sample.options] for sample in samples]
     expected = mean(mean(values) for values in each)

@@ -70,11 +70,15 @@ def make_run(tmp_path: Path) -> Path:
             folder / "manifest.json", {"position": {"stage": stage, "row": row, "step": step}}
         )
     answers = run / "evaluation"
-    answers.mkdir()
+    task = answers / "open"  # as infimed eval lays it out
+    task.mkdir(parents=True)
     write_lines(answers / "samples.jsonl", [{"id": record.id, "text": "x"} for record in shards])
     write_json(
-        answers / "t.run.json", {"requests": [{"id": f"{record.id}#2"} for record in shards]}
+        task / "model.run.json", {"requests": [{"id": f"{record.id}#2"} for record in shards]}
     )
+    write_lines(task / "model.responses.jsonl", [{"id": record.id} for record in shards])
+    write_lines(task / "judge.replies.jsonl", [{"id": f"{r.id}#2#j0"} for r in shards])
+    write_lines(task / "model.verdicts.jsonl", [{"id": record.id} for record in shards])
     (run / "report.html").write_text("<p>patient-0</p>")
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from rich.console import Console
@@ -31,3 +32,18 @@ def test_scores_fit_a_terminal_of_80_columns_without_broken_words(tmp_path: Path
                 ][:1]
                 assert f"{100 * mean:.1f}" in line
     assert "model minus image-zeroed:" in text
+
+
+def test_a_score_that_needs_a_judge_says_so(tmp_path: Path) -> None:
+    from infimed.evaluation.runner import evaluate, score
+    from infimed.inference.stubs import constant
+    from tests.evaluation.fakes import FakeShards
+    from tests.evaluation.judging.stubs import rubric_record
+
+    shards = FakeShards(rubric_record(n, [("alpha", 1.0)]) for n in range(3))
+    for label in ("model", "trained-blind"):
+        evaluate(constant("alpha"), shards, ["healthbench"], tmp_path, label=label)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(headline(score(tmp_path, shards, ["healthbench"], ["model", "trained-blind"])))
+    text = console.export_text()
+    assert "judge?" in text and "infimed judge" in text and "[, ]" not in text

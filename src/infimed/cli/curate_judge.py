@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infimed.cli.judge_model import open_judge_model, say_where
 from infimed.core.errors import EXIT_DATA, UsageError
 
 if TYPE_CHECKING:
     from infimed.curation.judge import JudgeSummary
-    from infimed.inference.endpoint_settings import Endpoint
-    from infimed.inference.prices import Price
-    from infimed.inference.requests import Model
 
 
 def judge(
@@ -81,72 +78,31 @@ def judge(
         ledger, data := open_shards(shards), asked, band=chosen_band, limit=limit, seed=seed
     )
     with ExitStack() as stack:
-        if endpoint is not None:
-            from infimed.inference.endpoint import EndpointModel
-            from infimed.inference.endpoint_settings import Endpoint, parse_extra, read_key
-
-            settings = Endpoint(
-                endpoint,
-                judge_model or "",
-                read_key(key_file),
-                concurrency=concurrency,
-                timeout_seconds=timeout,
-                extra=parse_extra(extra),
-            )
-            remote = stack.enter_context(EndpointModel(_named(settings, dry_run)))
-            price = _price(prices, remote.endpoint.model)
-            _say_where(remote.endpoint.base_url, len(planned.rows))
-            judging: Model = remote
-        else:
-            from infimed.inference.local import LocalModel
-
-            assert model is not None
-            price = _price(prices, model.name)
-            judging = LocalModel.open(model)
+        judging = open_judge_model(
+            stack,
+            endpoint if endpoint is not None else str(model),
+            name=judge_model or "",
+            key_file=key_file,
+            prices=prices,
+            extra=extra,
+            concurrency=concurrency,
+            timeout=timeout,
+            ask_names=not dry_run,
+        )
+        price = judging.price
+        say_where(judging, f"text and images of {len(planned.rows)} records")
         if dry_run:
             found = estimate(
-                ledger, planned, judging.fingerprint, image_tokens=image_tokens, price=price
+                ledger, planned, judging.model.fingerprint, image_tokens=image_tokens, price=price
             )
             for line in found.lines(len(data)):
                 console.out.print(line, markup=False)
             return
-        summary = run_judge(ledger, data, judging, planned, asked, price=price)
+        summary = run_judge(ledger, data, judging.model, planned, asked, price=price)
     _print(summary)
     failed = summary.statuses["error"] + summary.statuses["timeout"]
     if summary.selected and failed == summary.selected:
         raise typer.Exit(EXIT_DATA)
-
-
-def _named(settings: Endpoint, dry_run: bool) -> Endpoint:
-    """With the name of the only model that is served, where none was given."""
-    from infimed.inference.endpoint_settings import served_models
-
-    if settings.model:
-        return settings
-    if dry_run:
-        raise UsageError("a dry run asks nothing, not even for names", fix="add --judge-model")
-    names = served_models(settings)
-    if len(names) != 1:
-        raise UsageError(
-            "the endpoint serves several models", accepted=names, fix="choose with --judge-model"
-        )
-    return replace(settings, model=names[0])
-
-
-def _price(path: Path | None, name: str) -> Price | None:
-    from infimed.inference.prices import price_of, read_prices
-
-    return price_of(read_prices(path), name, str(path)) if path else None
-
-
-def _say_where(url: str, records: int) -> None:
-    from infimed.core import console
-    from infimed.inference.endpoint_settings import is_loopback
-
-    if not is_loopback(url):
-        console.err.print(
-            f"text and images of {records} records go to {url}: make sure they may", markup=False
-        )
 
 
 def _print(summary: JudgeSummary) -> None:

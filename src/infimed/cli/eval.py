@@ -171,6 +171,17 @@ def evaluate_command(
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to the machine.")
     ] = 0,
+    judge: Annotated[
+        str,
+        typer.Option(
+            "--judge",
+            metavar="URL|FOLDER",
+            help="Have a judge read answers in words; more settings: infimed judge.",
+        ),
+    ] = "",
+    judge_model: Annotated[
+        str, typer.Option(help="Name of the judge, where an endpoint serves several.")
+    ] = "",
     show: Annotated[
         int,
         typer.Option(
@@ -254,8 +265,20 @@ def evaluate_command(
     target = out if out is not None else found.answers
     own = shards if shards is not None else found.home / "shards"
     names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
+    if judge:
+        _check_judged(names)
     _evaluate(
-        found, options, names, records, target, limit, zeroed, trained_blind, threads, text_only
+        found,
+        options,
+        names,
+        records,
+        target,
+        limit,
+        zeroed,
+        trained_blind,
+        threads,
+        text_only,
+        (judge, judge_model),
     )
 
 
@@ -316,6 +339,7 @@ def _evaluate(
     trained_blind: Path | None,
     threads: int,
     text_only: bool,
+    judge: tuple[str, str] = ("", ""),
 ) -> None:
     from dataclasses import replace
 
@@ -347,6 +371,8 @@ def _evaluate(
         twin = LocalModel.open(trained_blind, batch_size=options.batch_size)
         evaluate(twin, data, names, target, label="trained-blind", no_images=True, limit=limit)
         labels.append("trained-blind")
+    if judge[0]:
+        _judge(*judge, names, data, target, labels)
     board = score(target, data, names, labels, prior_splits=_trained_on(found.home))
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
@@ -363,3 +389,36 @@ def _evaluate(
             where=found.text,
             fix="run the same command again when the endpoint is well: only these are asked",
         )
+
+
+def _check_judged(names: list[str]) -> None:
+    """Refuse a judge where none of the tasks has answers for it, before anything is asked."""
+    from infimed.core.errors import UsageError
+    from infimed.evaluation.spec import load_task
+
+    if not any(load_task(name).judged for name in names):
+        raise UsageError(
+            "a judge reads answers in words; none of these tasks asks for them",
+            where="--judge",
+            seen=", ".join(names),
+        )
+
+
+def _judge(
+    where: str, name: str, tasks: list[str], data: JoinedShards, target: Path, labels: list[str]
+) -> None:
+    """Have a judge read what was answered."""
+    from contextlib import ExitStack
+
+    from infimed.cli.judge import show_verdicts
+    from infimed.cli.judge_model import open_judge_model, say_where
+    from infimed.evaluation.judging.asking import judge_answers
+    from infimed.evaluation.judging.prompts import load_prompt
+
+    with ExitStack() as stack:
+        opened = open_judge_model(stack, where, name=name)
+        say_where(opened, "questions, reference answers and answers")
+        done = judge_answers(
+            opened.model, opened.name, data, tasks, target, labels=labels, prompt=load_prompt()
+        )
+    show_verdicts(done)

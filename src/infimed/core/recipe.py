@@ -180,6 +180,15 @@ class Evaluation(Part):
     """What is asked of the final model, and of its controls."""
 
     tasks: list[str] = Field(default_factory=list)
+    data: Path | dict[str, Path] | None = Field(
+        None,
+        description="where benchmarks lie: a folder with a folder for each, or {task: folder}; "
+        "without it a benchmark's task asks the recipe's own records",
+    )
+    text_only: list[str] = Field(
+        default_factory=list,
+        description="benchmarks asked without their images: a control, never their score",
+    )
     limit: int | None = Field(None, ge=1, description="questions per task, from a seeded sample")
     zeroed: bool = Field(True, description="ask again with blank images")
     trained_blind: bool = Field(True, description="train a twin without images and ask it too")
@@ -188,6 +197,15 @@ class Evaluation(Part):
     processes: int = Field(
         1, ge=1, description="processes that share the questions; more for small models on a CPU"
     )
+
+    @model_validator(mode="after")
+    def only_asked_tasks_lose_their_images(self) -> Self:
+        strange = [name for name in self.text_only if name not in self.tasks]
+        if strange:
+            raise ValueError(f"text_only names {strange[0]!r}, which is not among the tasks")
+        if self.text_only and self.data is None:
+            raise ValueError("text_only is for benchmarks: say where their files are with data")
+        return self
 
 
 class Recipe(Part):

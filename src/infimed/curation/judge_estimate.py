@@ -9,6 +9,7 @@ import numpy as np
 
 from infimed.curation.judge import RESPONSES_FILE, Plan
 from infimed.inference.prices import Price
+from infimed.inference.replies import text_tokens
 from infimed.inference.responses import read_responses
 
 
@@ -47,12 +48,6 @@ class Estimate:
         else:
             made.append(f"about {self.cost:.2f} {self.price.currency}")
         return made
-
-
-def text_tokens(text: str) -> int:
-    """A rough count of tokens: one per Chinese character, one per four others."""
-    wide = sum(char >= "\u2e80" for char in text)
-    return wide + -(-(len(text) - wide) // 4)
 
 
 def estimate(

@@ -8,25 +8,17 @@ be guessed to the full.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from infimed.curation.findings import QUALITY, shorten
+from infimed.inference.replies import RepeatedKey, json_objects, refuses, without_thoughts
 from infimed.inference.requests import Response
 
 LEVELS: Final = ("0", "1", "2", "U")
 JudgementStatus = Literal["ok", "refused", "garbage", "truncated", "timeout", "error"]
 JUDGEMENT_STATUSES: Final = ("ok", "refused", "garbage", "truncated", "timeout", "error")
-_MOST_OBJECTS: Final = 64
-
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_REFUSAL = re.compile(
-    r"^\W*(?:i['’]?m (?:very )?sorry|sorry|i (?:can ?not|can['’]t|am unable|['’]?m unable|won['’]t|must decline)"
-    r"|as an ai\b|unfortunately,? i|i apologi[sz]e|抱歉|对不起|很遗憾|我(?:无法|不能))",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +39,6 @@ class Judgement:
     evidence: Mapping[str, str] = field(default_factory=dict)
     quoted: Mapping[str, bool | None] = field(default_factory=dict)
     detail: str = ""
-
-
-class _Repeated(ValueError):
-    """A JSON object names a key twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        name = key.strip().lower()
-        if name in made:
-            raise _Repeated(name)
-        made[name] = value
-    return made
-
-
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text, fenced or not, in order."""
-    decoder = json.JSONDecoder(object_pairs_hook=_once)
-    at = 0
-    for _ in range(_MOST_OBJECTS):
-        at = text.find("{", at)
-        if at < 0:
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError):
-            at += 1
-            continue
-        if isinstance(value, dict):
-            yield value
 
 
 def _level(value: object) -> str | None:
@@ -101,22 +62,22 @@ def parse_judgement(text: str, record_text: str = "") -> Judgement:
     Args:
         record_text: the record's text, in which quoted evidence is looked up.
     """
-    said = _THOUGHT.sub(" ", text)
+    said = without_thoughts(text)
     problem = "no JSON object"
     found: Judgement | None = None
     haystack = _plain(record_text)
     try:
-        for value in _objects(said):
+        for value in json_objects(said):
             read = _read(value, haystack)
             if isinstance(read, Judgement):
                 found = read
             elif problem == "no JSON object" or any(name in value for name in QUALITY):
                 problem = read
-    except _Repeated as error:
+    except RepeatedKey as error:
         return Judgement("garbage", detail=shorten(f"'{error}' is judged twice"))
     if found is not None:
         return found
-    if problem == "no JSON object" and _REFUSAL.search(said):
+    if problem == "no JSON object" and refuses(said):
         return Judgement("refused", detail=shorten(said))
     return Judgement("garbage", detail=shorten(problem))
 

@@ -21,12 +21,12 @@ from infimed.core.files import canonical_json, sha256_json
 from infimed.core.seeds import stream
 from infimed.curation.findings import QUALITY
 from infimed.data.record import ImageRef, Message, Record
+from infimed.inference.replies import CUT, unmarked
 from infimed.inference.requests import Pixels, Request, picture_of
 
 SHOWN_FACTS: Final[tuple[str, ...]] = (
     "modality", "anatomy", "body_part", "side", "view", "sequence", "stain", "pixel_spacing_mm",
 )  # fmt: skip
-_CLIPPED: Final = " [cut here by the reviewer's tool, not by the author]"
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,12 @@ def shown_facts(record: Record) -> dict[str, Any]:
     return found
 
 
-def _unmarked(text: str) -> str:
-    """Text that cannot close the frame it is shown in."""
-    return text.replace("<<<", "‹‹‹").replace(">>>", "›››")
-
-
 def _shown(record: Record, most: int) -> list[str | int]:
     """The record as content parts: its turns in order, pictures where they stand."""
     parts: list[str | int] = [f"task: {record.task}\n"]
     facts = shown_facts(record)
     if facts:
-        parts.append(_unmarked(f"facts from the header: {canonical_json(facts)}\n"))
+        parts.append(unmarked(f"facts from the header: {canonical_json(facts)}\n"))
     left = most
     for turn in record.messages:
         parts.append(f"\n[{turn.role}] ")
@@ -142,12 +137,12 @@ def _shown(record: Record, most: int) -> list[str | int]:
             if isinstance(part, int):
                 parts.append(part)
             elif left > 0:
-                text = part if len(part) <= left else part[:left] + _CLIPPED
+                text = part if len(part) <= left else part[:left] + CUT
                 left -= len(part)
-                parts.append(_unmarked(text))
+                parts.append(unmarked(text))
     if record.choices:
         lines = "".join(f"\n- {choice}" for choice in record.choices)
-        parts.append(_unmarked(f"\n\noptions:{lines}\nanswer on record: {record.answer}"))
+        parts.append(unmarked(f"\n\noptions:{lines}\nanswer on record: {record.answer}"))
     return parts
 
 

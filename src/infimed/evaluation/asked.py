@@ -36,18 +36,30 @@ def collect(
 
     The controls learn from `prior_splits`: what the model was trained on, so that both start equal.
     Records of a benchmark belong to its own task only, also where a task over imported data
-    (`closed`, say) would take any source.
+    (`closed`, say) would take any source. Where several sets are read as one, a benchmark is in the
+    last that holds it: the user's own copy of the same data set, which comes first, stays their own.
     """
-    found = {spec.name: TaskRecords([], []) for spec in specs}
-    benchmarks = {spec.name: spec for spec in specs if spec.layouts}
-    for record in shards:
-        own = benchmarks.get(record.source)
-        for spec in specs if own is None else (own,):
-            asked, prior = record.split == spec.split, record.split in prior_splits
-            if not (asked or prior) or not matches(record, spec.where):
-                continue
-            if asked:
-                found[spec.name].asked.append(record)
-            if prior:
-                found[spec.name].prior.append(record)
-    return found
+    benchmarks = {spec.name for spec in specs if spec.layouts}
+    found: dict[str, list[tuple[int, Record]]] = {spec.name: [] for spec in specs}
+    home: dict[str, int] = {}
+    for number, part in enumerate(getattr(shards, "sets", (shards,))):
+        for record in part:
+            if record.source in benchmarks:
+                home[record.source] = number
+            for spec in specs:
+                if record.split != spec.split and record.split not in prior_splits:
+                    continue
+                if (not spec.layouts or record.source == spec.name) and matches(record, spec.where):
+                    found[spec.name].append((number, record))
+    made = {}
+    for spec in specs:
+        own = [
+            record
+            for number, record in found[spec.name]
+            if (home.get(record.source) == number) == bool(spec.layouts)
+        ]
+        made[spec.name] = TaskRecords(
+            [record for record in own if record.split == spec.split],
+            [record for record in own if record.split in prior_splits],
+        )
+    return made

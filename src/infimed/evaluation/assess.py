@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from infimed.core.statistics import Combine, ratio_of_sums
 from infimed.evaluation import extract
 from infimed.evaluation.extract import Extraction
+from infimed.evaluation.judging.scores import WHOLE, judged_rows
+from infimed.evaluation.judging.verdicts import Judged, Verdicts
 from infimed.evaluation.medevalkit.verdict import verdict
 from infimed.evaluation.metrics.registry import METRICS
 from infimed.evaluation.report import MEDEVALKIT, SCORE
@@ -59,9 +61,16 @@ class Assessment:
         values = ratio_of_sums(self.measures[metric]).tolist()
         return [None if value != value else value for value in values]
 
+    def rows(self, metric: str) -> Floats:
+        """Rows [samples, k] of a metric; without any weight where it was not measured."""
+        return self.measures.get(metric, np.zeros((len(self.answers), 2)))
 
-def combine_of(metric: str) -> Combine:
-    """How rows of a metric are summed up."""
+
+def combine_of(metric: str, spec: TaskSpec | None = None, kinds: Sequence[str] = ()) -> Combine:
+    """How rows of a metric are summed up; the score's as those of the first metric of all `kinds`."""
+    if metric == SCORE and spec is not None:
+        firsts = {METRICS[spec.metrics_of(kind)[0]].combine for kind in kinds}
+        return firsts.pop() if len(firsts) == 1 else ratio_of_sums
     return METRICS[metric].combine if metric in METRICS else ratio_of_sums
 
 
@@ -105,9 +114,16 @@ def _accuracy(samples: Sequence[Sample], said: Sequence[str]) -> Floats:
 
 
 def assess(
-    samples: Sequence[Sample], spec: TaskSpec, responses: Sequence[Response | None]
+    samples: Sequence[Sample],
+    spec: TaskSpec,
+    responses: Sequence[Response | None],
+    verdicts: Verdicts | None = None,
 ) -> Assessment:
     """Score the responses to samples; a failed or missing one is wrong in every metric, not left out.
+
+    Args:
+        verdicts: a judge's, for the metrics that are read from them. Without, these have no weight:
+            no value, which is not 0.
 
     Raises:
         UsageError: a metric of the task needs a package that is not installed.
@@ -115,6 +131,7 @@ def assess(
     count = len(samples)
     answers = [_answer(s, spec, r) for s, r in zip(samples, responses, strict=True)]
     parsed = [answer.parsed or "" for answer in answers]
+    judged: Sequence[Sequence[Judged]] = verdicts.samples if verdicts else [()] * count
     measures: dict[str, Floats] = {}
     score = np.zeros((count, 2))
     for kind in dict.fromkeys(sample.kind for sample in samples):
@@ -122,13 +139,18 @@ def assess(
         own, said = [samples[at] for at in members], [parsed[at] for at in members]
         golds = [sample.gold for sample in own]
         for number, name in enumerate(spec.metrics_of(kind)):
-            rows = (
-                _accuracy(own, said) if name == "accuracy" else METRICS[name].measure(said, golds)
-            )
+            if name == "accuracy":
+                rows = _accuracy(own, said)
+            elif METRICS[name].judged:
+                rows = judged_rows(name, [judged[at] for at in members])
+            else:
+                rows = METRICS[name].measure(said, golds)
             whole = measures.setdefault(name, np.zeros((count, rows.shape[1])))
             whole[members] = rows
             if not number:
                 score[members] = rows
-    judged = [verdict(s, spec, a.text) for s, a in zip(samples, answers, strict=True)]
-    table = np.array(judged, dtype=np.float64).reshape(count, 2)
+    if verdicts is not None and any(spec.judged_by(sample.kind) in WHOLE for sample in samples):
+        measures.setdefault("judge", judged_rows("judge", judged))
+    theirs = [verdict(s, spec, a.text) for s, a in zip(samples, answers, strict=True)]
+    table = np.array(theirs, dtype=np.float64).reshape(count, 2)
     return Assessment(tuple(answers), {SCORE: score, MEDEVALKIT: table, **measures})

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from infimed.core.errors import UsageError
 from infimed.core.statistics import Estimate
+from infimed.evaluation.judging.agreement import OUTCOMES, JudgeSummary
+from infimed.evaluation.metrics.registry import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -66,7 +68,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class TaskScores:
-    """All of one task."""
+    """All of one task.
+
+    Attributes:
+        needs_judge: metrics that are read from a judge's verdicts, `SCORE` among them where it is.
+        judge: what a judge came to, where one has read the answers.
+    """
 
     task: str
     title: str
@@ -75,6 +82,8 @@ class TaskScores:
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    needs_judge: tuple[str, ...] = ()
+    judge: JudgeSummary | None = None
 
     def cell(self, row: str, column: str = "overall", metric: str = SCORE) -> Cell:
         """One cell.
@@ -163,6 +172,8 @@ class Scoreboard:
                     cells=tuple(Cell(**estimate(cell)) for cell in task["cells"]),
                     differences=tuple(Difference(**estimate(item)) for item in task["differences"]),
                     notes=tuple(task["notes"]),
+                    needs_judge=tuple(task.get("needs_judge", ())),
+                    judge=JudgeSummary.from_dict(task["judge"]) if task.get("judge") else None,
                 )
                 for task in value["tasks"]
             )
@@ -196,8 +207,17 @@ class Scoreboard:
         parts: list[Any] = []
         for task in self.tasks:
             parts.extend(_score_tables(task))
+            parts.extend(_judge_table(task))
+            parts.extend(_tag_table(task))
             parts.extend(Text(f"  note: {note}") for note in task.notes)
         return Stack(*parts)
+
+
+def told(task: TaskScores, cell: Cell) -> str:
+    """A cell in per cent; where only a judge could give its value, that."""
+    if cell.estimate.mean is None and cell.metric in task.needs_judge:
+        return "needs a judge"
+    return percent(cell.estimate)
 
 
 def _numbers(estimate: Estimate) -> list[Any]:
@@ -225,7 +245,7 @@ def _score_tables(task: TaskScores) -> list[Any]:
             continue
         title = titles[column] if metric == SCORE else f"  {titles[column]} {metric}"
         row_cells = [cells[name, column, metric] for name in names]
-        shown = [percent(cell.estimate) for cell in row_cells]
+        shown = [told(task, cell) for cell in row_cells]
         if theirs:
             other = cells.get((names[0], column, MEDEVALKIT)) if metric == SCORE else None
             shown.insert(1, percent(other.estimate) if other else "")
@@ -253,6 +273,49 @@ def _score_tables(task: TaskScores) -> list[Any]:
     return out
 
 
+def _judge_table(task: TaskScores) -> list[Any]:
+    """How far the judge agrees with the rules, two lines per row and unit."""
+    from infimed.core.console import table
+
+    if task.judge is None:
+        return []
+    lines: list[list[Any]] = []
+    for row in task.judge.rows:
+        for one in row.agreement:
+            kappa = "-" if one.kappa.mean is None else f"{one.kappa.mean:.2f}"
+            if one.kappa.low is not None and one.kappa.high is not None:
+                kappa += f" [{one.kappa.low:.2f}, {one.kappa.high:.2f}]"
+            named = f"{row.row}, {one.unit}"
+            lines.append([named, "right", *(one.right[n] for n in OUTCOMES), one.kappa.n, kappa])
+            lines.append(["", "wrong", *(one.wrong[n] for n in OUTCOMES), "", ""])
+    if not lines:
+        return []
+    rules = dict.fromkeys(one.rule for row in task.judge.rows for one in row.agreement)
+    title = (
+        f"{task.task}: judge {task.judge.judge}, prompt {task.judge.prompt}, against the rule "
+        f"{'; '.join(rules)}"
+    )
+    return [table(title, ["", "rule", *OUTCOMES, "n", "kappa"], lines, numeric=2)]
+
+
+def _tag_table(task: TaskScores) -> list[Any]:
+    """Rubric scores by tag of the criteria, a line per tag."""
+    from infimed.core.console import table
+
+    rows = task.judge.rows if task.judge is not None else ()
+    tags = list(dict.fromkeys(tag for row in rows for tag in row.tags))
+    if not tags:
+        return []
+    nothing = Estimate(None, None, None, 0, 0)
+    lines = [
+        [tag, rows[0].tags.get(tag, nothing).n]
+        + [percent(row.tags.get(tag, nothing)) for row in rows]
+        for tag in tags
+    ]
+    title = f"{task.task}: by tag of the criteria (%, 95 % interval)"
+    return [table(title, ["", "n", *(row.row for row in rows)], lines)]
+
+
 def _has_medevalkit(task: TaskScores) -> bool:
     """Whether MedEvalKit has a rule for any of the task's questions."""
     return any(c.metric == MEDEVALKIT and c.estimate.mean is not None for c in task.cells)
@@ -260,5 +323,7 @@ def _has_medevalkit(task: TaskScores) -> bool:
 
 def _repeats(task: TaskScores, column: str, metric: str) -> bool:
     """Whether a metric's cell says what the score's cell of the same column says already."""
+    if metric in METRICS and METRICS[metric].direction == "lower":
+        return False  # an equal number says something else
     values = {(c.row, c.metric): c.estimate for c in task.cells if c.column == column}
     return all(values[row.name, metric] == values[row.name, SCORE] for row in task.rows)

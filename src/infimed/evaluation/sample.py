@@ -77,6 +77,16 @@ class Sample:
         """Whether the question is answered by yes or no, in English or Chinese."""
         return self.kind == "closed" and polarity(self.gold) is not None
 
+    @property
+    def question(self) -> str:
+        """Text of the question; of a consultation every turn up to the answer, with its role."""
+        turns = list(self.record.messages)
+        if turns and turns[-1].role == "assistant":
+            turns.pop()
+        if len(turns) == 1:
+            return turns[0].text
+        return "\n\n".join(f"[{turn.role}]\n{turn.text}" for turn in turns)
+
 
 def limited(records: Sequence[Record], name: str, limit: int | None) -> list[Record]:
     """At most `limit` records, drawn by a fixed seed, in their old order."""

@@ -23,6 +23,8 @@ from infimed.evaluation.asked import TaskRecords, collect, manifest_path, respon
 from infimed.evaluation.assess import Assessment, assess, combine_of
 from infimed.evaluation.controls import control_answers
 from infimed.evaluation.folder import note_evaluation
+from infimed.evaluation.judging.reporting import judge_summary, metrics_shown, needing_judge
+from infimed.evaluation.judging.verdicts import Verdicts, open_judge
 from infimed.evaluation.report import (
     MEDEVALKIT,
     SCORE,
@@ -33,10 +35,14 @@ from infimed.evaluation.report import (
     Scoreboard,
     TaskScores,
 )
+from infimed.evaluation.reports import report_cells
 from infimed.evaluation.sample import Sample, Shards, make_samples
 from infimed.evaluation.spec import Breakdown, TaskSpec, field_values, load_task, matches
 from infimed.inference.requests import Response
 from infimed.inference.responses import read_responses
+
+FIRST = ("model", "text-only")
+"""Labels of the model itself, whichever of them a task was asked."""
 
 
 def columns_of(samples: Sequence[Sample], spec: TaskSpec) -> list[tuple[Column, list[int]]]:
@@ -85,7 +91,14 @@ def _breakdown_columns(
     return [(Column(f"{part.name}={v}", f"{part.name}: {v}", part.name), members[v]) for v in order]
 
 
-def _stored(out: Path, spec: TaskSpec, label: str) -> tuple[dict[str, Any], dict[str, Response]]:
+def stored_answers(
+    out: Path, spec: TaskSpec, label: str
+) -> tuple[dict[str, Any], dict[str, Response]]:
+    """What a label was asked, and the responses to it by request key.
+
+    Raises:
+        DataError: it was not asked, or the task has changed since.
+    """
     path = manifest_path(out, spec.name, label)
     if not path.exists():
         raise DataError(
@@ -106,7 +119,7 @@ def _stored(out: Path, spec: TaskSpec, label: str) -> tuple[dict[str, Any], dict
     return manifest, read_responses(responses_path(out, spec.name, label))[0]
 
 
-def _asked_samples(
+def asked_samples(
     records: TaskRecords, spec: TaskSpec, manifest: dict[str, Any], where: str
 ) -> list[Sample]:
     """The samples a manifest names, rebuilt from the shards.
@@ -137,6 +150,7 @@ def score(
     *,
     seed: int = 0,
     prior_splits: Sequence[str] = ("train",),
+    partial: bool = False,
 ) -> Scoreboard:
     """Score stored answers; writes scores.json, scores.csv, samples.jsonl and evaluation.json to `out`.
 
@@ -145,6 +159,7 @@ def score(
             differences are between it and every other row.
         prior_splits: whose answers the majority and question-only controls may learn from; give
             the splits that the model was trained on.
+        partial: leave a label out of a task that was not asked it, with a note, instead of refusing.
 
     Raises:
         DataError: a label was not asked a task, was asked other questions than the first one, or
@@ -155,7 +170,8 @@ def score(
     scored = []
     lines: list[Iterator[dict[str, Any]]] = []
     for spec in specs:
-        task, rows = _score_task(out, spec, records[spec.name], labels, seed)
+        asked, left_out = _asked_labels(out, spec, labels, partial)
+        task, rows = _score_task(out, spec, records[spec.name], asked, left_out, seed)
         scored.append(task)
         lines.append(rows)
     board = Scoreboard(tuple(scored))
@@ -168,20 +184,40 @@ def score(
     return board
 
 
+def _asked_labels(
+    out: Path, spec: TaskSpec, labels: Sequence[str], partial: bool
+) -> tuple[list[str], list[str]]:
+    """Labels that a task is scored for, and notes on those left out."""
+    missing = [label for label in labels if not manifest_path(out, spec.name, label).exists()]
+    if not partial or len(missing) == len(labels):
+        return list(labels), []
+    controls = [label for label in missing if label not in FIRST]
+    told = [f"not asked in this way: {', '.join(controls)}"] if controls else []
+    return [label for label in labels if label not in missing], told
+
+
 def _score_task(
-    out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str], seed: int
+    out: Path,
+    spec: TaskSpec,
+    records: TaskRecords,
+    labels: Sequence[str],
+    told: Sequence[str],
+    seed: int,
 ) -> tuple[TaskScores, Iterator[dict[str, Any]]]:
     samples: list[Sample] = []
     rows: list[Row] = []
     results: dict[str, Assessment] = {}
-    notes: list[str] = []
+    notes = list(told)
+    judge = open_judge(out, spec.name) if spec.judged else None
+    verdicts: dict[str, Verdicts] = {}
+    limited = False
     for label in labels:
         if label == "image-zeroed" and not any(record.images for record in records.asked):
             notes.append("no 'image-zeroed' row: the questions show no image")
             continue
-        manifest, responses = _stored(out, spec, label)
+        manifest, responses = stored_answers(out, spec, label)
         where = str(manifest_path(out, spec.name, label))
-        asked = _asked_samples(records, spec, manifest, where)
+        asked = asked_samples(records, spec, manifest, where)
         if not rows:
             samples = asked
         elif [sample.id for sample in asked] != [sample.id for sample in samples]:
@@ -190,9 +226,12 @@ def _score_task(
                 where=where,
                 fix="ask both with the same limit and shards",
             )
-        keys = [item["key"] for item in manifest["requests"]]
-        results[label] = assess(samples, spec, [responses.get(key) for key in keys])
+        given = [responses.get(item["key"]) for item in manifest["requests"]]
+        if judge is not None and label in judge.labels:
+            verdicts[label] = judge.verdicts(samples, spec, given)
+        results[label] = assess(samples, spec, given, verdicts.get(label))
         rows.append(Row(label, "model"))
+        limited |= manifest["limit"] is not None
         if manifest["images_dropped"]:
             notes.append(
                 f"{label}: {manifest['images_dropped']} images past the task's limit were not shown"
@@ -208,6 +247,15 @@ def _score_task(
         rows.append(Row(name, "control"))
     columns = columns_of(samples, spec)
     cells, differences = _tables(samples, spec, columns, rows, results, seed)
+    for metric in spec.report_metrics:
+        if limited:
+            notes.append(f"{metric} is of whole reports, so not of a sample of questions")
+            continue
+        whole, gaps = report_cells(metric, samples, results, cells, seed)
+        cells.extend(whole)
+        differences.extend(gaps)
+    needs_judge, missing = needing_judge(spec, samples, results)
+    notes.extend(missing)
     task = TaskScores(
         task=spec.name,
         title=spec.title,
@@ -216,8 +264,10 @@ def _score_task(
         cells=tuple(cells),
         differences=tuple(differences),
         notes=tuple(notes),
+        needs_judge=needs_judge,
+        judge=judge_summary(samples, spec, judge, verdicts, results, seed),
     )
-    return task, _lines(spec, samples, results)
+    return task, _lines(spec, samples, results, verdicts)
 
 
 def _tables(
@@ -232,7 +282,8 @@ def _tables(
     kinds = list(dict.fromkeys(sample.kind for sample in samples))
     # Metrics of one kind mean nothing over a mixture of kinds; only the score does.
     detailed = "kind" if len(kinds) > 1 else "all"
-    extra = list(dict.fromkeys(metric for kind in kinds for metric in spec.metrics_of(kind)))
+    measured_of = {kind: metrics_shown(spec, kind, results) for kind in kinds}
+    extra = list(dict.fromkeys(metric for kind in kinds for metric in measured_of[kind]))
     cells, differences = [], []
     first = rows[0].name
     for column, members in columns:
@@ -242,9 +293,11 @@ def _tables(
         here = {samples[i].kind for i in members}
         metrics = [SCORE, MEDEVALKIT]
         if column.group == detailed:
-            metrics += [m for m in extra if any(m in spec.metrics_of(kind) for kind in here)]
+            metrics += [m for m in extra if any(m in measured_of[kind] for kind in here)]
         measured = [
-            Measured([results[row.name].measures[m][chosen] for row in rows], combine_of(m))
+            Measured(
+                [results[row.name].rows(m)[chosen] for row in rows], combine_of(m, spec, kinds)
+            )
             for m in metrics
         ]
         for metric, found in zip(metrics, compare_sums(measured, own, seed=seed), strict=True):
@@ -271,7 +324,10 @@ def _rates(assessment: Assessment, members: Sequence[int]) -> tuple[float, float
 
 
 def _lines(
-    spec: TaskSpec, samples: Sequence[Sample], results: dict[str, Assessment]
+    spec: TaskSpec,
+    samples: Sequence[Sample],
+    results: dict[str, Assessment],
+    verdicts: dict[str, Verdicts],
 ) -> Iterator[dict[str, Any]]:
     """Every sample with every row's answer, for browsing and pairing; `weight` where it is not 1."""
     ours = {name: found.scores() for name, found in results.items()}
@@ -285,7 +341,7 @@ def _lines(
             "type": sample.type,
             "group": sample.group,
             "images": [image.sha256 or image.locator for image in sample.record.images],
-            "question": sample.record.question,
+            "question": sample.question,
             "options": list(sample.options),
             "gold": sample.gold,
             "answers": {
@@ -297,6 +353,7 @@ def _lines(
                     "score": ours[name][index] or 0.0,
                     "medevalkit": theirs[name][index],
                     **({"weight": weights[name][index]} if weights[name][index] != 1 else {}),
+                    **(verdicts[name].brief(index) if name in verdicts else {}),
                 }
                 for name, found in results.items()
             },

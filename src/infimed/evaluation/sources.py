@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from infimed.core.console import progress
 from infimed.core.errors import DataError, UsageError
 from infimed.core.files import write_json
+from infimed.data.fieldmap import FieldMap
 from infimed.data.importing import import_data
-from infimed.data.record import ImageRef, Record
+from infimed.data.record import Facts, ImageRef, Record
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.groups import Chosen
 from infimed.evaluation.places import DataPlaces, NoData, download, locate
@@ -85,6 +86,12 @@ class JoinedShards:
         holder = next((one for one in self.sets[1:] if one.holds(ref)), self.sets[0])
         return holder.pixels(ref)
 
+    def image_facts(self, sha256: str) -> Facts:
+        """Stored facts of an image. Raises DataError when no set holds it."""
+        ref = ImageRef(sha256, sha256)
+        holder = next((one for one in self.sets[1:] if one.holds(ref)), self.sets[0])
+        return holder.image_facts(sha256)
+
 
 @dataclass(frozen=True, slots=True)
 class Available:
@@ -138,6 +145,19 @@ def available(
     return Available(tuple(names), DataPlaces(places.roots, named), tuple(left_out))
 
 
+def read_options(
+    spec: TaskSpec, layout: FieldMap, *, images: bool = True, limit: int | None = None
+) -> dict[str, str]:
+    """Options of the reader `mapped` for a task's files."""
+    return {
+        "map": layout.model_dump_json(exclude_defaults=True),
+        "source": spec.name,
+        "license": str(spec.source.license.value),
+        **({"sample": str(limit)} if limit is not None else {}),
+        "images": spec.split if images else "none",  # controls learn from texts alone
+    }
+
+
 def build(
     spec: TaskSpec,
     places: DataPlaces,
@@ -163,19 +183,12 @@ def build(
     if limit is not None:
         out = out.with_name(f"{out.name}.{limit}")
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    options = {
-        "map": layout.model_dump_json(exclude_defaults=True),
-        "source": spec.name,
-        "license": str(spec.source.license.value),
-        **({"sample": str(limit)} if limit is not None else {}),
-        "images": spec.split if images else "none",  # controls learn from texts alone
-    }
     with progress(f"build {spec.name}", None, unit="rows") as advance:
         summary = import_data(
             folder,
             out,
             reader="mapped",
-            options=options,
+            options=read_options(spec, layout, images=images, limit=limit),
             overwrite=True,
             progress=lambda items, problems: advance(1),
         )

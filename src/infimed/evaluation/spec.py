@@ -28,6 +28,9 @@ Where = dict[str, list[Scalar]]
 
 Control = Literal["majority", "majority by type", "question-only linear"]
 Extractor = Literal["yes_no", "closed", "letter", "short", "whole"]
+Judge = Literal["auto", "answer", "report", "refusal", "rubric", "statements", "none"]
+"""What a judge asks of an answer: the same as the gold answer or report, declines, meets the criteria of
+the fact "rubric", says or contradicts the statements of the facts "must_have" and "nice_to_have"."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader in C where PyYAML has it: listing reads every file."""
 FIELDS = ("task", "source", "license", "split", "group")
@@ -62,6 +65,9 @@ DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
     "report": ("rouge_l", "token_f1"),
 }
 
+DEFAULT_JUDGE: dict[str, Judge] = {"open": "answer", "caption": "report", "report": "report"}
+"""By kind of record; a choice or a decision needs no judge."""
+
 
 class Breakdown(Part):
     """A field whose every value becomes a column; with `edges`, every interval of a number.
@@ -93,6 +99,8 @@ class TaskSpec(Part):
         extractors, metrics: per kind of record; the first metric of a kind is its score.
         medevalkit: whose rules the `medevalkit` column follows: those most of its benchmarks share,
             SLAKE's or MMMU's own, or none.
+        judge: what a judge asks of answers in words, see `Judge`; auto: by kind.
+        report_metrics: over all questions of a group together, see `reports`.
         subsets: named columns. breakdowns: a column per value. controls: rows that cost no model.
     """
 
@@ -111,6 +119,8 @@ class TaskSpec(Part):
     extractors: dict[str, Extractor] = Field(default_factory=dict)
     metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
     medevalkit: Literal["common", "slake", "mmmu", "none"] = "common"
+    judge: Judge = "auto"
+    report_metrics: tuple[Literal["hierarchical_macro_f1"], ...] = ()
     subsets: dict[str, Where] = Field(default_factory=dict)
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"
@@ -146,6 +156,10 @@ class TaskSpec(Part):
                 raise ValueError(
                     f"the first metric of {kind!r} is the score and must have a value per answer"
                 )
+        needs = {"rubric": "rubric", "completeness": "statements", "contradictions": "statements"}
+        for name in (name for names in self.metrics.values() for name in names):
+            if self.judge != needs.get(name, self.judge):
+                raise ValueError(f"the metric {name!r} needs judge: {needs[name]}")
         return self
 
     @property
@@ -161,6 +175,16 @@ class TaskSpec(Part):
     def metrics_of(self, kind: str) -> tuple[Metric, ...]:
         """What an answer to this kind of record is measured by; the first is its score."""
         return self.metrics.get(kind) or DEFAULT_METRICS[kind]
+
+    def judged_by(self, kind: str) -> Judge:
+        """What a judge asks of an answer to this kind of record; "none" where it is not asked."""
+        usual = DEFAULT_JUDGE.get(kind, "none")
+        return usual if self.judge == "auto" or usual == "none" else self.judge
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge reads answers of any of its kinds."""
+        return any(self.judged_by(kind) != "none" for kind in self.kinds or TASKS)
 
     @property
     def asked_sha256(self) -> str:

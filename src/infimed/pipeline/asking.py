@@ -22,8 +22,9 @@ from infimed.evaluation.runner import evaluate
 from infimed.evaluation.scoring import score
 from infimed.inference.local import LocalModel
 from infimed.model.loading import find_checkpoint
+from infimed.pipeline.benchmarks import evaluation_shards, kept, without_images
 from infimed.pipeline.beside import beside
-from infimed.pipeline.report_results import BLIND, LOW, MODEL, ZEROED
+from infimed.pipeline.report_results import BLIND, LOW, MODEL, TEXT_ONLY, ZEROED
 from infimed.training.device import set_threads
 
 FOLDER = "evaluation"
@@ -38,9 +39,31 @@ def labels(settings: Evaluation) -> list[str]:
     """The ways of asking, in the order of the tables."""
     return [
         MODEL,
+        *([TEXT_ONLY] if settings.text_only else []),
         *([ZEROED] if settings.zeroed else []),
         *([BLIND] if settings.trained_blind else []),
         *([LOW] if settings.low_grid is not None else []),
+    ]
+
+
+def ways(settings: Evaluation, task: str, *, images: bool = True) -> list[str]:
+    """The ways in which one task is asked: without images, fewer of them mean anything."""
+    if task in settings.text_only:
+        return [TEXT_ONLY, *([BLIND] if settings.trained_blind else [])]
+    every = [label for label in labels(settings) if label != TEXT_ONLY]
+    return every if images else [label for label in every if label not in (ZEROED, LOW)]
+
+
+def units(recipe: Recipe, run: RunFolder) -> list[tuple[str, str]]:
+    """Every (label, task) that is asked, by label, then in the order of the tasks."""
+    settings = recipe.evaluation
+    blind = without_images(run, recipe)
+    asked = {task: ways(settings, task, images=task not in blind) for task in settings.tasks}
+    return [
+        (label, task)
+        for label in labels(settings)
+        for task in settings.tasks
+        if label in asked[task]
     ]
 
 
@@ -65,12 +88,12 @@ def ask_label(
         model = LocalModel(model.model, low, model.checkpoint, settings.batch_size)
     evaluate(
         model,
-        shards,
+        evaluation_shards(run, shards),
         tasks,
         run / FOLDER,
         label=label,
         blank_images=label == ZEROED,
-        no_images=label == BLIND,
+        no_images=label in (BLIND, TEXT_ONLY),
         limit=settings.limit,
     )
 
@@ -83,8 +106,8 @@ def ask_share(recipe: Recipe, run: RunFolder, shards: ShardSet, number: int) -> 
     settings = recipe.evaluation
     set_threads(threads_each(settings))
     own = [label for label in labels(settings) if not (label == BLIND and twin_asks(recipe))]
-    units = [(label, task) for label in own for task in settings.tasks]
-    dealt = [unit for at, unit in enumerate(units) if _dealt_to(at, settings.processes) == number]
+    asked = [unit for unit in units(recipe, run) if unit[0] in own]
+    dealt = [unit for at, unit in enumerate(asked) if _dealt_to(at, settings.processes) == number]
     for label in own:
         tasks = [task for name, task in dealt if name == label]
         if tasks:
@@ -105,7 +128,8 @@ def twin_asks(recipe: Recipe) -> bool:
 def ask_twin(recipe: Recipe, run: RunFolder, shards: ShardSet) -> None:
     """Ask the trained-blind twin everything, in its own process."""
     set_threads(threads_each(recipe.evaluation))
-    ask_label(recipe, run, shards, BLIND, recipe.evaluation.tasks)
+    tasks = [task for label, task in units(recipe, run) if label == BLIND]
+    ask_label(recipe, run, shards, BLIND, tasks)
 
 
 def evaluate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> Scoreboard:
@@ -129,10 +153,11 @@ def evaluate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> Scoreboar
             other.wait()
     return score(
         run / FOLDER,
-        shards,
+        evaluation_shards(run, shards),
         settings.tasks,
         labels(settings),
         prior_splits=tuple(recipe.data.train_splits),
+        partial=bool(kept(run)),
     )
 
 

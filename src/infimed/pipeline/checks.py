@@ -8,6 +8,7 @@ from infimed.evaluation.tasks import load_task
 from infimed.model.configuration import grid_side, token_side
 from infimed.model.presets import preset
 from infimed.model.weights import ensure_weights
+from infimed.pipeline.benchmarks import benchmark_specs, check_benchmarks
 
 
 def check_export(recipe: Recipe) -> None:
@@ -63,8 +64,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
     low = recipe.evaluation.low_grid
     if low is not None:
         token_side(low.visual_tokens, low.image_size, chosen.patch_size)
+    benchmarks = {spec.name for spec in benchmark_specs(recipe)}
     for name in recipe.evaluation.tasks:
-        asked = load_task(name).split
+        spec = load_task(name)
+        if spec.name in benchmarks:
+            continue  # its files are not those that are trained on
+        asked = spec.split
         if asked in recipe.data.train_splits:
             raise RecipeError(
                 f"the task {name} asks split '{asked}', and the recipe trains on it",
@@ -72,6 +77,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
                 seen=", ".join(recipe.data.train_splits),
                 fix=f"take '{asked}' out of data.train_splits",
             )
+    found = check_benchmarks(recipe)
     root = recipe.data.root
     if root is not None:
         if not root.exists():
@@ -108,4 +114,4 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"note: the reducer {recipe.model.reducer} has weights, so the model exports as infimed_vl "
             "at every grid"
         )
-    return lines
+    return [*lines, *found]

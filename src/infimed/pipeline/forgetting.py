@@ -12,6 +12,7 @@ plans and the position that each of them states, and the list is kept in the run
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,8 @@ def _dependents(shards: Path, found: GroupRows, runs: Sequence[Path]) -> Target:
             own = _plans(part)
             plans.extend(own)
             seen.extend(_checkpoints(part, run, set(found.rows)))
-        answers.extend(sorted((run / "evaluation").glob("*.json*")))
+        for folder in sorted(run.glob("evaluation*")):
+            answers.extend(sorted(folder.rglob("*.json*")))
         reports.extend(sorted(run.glob("*.html")))
     unique = tuple(dict.fromkeys(reports))
     return Target(
@@ -248,8 +250,10 @@ def _without_answers(file: Path, ids: set[str]) -> None:
     """Lines (JSONL) or requests (run.json) of removed records out of an evaluation file."""
 
     def gone(item: Any) -> bool:
+        """Whether a line is about one of them; `#2` and `#j0` name a repetition and a judge's item."""
         name = str(item.get("id", "")) if isinstance(item, dict) else ""
-        return name in ids or name.rpartition("#")[0] in ids
+        item_of = re.sub(r"#j\d+$", "", name)
+        return not ids.isdisjoint({name, item_of, re.sub(r"#\d+$", "", item_of)})
 
     if file.suffix == ".json":
         value = read_json(file)

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infimed.core.console import table
-from infimed.evaluation.report import Scoreboard, TaskScores
+from infimed.evaluation.report import SCORE, Scoreboard, TaskScores
 
 GROUPS = ("all", "kind", "subset", "type")
 """Groups of questions that are shown; sizes, anatomies and the rest are in the report."""
@@ -27,7 +27,8 @@ def _table(task: TaskScores) -> Table:
     for column in task.columns:
         if column.group in GROUPS:
             cells = [task.cell(row.name, column.name).estimate for row in task.rows]
-            scores = [_percent(cell.mean) for cell in cells]
+            unread = "judge?" if SCORE in task.needs_judge else ""
+            scores = [_percent(cell.mean) or unread for cell in cells]
             rows.append((column.title.removeprefix("type: "), f"{cells[0].n:,}", *scores))
     heads = [_heading(row.name) for row in task.rows]
     return table(f"{task.title} (score in %)", ["questions", "n", *heads], rows)
@@ -39,8 +40,12 @@ def headline(board: Scoreboard) -> Group:
     for task in board.tasks:
         parts.append(_table(task))
         first = task.rows[0].name
+        if SCORE in task.needs_judge and task.cell(first).estimate.mean is None:
+            parts.append("  this score needs a judge: infimed judge RUN/evaluation")
         for control in task.rows[1:]:
             found = task.difference(control.name).estimate
+            if found.mean is None:
+                continue
             low, mean, high = (_percent(v, "+.1f") for v in (found.low, found.mean, found.high))
             parts.append(f"  {first} minus {control.name}: {mean} points [{low}, {high}]")
     return Group(*parts)

@@ -18,6 +18,7 @@ from infimed.core.errors import DataError
 from infimed.core.files import read_json, write_text
 from infimed.core.page import plain, section, template
 from infimed.core.recipe import Recipe, dump_recipe, load_recipe
+from infimed.core.run import RunFolder
 from infimed.core.seeds import derive_seed
 from infimed.curation.engine import read_summary
 from infimed.curation.rubric import default_rubric
@@ -25,6 +26,7 @@ from infimed.curation.summary import CurationSummary
 from infimed.data.shards import ShardSet, open_shards
 from infimed.evaluation.report import Scoreboard
 from infimed.pipeline import figures, report_data, report_examples, report_results
+from infimed.pipeline.benchmarks import evaluation_shards
 
 __all__ = ["plain", "render_report", "shareable_recipe", "write_report"]
 
@@ -187,7 +189,8 @@ def _evaluated(folder: Path, recipe: Recipe) -> Evaluated:
 def _answers(folder: Path, shards: ShardSet, seed: int) -> list[report_examples.AnswerExample]:
     board = Scoreboard.from_dict(read_json(folder / "scores.json"))
     model = board.tasks[0].rows[0].name
-    return report_examples.answer_examples(shards, folder / "samples.jsonl", model, seed)
+    asked = evaluation_shards(RunFolder(folder.parent), shards)
+    return report_examples.answer_examples(asked, folder / "samples.jsonl", model, seed)
 
 
 def _warnings(

@@ -22,6 +22,7 @@ from infimed.data.schema import LOCATOR_PREFIX
 from infimed.data.shards import ShardSet
 from infimed.data.thumbnails import THUMBNAIL, Thumbnail, thumbnails
 from infimed.evaluation.metrics.findings import stated_findings
+from infimed.evaluation.sources import JoinedShards
 from infimed.pipeline.report_results import BLIND
 
 KEPT, DROPPED = 8, 12
@@ -228,7 +229,9 @@ def choose_answers(places: Sequence[_Place], seed: int) -> list[_Place]:
     return mixed + alternate([partly, full], REPORTS)
 
 
-def answer_examples(shards: ShardSet, path: Path, model: str, seed: int) -> list[AnswerExample]:
+def answer_examples(
+    shards: ShardSet | JoinedShards, path: Path, model: str, seed: int
+) -> list[AnswerExample]:
     """The drawn samples of `samples.jsonl` with their answers and images."""
     chosen = choose_answers(_places(path, model), seed)
     made = []
@@ -258,7 +261,9 @@ def _score(line: dict[str, Any], answer: dict[str, Any]) -> str:
     return f"score {answer['score']:.2f}"
 
 
-def _answer_example(shards: ShardSet, line: dict[str, Any], model: str) -> AnswerExample:
+def _answer_example(
+    shards: ShardSet | JoinedShards, line: dict[str, Any], model: str
+) -> AnswerExample:
     answer, twin = line["answers"][model], line["answers"].get(BLIND)
     refs = [_stored(shards, sha256) for sha256 in line["images"]]
     return AnswerExample(
@@ -279,7 +284,7 @@ def _answer_example(shards: ShardSet, line: dict[str, Any], model: str) -> Answe
     )
 
 
-def _stored(shards: ShardSet, sha256: str) -> ImageRef:
+def _stored(shards: ShardSet | JoinedShards, sha256: str) -> ImageRef:
     try:
         facts = shards.image_facts(sha256)
     except InfiMedError:

@@ -17,6 +17,7 @@ from infimed.evaluation.report import SCORE, Scoreboard, TaskScores
 from infimed.evaluation.spec import load_task
 
 MODEL, ZEROED, BLIND, LOW = "model", "image-zeroed", "trained-blind", "low-grid"
+TEXT_ONLY = "text-only"
 FEW_GROUPS = 50
 WIDE = 0.10
 MANY_UNPARSED = 0.05
@@ -31,6 +32,7 @@ ROW_MEANING = {
     ZEROED: "the same model, shown a grey picture instead of every image",
     BLIND: "a twin trained on the same texts without any image",
     LOW: "the same model, shown the images at a lower resolution",
+    TEXT_ONLY: "the trained model, asked without the images of the questions",
     "majority": "always the commonest training answer",
     "majority by type": "the commonest training answer to this type of question",
     "question-only linear": "a linear classifier that reads the question only",
@@ -45,6 +47,11 @@ METRIC_NAMES = {
     "side_f1": "F1 of findings with their side",
     "finding_exact": "share of reports with exactly the right findings",
     "medevalkit": "score as MedEvalKit counts it",
+    "judge": "share that a judge finds right",
+    "rubric": "points of the criteria that a judge finds met",
+    "completeness": "share of needed statements that a judge finds",
+    "contradictions": "gold statements contradicted per answer, by a judge",
+    "hierarchical_macro_f1": "macro F1 over whole reports",
 }
 KIND_NAMES = {
     "closed": "closed",

@@ -34,6 +34,7 @@ from infimed.model.presets import preset
 from infimed.model.processing import Processor
 from infimed.model.weights import ensure_weights, part_folders
 from infimed.pipeline.asking import evaluate_step, wants_twin
+from infimed.pipeline.benchmarks import keep_benchmarks
 from infimed.pipeline.checks import check_export
 from infimed.pipeline.exporting import ABOUT, export
 from infimed.pipeline.headline import headline
@@ -90,6 +91,7 @@ def reader_options(recipe: Recipe) -> dict[str, Any]:
 
 def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
     """Shards of the recipe's data."""
+    benchmarks = keep_benchmarks(recipe, run)  # before the work: they may be missing
     folder = run / "shards"
     with progress("import", None, unit="items") as advance:
         summary = import_data(
@@ -107,7 +109,7 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
             style="yellow",
         )
     shards = open_shards(folder)
-    run.check_data({"shards": shards.data_hash})
+    run.check_data({"shards": shards.data_hash, **benchmarks})
     return shards
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.core.errors import UsageError
 from infimed.core.statistics import Combine, ratio_of_sums
 from infimed.evaluation.metrics import (
     bleu,
@@ -26,6 +27,7 @@ from infimed.evaluation.metrics import (
     meteor,
     refusal,
     rouge,
+    rubric,
     words,
 )
 
@@ -40,6 +42,7 @@ ENGLISH = "texts, English"
 REPORTS = "radiology reports, English"
 CHEST = "chest X-ray reports, English"
 PHANTOM = "phantom reports and captions"
+JUDGE = "a judge (infimed judge)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Metric:
         direction: which way is better. best: its value for a perfect answer.
         extra: the optional dependency it needs, "" for none.
         per_answer: whether an answer has a value of its own (needed to be the score of a task).
+        judged: whether it comes from a judge's verdicts, see `evaluation.judging.scores`.
     """
 
     title: str
@@ -63,6 +67,7 @@ class Metric:
     best: float = 1.0
     extra: str = ""
     per_answer: bool = True
+    judged: bool = False
 
 
 def _table(rows: Sequence[tuple[float, ...]], width: int) -> Floats:
@@ -100,6 +105,13 @@ def together(function: Callable[[Texts, Texts], Sequence[float]]) -> Measure:
         return _table([(value, 1.0) for value in function(answers, golds)], 2)
 
     return measure
+
+
+def _needs_judge(answers: Texts, golds: Texts) -> Floats:
+    raise UsageError(
+        "this metric is read from a judge's verdicts, not from texts",
+        fix="infimed judge EVALUATION",
+    )
 
 
 _PAPINENI = "Papineni et al. 2002"
@@ -174,6 +186,21 @@ METRICS: dict[str, Metric] = {
     "bertscore": Metric(
         "BERTScore F1, roberta-large", ENGLISH, together(learned.bertscore),
         "Zhang et al. 2020", extra="bertscore",
+    ),
+    "judge": Metric(
+        "share that a judge finds right", TEXTS, _needs_judge, "", extra=JUDGE, judged=True
+    ),
+    "rubric": Metric(
+        "points of the criteria that a judge finds met", "conversations with a rubric", _needs_judge,
+        "Arora et al. 2025", combine=rubric.clipped_ratio, extra=JUDGE, judged=True,
+    ),
+    "completeness": Metric(
+        "share of needed statements that a judge finds in the answer", "answers with gold statements",
+        _needs_judge, "Manes et al. 2024", extra=JUDGE, judged=True,
+    ),
+    "contradictions": Metric(
+        "gold statements per answer that a judge finds contradicted", "answers with gold statements",
+        _needs_judge, "Manes et al. 2024", direction="lower", best=0.0, extra=JUDGE, judged=True,
     ),
 }  # fmt: skip
 """The first group is for short answers, then texts, then what needs a catalogue or a model."""
