@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infimed.core.errors import UsageError
 from infimed.core.statistics import Estimate
+from infimed.evaluation.evidence import Evidence, extra_estimates
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -75,6 +76,7 @@ class TaskScores:
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    evidence: Evidence = Evidence()
 
     def cell(self, row: str, column: str = "overall", metric: str = SCORE) -> Cell:
         """One cell.
@@ -144,7 +146,9 @@ class Scoreboard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
-        return {"level": 0.95, "tasks": [asdict(task) for task in self.tasks]}
+        tasks = [asdict(task) for task in self.tasks]
+        # The blocks of evidence stand beside the cells, each under its own key.
+        return {"level": 0.95, "tasks": [task | task.pop("evidence") for task in tasks]}
 
     @staticmethod
     def from_dict(value: dict[str, Any]) -> Scoreboard:
@@ -163,13 +167,14 @@ class Scoreboard:
                     cells=tuple(Cell(**estimate(cell)) for cell in task["cells"]),
                     differences=tuple(Difference(**estimate(item)) for item in task["differences"]),
                     notes=tuple(task["notes"]),
+                    evidence=Evidence.from_dict(task),
                 )
                 for task in value["tasks"]
             )
         )
 
     def to_csv(self) -> str:
-        """One line per cell and per difference (`control` is empty for cells)."""
+        """One line per cell and difference (`control` is empty for cells), then consistency."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -186,6 +191,9 @@ class Scoreboard:
             for found in task.differences:
                 head = [task.task, found.row, found.control, found.column, found.metric]
                 writer.writerow([*head, *_numbers(found.estimate), "", "", ""])
+            for row, metric, estimate in extra_estimates(task.evidence):
+                head = [task.task, row, "", "overall", metric]
+                writer.writerow([*head, *_numbers(estimate), "", "", ""])
         return text.getvalue()
 
     def render(self) -> Group:
@@ -193,8 +201,11 @@ class Scoreboard:
         from rich.console import Group as Stack
         from rich.text import Text
 
+        from infimed.evaluation.evidence_tables import evidence_tables
+
         parts: list[Any] = []
         for task in self.tasks:
+            parts.extend(evidence_tables(task))
             parts.extend(_score_tables(task))
             parts.extend(Text(f"  note: {note}") for note in task.notes)
         return Stack(*parts)
@@ -209,14 +220,22 @@ def _numbers(estimate: Estimate) -> list[Any]:
 
 
 def _score_tables(task: TaskScores) -> list[Any]:
-    """The two tables of a task, a line per column so that they fit a terminal."""
+    """The two tables of a task, a line per column so that they fit a terminal.
+
+    Columns too small for a claim are marked with a star.
+    """
     from infimed.core.console import table
+    from infimed.evaluation.controlled import PRIOR, ROTATED, SCORED
 
     cells = {(c.row, c.column, c.metric): c for c in task.cells}
     found = {(d.control, d.column, d.metric): d for d in task.differences}
-    names = [row.name for row in task.rows]
+    narrow = (PRIOR, ROTATED, SCORED)  # in the table of the ways only, to leave room here
+    names = [row.name for row in task.rows if row.name not in narrow]
     slots = list(dict.fromkeys((c.column, c.metric) for c in task.cells if c.metric != MEDEVALKIT))
-    titles = {column.name: column.title for column in task.columns}
+    titles = {
+        column.name: f"{column.title} *" if column.name in task.evidence.few else column.title
+        for column in task.columns
+    }
     metrics_seen = {metric for _, metric in slots} - {SCORE}
     theirs = [MEDEVALKIT] if _has_medevalkit(task) else []
     lines, gaps = [], []
@@ -225,7 +244,7 @@ def _score_tables(task: TaskScores) -> list[Any]:
             continue
         title = titles[column] if metric == SCORE else f"  {titles[column]} {metric}"
         row_cells = [cells[name, column, metric] for name in names]
-        shown = [percent(cell.estimate) for cell in row_cells]
+        shown = [_with_n(cell.estimate, row_cells[0].estimate.n) for cell in row_cells]
         if theirs:
             other = cells.get((names[0], column, MEDEVALKIT)) if metric == SCORE else None
             shown.insert(1, percent(other.estimate) if other else "")
@@ -251,6 +270,12 @@ def _score_tables(task: TaskScores) -> list[Any]:
         heads = [f"- {name}" for name in names[1:]]
         out.append(table(f"{task.task}: {names[0]} minus ... (points, paired)", ["", *heads], gaps))
     return out
+
+
+def _with_n(estimate: Estimate, whole: int) -> str:
+    """The value, and of how many questions where they are not all of the line."""
+    text = percent(estimate)
+    return text if estimate.n == whole or estimate.mean is None else f"{text} n={estimate.n}"
 
 
 def _has_medevalkit(task: TaskScores) -> bool:
