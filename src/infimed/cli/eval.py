@@ -9,7 +9,10 @@ import typer
 
 if TYPE_CHECKING:
     from infimed.evaluation.groups import Chosen
+    from infimed.evaluation.leaks import Training
+    from infimed.evaluation.session import Session
     from infimed.evaluation.sources import JoinedShards
+    from infimed.evaluation.spec import Breakdown
 
 app = typer.Typer(
     help="Evaluate a model on tasks, with intervals and controls.",
@@ -99,9 +102,41 @@ def evaluate_command(
         int | None,
         typer.Option("--limit", min=1, help="Ask a seeded sample of so many questions a task."),
     ] = None,
-    zeroed: Annotated[
-        bool, typer.Option("--zeroed/--no-zeroed", help="Ask again with blank images.")
-    ] = True,
+    controls: Annotated[
+        str,
+        typer.Option(
+            "--controls",
+            metavar="all|none|A,B",
+            help="Ask again: zeroed (grey images), swapped (another patient's), shuffle (options "
+            "rotated), prior (no question). The cost is shown before asking.",
+        ),
+    ] = "zeroed",
+    rotations: Annotated[
+        int | None,
+        typer.Option("--rotations", min=2, help="Orders of the options under shuffle; default: all."),
+    ] = None,
+    option_scoring: Annotated[
+        str,
+        typer.Option(
+            "--option-scoring",
+            metavar="text|letter|none",
+            help="Also take the likeliest option, by its text or letter; default: as the task says.",
+        ),
+    ] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by", metavar="FIELD,...", help="Cut every table: facts.sex,facts.age:18:65,image.view"
+        ),
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            metavar="RUN|SHARDS|none",
+            help="Look for the questions in this training data; default: that of the run.",
+        ),
+    ] = "",
     trained_blind: Annotated[
         Path | None,
         typer.Option(
@@ -120,6 +155,15 @@ def evaluate_command(
             "--show", min=0, metavar="N", help="Print N questions of each task; asks no model."
         ),
     ] = 0,
+    gate: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--gate", metavar="OLD NEW", help="Promote NEW or not: two evaluations; asks no model."
+        ),
+    ] = None,
+    gate_config: Annotated[
+        Path | None, typer.Option("--gate-config", metavar="FILE", help="Other thresholds (YAML).")
+    ] = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --list: the page docs/tasks.md.")
@@ -145,6 +189,10 @@ def evaluate_command(
 
       infimed eval runs/mini --tasks slake_en --data slake_en=downloads/SLAKE --text-only
 
+      infimed eval runs/mini --tasks vqa_rad_disjoint --controls all --by facts.anatomy
+
+      infimed eval --gate runs/old runs/new
+
       infimed eval --show 3 --tasks mine.yaml --data mine=downloads/mine
     """
     if list_tasks:
@@ -153,8 +201,15 @@ def evaluate_command(
     if list_metrics:
         _list_metrics()
         return
+    if gate is not None:
+        from infimed.cli.eval_gate import decide
+
+        decide(*gate, gate_config, out)
+        return
     from infimed.core.errors import UsageError
+    from infimed.evaluation.columns import parse_breakdowns
     from infimed.evaluation.groups import choose
+    from infimed.evaluation.session import Session, parse_controls
 
     chosen = choose(tasks)
     if show and chosen.names:
@@ -172,9 +227,12 @@ def evaluate_command(
         )
     target = out if out is not None else model / "evaluation-eval"
     own = shards if shards is not None else model / "shards"
+    session = Session(parse_controls(controls), rotations, option_scoring, limit, text_only)
+    cuts = parse_breakdowns(by)
     names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
+    session.scored(names)  # a wrong word is refused before a model is opened
     _evaluate(
-        model, names, records, target, limit, zeroed, trained_blind, batch_size, threads, text_only
+        model, names, records, target, session, cuts, against, trained_blind, batch_size, threads
     )
 
 
@@ -216,44 +274,51 @@ def _gather(
     return list(found.names), joined
 
 
-def _trained_on(model: Path) -> tuple[str, ...]:
-    """The splits a run was trained on; the controls learn from the same."""
-    from infimed.core.recipe import load_recipe
-
-    recipe = model / "recipe.yaml"
-    return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
-
-
 def _evaluate(
     model: Path,
     names: list[str],
     data: JoinedShards,
     target: Path,
-    limit: int | None,
-    zeroed: bool,
+    session: Session,
+    cuts: tuple[Breakdown, ...],
+    against: str,
     trained_blind: Path | None,
     batch_size: int,
     threads: int,
-    text_only: bool,
 ) -> None:
     import torch
 
     from infimed.core import console
+    from infimed.evaluation.leaks import trained_on, training_of
     from infimed.evaluation.runner import evaluate, score
     from infimed.inference.local import LocalModel
 
     if threads:
         torch.set_num_threads(threads)
+    training = training_of(against, model)
     local = LocalModel.open(model, batch_size=batch_size)
-    labels = ["text-only" if text_only else "model"]
-    evaluate(local, data, names, target, label=labels[0], no_images=text_only, limit=limit)
-    if zeroed and not text_only:
-        evaluate(local, data, names, target, label="image-zeroed", blank_images=True, limit=limit)
-        labels.append("image-zeroed")
+    console.err.print(session.cost(data, names), markup=False)
+    labels = session.ask(local, data, names, target)
     if trained_blind is not None:
         twin = LocalModel.open(trained_blind, batch_size=batch_size)
-        evaluate(twin, data, names, target, label="trained-blind", no_images=True, limit=limit)
+        evaluate(
+            twin, data, names, target, label="trained-blind", no_images=True, limit=session.limit
+        )
         labels.append("trained-blind")
-    board = score(target, data, names, labels, prior_splits=_trained_on(model))
+    if training is not None:
+        _scan(training, data, names, target, session.limit)
+    board = score(
+        target, data, names, labels, prior_splits=trained_on(model), breakdowns=cuts
+    )
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
+
+
+def _scan(
+    training: Training, data: JoinedShards, names: list[str], target: Path, limit: int | None
+) -> None:
+    from infimed.core import console
+    from infimed.evaluation.leaks import scan
+
+    with console.progress("leakage", None, unit="records read") as advance:
+        scan(training, data, names, target, limit=limit, on_progress=advance)

@@ -48,12 +48,13 @@ class Training:
     """What a model may have learned from.
 
     Attributes:
-        name: shown in the table. shards: where it is. splits: which parts of it; empty for all.
+        name: shown in the table. shards: where it is. splits: which parts of it; None for its
+            training part, or all of it where there is no such part.
     """
 
     name: str
     shards: Shards
-    splits: tuple[str, ...] = ()
+    splits: tuple[str, ...] | None = None
 
     def records(self) -> list[Record]:
         """Its records.
@@ -61,12 +62,15 @@ class Training:
         Raises:
             DataError: there is none.
         """
-        found = [one for one in self.shards if not self.splits or one.split in self.splits]
+        wanted = ("train",) if self.splits is None else self.splits
+        found = [one for one in self.shards if one.split in wanted]
+        if self.splits is None and not found:
+            found = list(self.shards)
         if not found:
             raise DataError(
                 "no training record here to look for leaks in",
                 where=self.name,
-                seen=", ".join(self.splits) or None,
+                seen=", ".join(wanted),
                 fix="--against takes a run folder, or shards made by `infimed data import`",
             )
         return found
@@ -87,17 +91,24 @@ def scan(
     Raises:
         DataError: the training data has no record.
     """
-    from infimed.matching.leakage import find_leaks, read_side
+    from infimed.matching.leakage import Side, find_leaks, read_side
 
     specs = [load_task(name) for name in tasks]
     records = collect(shards, specs)
     taught = training.records()
-    learned = read_side(_Records(training.shards, taught), workers=workers, on_progress=on_progress)
-    identity = sha256_json(sorted(_identity(record) for record in taught))
+    identity = sha256_json([_identity(record) for record in taught])
+    learned: Side | None = None
     found = {}
     for spec in specs:
         asked = limited(records[spec.name].asked, spec.name, limit)
         ids = [sample.id for sample in make_samples(asked, spec)]
+        known = _scanned(out, spec.name, identity, ids)
+        if known is not None:
+            found[spec.name] = known
+            continue
+        if learned is None:
+            whole = _Records(training.shards, taught)
+            learned = read_side(whole, workers=workers, on_progress=on_progress)
         side = read_side(_Records(shards, asked), workers=workers, on_progress=on_progress)
         kinds: dict[str, str] = {}
         for leak in find_leaks(learned, side):
@@ -121,8 +132,23 @@ def scan(
     return found
 
 
-def _identity(record: Record) -> str:
-    return f"{record.source}/{record.id}"
+def _identity(record: Record) -> list[str]:
+    """What decides whether a record leaks: its images and its text."""
+    images = [image.sha256 or image.locator for image in record.images]
+    return [record.question, record.response, *record.choices, *images]
+
+
+def _scanned(out: Path, task: str, identity: str, ids: Sequence[str]) -> Leakage | None:
+    """The result of the very same scan, where it is stored."""
+    path = out / task / FILE
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("against_sha256") != identity:
+        return None
+    if value.get("asked") != _asked(ids):
+        return None
+    return Leakage(**{key: value[key] for key in Leakage.__dataclass_fields__})
 
 
 def _asked(ids: Sequence[str]) -> str:
@@ -168,3 +194,44 @@ def read_leaks(out: Path, task: str, samples: Sequence[Sample]) -> Leaks:
     ]
     return Leaks(kinds, [one for one in columns if inside and one[1]], block, [])
 
+
+
+MOST_TRAINING_RECORDS = 200_000
+"""Above so many records a run's own training data is only looked through when it is named."""
+
+
+def trained_on(model: Path) -> tuple[str, ...]:
+    """The splits a run was trained on; the controls learn from the same."""
+    from infimed.core.recipe import load_recipe
+
+    recipe = model / "recipe.yaml"
+    return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
+
+
+def training_of(against: str, model: Path) -> Training | None:
+    """What to look for leaks in: the run or shards that were named, else what the run learned from.
+
+    Args:
+        against: a folder, "none", or "" for the model's own run.
+
+    Raises:
+        DataError: the folder holds no shards.
+    """
+    from infimed.core import console
+    from infimed.data.shards import open_shards
+
+    if against == "none":
+        return None
+    place = Path(against) if against else model
+    run = (place / "recipe.yaml").is_file() and (place / "shards").is_dir()
+    if not against and not run:
+        return None
+    shards = open_shards(place / "shards" if run else place)
+    if not against and len(shards) > MOST_TRAINING_RECORDS:
+        console.err.print(
+            f"leakage: {len(shards):,} training records are not looked through; to do so: "
+            f"--against {place}",
+            markup=False,
+        )
+        return None
+    return Training(place.resolve().name, shards, trained_on(place) if run else None)

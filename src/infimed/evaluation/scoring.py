@@ -24,7 +24,7 @@ from infimed.core.statistics import Estimate, Measured, compare_sums, group_inde
 from infimed.evaluation.asked import TaskRecords, collect, manifest_path
 from infimed.evaluation.assess import combine_of
 from infimed.evaluation.columns import columns_of, not_stated, renumbered
-from infimed.evaluation.controlled import CONTROLS, SWAPPED, variants, why_none
+from infimed.evaluation.controlled import CONTROLS, SCORED, SWAPPED, variants, why_none
 from infimed.evaluation.controls import control_answers
 from infimed.evaluation.gathering import gather_evidence
 from infimed.evaluation.leaks import read_leaks
@@ -150,9 +150,9 @@ def _read_rows(
     """Stored answers of every label, as rows over the first one's questions."""
     table = _Table([], [], {}, [])
     for label in labels:
-        nothing = _nothing_to_ask(out, spec, label, table)
-        if nothing:
-            table.notes.append(nothing)
+        skipped = _skipped(out, spec, label, table)
+        if skipped is not None:
+            table.notes += skipped
             continue
         manifest = read_manifest(out, spec, label)
         if manifest.get("control"):
@@ -186,15 +186,15 @@ def _read_rows(
     return table
 
 
-def _nothing_to_ask(out: Path, spec: TaskSpec, label: str, table: _Table) -> str:
-    """Why a label has no answers here, where there was nothing to ask; else ''."""
+def _skipped(out: Path, spec: TaskSpec, label: str, table: _Table) -> list[str] | None:
+    """The note on a label without answers where it has nothing to ask here; None where it must have."""
     if not table.rows or manifest_path(out, spec.name, label).exists():
-        return ""
+        return None
     if label == ZEROED and not any(sample.record.images for sample in table.samples):
-        return f"no '{ZEROED}' row: the questions show no image"
+        return [f"no '{ZEROED}' row: the questions show no image"]
     if label in CONTROLS and not variants(label, table.samples):
-        return f"no '{label}' row: {why_none(label, table.samples)}"
-    return ""
+        return [f"no '{label}' row: {why_none(label, table.samples)}"]
+    return [] if label == SCORED else None  # a task may leave it out
 
 
 def _tables(
