@@ -159,7 +159,9 @@ def test_option_scoring_goes_through_the_store_and_is_asked_once(tmp_path: Path)
         stored = (tmp_path / "phantom_choice" / "option-scoring.responses.jsonl").read_bytes()
     assert stored.count(b"\n") == 15 and b'"options": [[' in stored
     task = score(tmp_path, shards, ["phantom_choice"], ["model", "option-scoring"]).tasks[0]
-    shortest = sum(r.answer == "pneumothorax" for r in shards if r.task == "choice" and r.split == "test")
+    shortest = sum(
+        r.answer == "pneumothorax" for r in shards if r.task == "choice" and r.split == "test"
+    )
     assert task.cell("option-scoring").estimate.mean == pytest.approx(shortest / 15)
     sure = task.evidence.calibration
     assert sure is not None and sure.row == "option-scoring" and sure.n == 15
@@ -232,7 +234,9 @@ def test_a_control_of_other_questions_than_the_models_is_refused(tmp_path: Path)
 def test_a_row_of_some_questions_is_compared_with_the_model_on_those(tmp_path: Path) -> None:
     """Questions without an image have none to swap; they take no part on either side."""
     shards = FakeShards(
-        replace(r, images=(), messages=(replace(r.messages[0], content=(r.question,)), r.messages[1]))
+        replace(
+            r, images=(), messages=(replace(r.messages[0], content=(r.question,)), r.messages[1])
+        )
         if r.task == "closed" and r.group in ("patient-0", "patient-2")
         else r
         for r in clinic()
@@ -255,10 +259,23 @@ def test_a_row_of_some_questions_is_compared_with_the_model_on_those(tmp_path: P
 def test_an_image_that_two_records_share_is_not_swapped_between_them() -> None:
     records = [
         question_record(
-            id=f"r{at}", question="?", answer="yes", images=(image(name),), task="closed", group=f"g{at}"
+            id=f"r{at}",
+            question="?",
+            answer="yes",
+            images=(image(name),),
+            task="closed",
+            group=f"g{at}",
         )
         for at, name in enumerate(["same", "same", "other"])
     ]
     found = variants("image-swapped", make_samples(records, load_task("closed")))
     shown = [one.sample.record.images[0].sha256 for one in found]
     assert shown == ["other", "other", "same"]
+
+
+def test_a_control_that_asked_another_model_is_refused(tmp_path: Path) -> None:
+    shards, task = clinic(), ["phantom_choice"]
+    evaluate(constant("A"), shards, task, tmp_path, label="model")
+    evaluate(constant("B"), shards, task, tmp_path, label="image-swapped", control="image-swapped")
+    with pytest.raises(DataError, match="another model"):
+        score(tmp_path, shards, task, ["model", "image-swapped"])

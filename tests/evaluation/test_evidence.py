@@ -12,6 +12,7 @@ from rich.console import Console
 
 from infimed.core.errors import DataError, UsageError
 from infimed.core.statistics import clustered_bootstrap, mcnemar
+from infimed.data.record import Message
 from infimed.evaluation.columns import parse_breakdowns
 from infimed.evaluation.consistency import letter_bias, rephrased_sets
 from infimed.evaluation.leaks import Training, scan
@@ -26,7 +27,9 @@ from tests.evaluation.fakes import FakeShards, clinic, radiology
 from tests.evaluation.planted import looker, planted, prior, tasks
 
 
-def board_of(model: Scripted, shards: FakeShards, names: list[str], out: Path, **more) -> Scoreboard:
+def board_of(
+    model: Scripted, shards: FakeShards, names: list[str], out: Path, **more
+) -> Scoreboard:
     labels = Session(parse_controls("all")).ask(model, shards, names, out)
     return score(out, shards, names, labels, **more)
 
@@ -184,7 +187,9 @@ def test_few_questions_carry_no_verdict_and_are_marked(tmp_path: Path) -> None:
 
 def test_questions_without_an_image_have_no_verdict(tmp_path: Path) -> None:
     shards = FakeShards(
-        replace(r, images=(), messages=(replace(r.messages[0], content=(r.question,)), r.messages[1]))
+        replace(
+            r, images=(), messages=(replace(r.messages[0], content=(r.question,)), r.messages[1])
+        )
         for r in planted(40)[0]
     )
     task = board_of(prior(), shards, tasks(tmp_path)[:1], tmp_path).tasks[0]
@@ -192,9 +197,12 @@ def test_questions_without_an_image_have_no_verdict(tmp_path: Path) -> None:
     assert "image-swapped" not in [row.name for row in task.rows]
 
 
-def test_mcnemar_is_that_of_the_sample_scores(boards: dict[str, Scoreboard], tmp_path: Path) -> None:
+def test_mcnemar_is_that_of_the_sample_scores(
+    boards: dict[str, Scoreboard], tmp_path: Path
+) -> None:
     lines = [
-        json.loads(line) for line in (tmp_path / "looker" / "samples.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "looker" / "samples.jsonl").read_text().splitlines()
     ]
     own = [line["answers"] for line in lines if line["task"] == "planted_closed"]
     task = boards["looker"].task("planted_closed")
@@ -260,19 +268,24 @@ def rephrased() -> FakeShards:
             continue
         facts = {**record.facts, "rephrasing": f"set-{at}", "question_relation": "strict agreement"}
         shards.append(replace(record, facts=facts))
-        twin = replace(record, id=f"{record.id}-para", facts=facts)
+        words = Message("user", (0, f"Please say: {record.question}"))
+        twin = replace(
+            record, id=f"{record.id}-para", facts=facts, messages=(words, record.messages[1])
+        )
         shards.append(replace(twin, answer="perhaps") if at == 0 else twin)
     return shards
 
 
 def test_rephrasings_say_how_often_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
     shards = rephrased()
-    unsteady = Scripted("u", lambda r: "yes" if "para" in r.id and "2-" in r.id else "no")
+    unsteady = Scripted(
+        "u", lambda r: "yes" if "para" in r.id and "2" in r.id.split("-")[0] else "no"
+    )
     evaluate(unsteady, shards, ["vqa_rad_disjoint"], tmp_path, label="model")
     task = score(tmp_path, shards, ["vqa_rad_disjoint"], ["model"]).tasks[0]
     (found,) = task.evidence.rephrasings
     tested = [r for r in shards if r.split == "test" and "para" not in r.id]
-    steady = [not ("2-" in r.id) for r in tested if r.id != "i0-0"]
+    steady = ["2" not in r.id.split("-")[0] for r in tested if r.id != "i0-0"]
     assert (found.sets, found.left_out) == (len(tested) - 1, 1)
     assert found.questions == 2 * found.sets
     assert found.same.mean == pytest.approx(np.mean(steady))
@@ -300,7 +313,7 @@ def test_every_table_can_be_cut_by_what_records_state(tmp_path: Path) -> None:
         ("sex=f", [r for r in tested if r.facts["sex"] == "f"]),
         ("age=<40", [r for r in tested if r.facts.get("age", 99) < 40]),
         ("age=40-60", [r for r in tested if 40 <= r.facts.get("age", 99) < 60]),
-        ("age=>=60", [r for r in tested if 60 <= r.facts.get("age", -1)]),
+        ("age=>=60", [r for r in tested if r.facts.get("age", -1) >= 60]),
     ):
         cell = task.cell("model", name)
         assert cell.estimate.n == len(own) > 0

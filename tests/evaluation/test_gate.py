@@ -21,7 +21,11 @@ PATIENTS = 200
 
 
 def folder(
-    out: Path, model: Scripted, shards: FakeShards, names: list[str], controls: str = "zeroed,swapped"
+    out: Path,
+    model: Scripted,
+    shards: FakeShards,
+    names: list[str],
+    controls: str = "zeroed,swapped",
 ) -> Path:
     labels = Session(parse_controls(controls)).ask(model, shards, names, out)
     score(out, shards, names, labels, breakdowns=parse_breakdowns("facts.sex"))
@@ -56,8 +60,9 @@ def spoiled(share: float, only: str = "", text: str = "") -> Scripted:
 
 
 def decided(tmp_path: Path, old: Scripted, new: Scripted, shards, names, **settings) -> Gate:
-    one, other = folder(tmp_path / "old", old, shards, names), folder(
-        tmp_path / "new", new, shards, names
+    one, other = (
+        folder(tmp_path / "old", old, shards, names),
+        folder(tmp_path / "new", new, shards, names),
     )
     return gate(one, other, gate_settings().model_copy(update=settings))
 
@@ -69,7 +74,9 @@ def test_the_same_model_is_promoted(tmp_path: Path, shards, names) -> None:
     assert {c.name for c in result.checks} >= {"overall", "sex=f", "unparsed", "seeing, overall"}
 
 
-def test_a_worse_model_is_not_promoted_and_the_margin_decides(tmp_path: Path, shards, names) -> None:
+def test_a_worse_model_is_not_promoted_and_the_margin_decides(
+    tmp_path: Path, shards, names
+) -> None:
     seen = planted(PATIENTS)[1]
     result = decided(tmp_path, looker(seen), spoiled(0.06), shards, names)
     assert not result.promote and any("overall" in reason for reason in result.reasons)

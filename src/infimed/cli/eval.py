@@ -113,7 +113,9 @@ def evaluate_command(
     ] = "zeroed",
     rotations: Annotated[
         int | None,
-        typer.Option("--rotations", min=2, help="Orders of the options under shuffle; default: all."),
+        typer.Option(
+            "--rotations", min=2, help="Orders of the options under shuffle; default: all."
+        ),
     ] = None,
     option_scoring: Annotated[
         str,
@@ -126,7 +128,9 @@ def evaluate_command(
     by: Annotated[
         str,
         typer.Option(
-            "--by", metavar="FIELD,...", help="Cut every table: facts.sex,facts.age:18:65,image.view"
+            "--by",
+            metavar="FIELD,...",
+            help="Cut every table: facts.sex,facts.age:18:65,image.view",
         ),
     ] = "",
     against: Annotated[
@@ -297,7 +301,7 @@ def _evaluate(
         torch.set_num_threads(threads)
     training = training_of(against, model)
     local = LocalModel.open(model, batch_size=batch_size)
-    console.err.print(session.cost(data, names), markup=False)
+    console.err.print(session.cost(data, names), markup=False, soft_wrap=True)
     labels = session.ask(local, data, names, target)
     if trained_blind is not None:
         twin = LocalModel.open(trained_blind, batch_size=batch_size)
@@ -307,9 +311,7 @@ def _evaluate(
         labels.append("trained-blind")
     if training is not None:
         _scan(training, data, names, target, session.limit)
-    board = score(
-        target, data, names, labels, prior_splits=trained_on(model), breakdowns=cuts
-    )
+    board = score(target, data, names, labels, prior_splits=trained_on(model), breakdowns=cuts)
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
 

@@ -58,7 +58,7 @@ def main() -> None:
     from infimed.core.console import err
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what a typer.Exit carries comes back as a value
     except InfiMedError as error:
         err.print("error: ", style="bold red", end="")
         err.print(str(error), markup=False)
@@ -83,6 +83,8 @@ def main() -> None:
             err.print(f"error: {error.format_message()}", markup=False)
             sys.exit(error.exit_code)
         raise
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -136,5 +136,3 @@ def _breakdown_columns(
         edges += [f"{a:g}-{b:g}" for a, b in pairwise(part.edges)]
         order = [name for name in [*edges, f">={part.edges[-1]:g}"] if name in members]
     return [(Column(f"{part.name}={v}", f"{part.name}: {v}", part.name), members[v]) for v in order]
-
-

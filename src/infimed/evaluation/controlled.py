@@ -73,7 +73,9 @@ def variants(
     if control == PRIOR:
         asked = ((of, sample, _bare(sample)) for of, sample in enumerate(samples))
         return [
-            Variant(replace(sample, record=bare), of) for of, sample, bare in asked if bare is not None
+            Variant(replace(sample, record=bare), of)
+            for of, sample, bare in asked
+            if bare is not None
         ]
     scored = ((of, sample, _scored(sample, said)) for of, sample in enumerate(samples))
     return [Variant(sample, of, choices=choices) for of, sample, choices in scored if choices]

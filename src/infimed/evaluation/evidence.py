@@ -198,6 +198,9 @@ class Evidence:
         )
 
 
+NOTHING = Evidence()
+
+
 def _estimates(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
     made = {name: Estimate(**value[name]) if value[name] is not None else None for name in names}
     return {**value, **made}

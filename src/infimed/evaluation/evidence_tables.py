@@ -72,12 +72,12 @@ def _further(evidence: Evidence) -> list[str]:
     if evidence.calibration:
         said.append(_sure(evidence.calibration))
     if evidence.leakage:
-        one = evidence.leakage
+        leaked = evidence.leakage
         said.append(
-            f"leakage: {one.found} of {one.questions} questions found in {one.against} "
-            f"({one.training_records:,} records): {one.both} by image and question, {one.image} by "
-            f"image, {one.question} by question"
-            + (f"; {one.unreadable} unreadable images took no part" if one.unreadable else "")
+            f"leakage: {leaked.found} of {leaked.questions} questions found in {leaked.against} "
+            f"({leaked.training_records:,} records): {leaked.both} by image and question, "
+            f"{leaked.image} by image, {leaked.question} by question"
+            + (f"; {leaked.unreadable} unreadable images took no part" if leaked.unreadable else "")
         )
     if evidence.few:
         said.append(
@@ -106,4 +106,3 @@ def _sure(one: Calibration) -> str:
         f"{len(one.bins)} bins of equal mass, area under risk-coverage {100 * one.aurc:.1f} %, "
         f"{one.n} questions"
     )
-

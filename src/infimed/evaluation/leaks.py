@@ -21,7 +21,7 @@ from infimed.evaluation.asked import collect
 from infimed.evaluation.evidence import Leakage
 from infimed.evaluation.report import Column
 from infimed.evaluation.sample import Sample, Shards, limited, make_samples
-from infimed.evaluation.spec import TaskSpec, load_task
+from infimed.evaluation.spec import load_task
 
 FILE = "leakage.json"
 STRENGTH = ("image and question", "image", "question")
@@ -127,7 +127,8 @@ def scan(
         )
         kept = {name: kinds[name] for name in ids if name in kinds}
         write_json(
-            out / spec.name / FILE, {**asdict(found[spec.name]), "asked": _asked(ids), "found": kept}
+            out / spec.name / FILE,
+            {**asdict(found[spec.name]), "asked": _asked(ids), "found": kept},
         )
     return found
 
@@ -193,7 +194,6 @@ def read_leaks(out: Path, task: str, samples: Sequence[Sample]) -> Leaks:
         (Column("leak=not found", "not found in training", "leak"), outside),
     ]
     return Leaks(kinds, [one for one in columns if inside and one[1]], block, [])
-
 
 
 MOST_TRAINING_RECORDS = 200_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infimed.core.errors import UsageError
 from infimed.core.statistics import Estimate
-from infimed.evaluation.evidence import Evidence, extra_estimates
+from infimed.evaluation.evidence import NOTHING, Evidence, extra_estimates
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -76,7 +76,7 @@ class TaskScores:
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
-    evidence: Evidence = Evidence()
+    evidence: Evidence = NOTHING
 
     def cell(self, row: str, column: str = "overall", metric: str = SCORE) -> Cell:
         """One cell.

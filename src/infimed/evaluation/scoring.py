@@ -101,6 +101,7 @@ class _Table:
     results: dict[str, RowResult]
     notes: list[str]
     shown: bool = True
+    fingerprint: str = ""
 
 
 def _score_task(
@@ -144,9 +145,7 @@ def _score_task(
     return task, _lines(spec, samples, results, columns, leaked.kinds)
 
 
-def _read_rows(
-    out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str]
-) -> _Table:
+def _read_rows(out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str]) -> _Table:
     """Stored answers of every label, as rows over the first one's questions."""
     table = _Table([], [], {}, [])
     for label in labels:
@@ -159,7 +158,9 @@ def _read_rows(
             if not table.rows:
                 raise UsageError("the first row is the model asked plainly", seen=label)
             model = table.results[table.rows[0].name]
-            result = control_row(out, spec, label, manifest, table.samples, model)
+            result = control_row(
+                out, spec, label, manifest, table.samples, model, table.fingerprint
+            )
             missing = len(table.samples) - len(result.covered)
             if missing and manifest["control"] == SWAPPED:
                 table.notes.append(
@@ -170,6 +171,7 @@ def _read_rows(
             asked = asked_samples(records, spec, manifest, where)
             if not table.rows:
                 table.samples, table.shown = asked, manifest["view"] == "images"
+                table.fingerprint = manifest["model"]
             elif [sample.id for sample in asked] != [sample.id for sample in table.samples]:
                 raise DataError(
                     f"'{label}' was asked other questions than '{labels[0]}'",

@@ -47,9 +47,7 @@ def seeing(
     """
     score = {(c.row, c.column): c.estimate for c in cells if c.metric == SCORE}
     gap = {(d.control, d.column): d.estimate for d in differences if d.metric == SCORE}
-    blind = [
-        row.name for row in rows[1:] if row.kind == "control" or row.name in (*ITSELF, PRIOR)
-    ]
+    blind = [row.name for row in rows[1:] if row.kind == "control" or row.name in (*ITSELF, PRIOR)]
     found = []
     for column in main_columns(columns):
         own = {
@@ -60,9 +58,7 @@ def seeing(
         model = score[rows[0].name, column.name]
         if not shown:
             words = "asked without images: what is seen cannot be told"
-            found.append(
-                Seeing(column.name, model, "", None, None, "not asked", words, tuple(own))
-            )
+            found.append(Seeing(column.name, model, "", None, None, "not asked", words, tuple(own)))
         elif model.mean is not None:
             found.append(_judged(column.name, model, own, score))
     return tuple(found)

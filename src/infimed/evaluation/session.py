@@ -98,16 +98,16 @@ class Session:
 
     def cost(self, shards: Shards, tasks: Sequence[str]) -> str:
         """How many questions will be asked, one line; stored answers are not asked again."""
-        counts = questions_of(
-            shards, tasks, self.ways, limit=self.limit, rotations=self.rotations
-        )
+        counts = questions_of(shards, tasks, self.ways, limit=self.limit, rotations=self.rotations)
         plain = counts.pop("model")
         for names in self.scored(tasks).values():
             more = questions_of(shards, names, [SCORED], limit=self.limit)[SCORED]
             counts[SCORED] = counts.get(SCORED, 0) + more
         extra = sum(counts.values())
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        return f"{plain:,} questions" + (f", and {extra:,} more for controls: {parts}" if extra else "")
+        return f"{plain:,} questions" + (
+            f", and {extra:,} more for controls: {parts}" if extra else ""
+        )
 
     def ask(self, model: Model, shards: Shards, tasks: Sequence[str], out: Path) -> list[str]:
         """Ask the model in every way; the labels to score, the model's own first.
@@ -144,4 +144,3 @@ class Session:
                 options_as=said,
             )  # fmt: skip
         return [*labels, SCORED] if scored else labels
-

@@ -77,7 +77,9 @@ def rates_of(answers: Sequence[Answer]) -> Floats:
     return np.stack([unread & ~failed, failed, cut], axis=1).astype(np.float64)
 
 
-def plain_row(samples: Sequence[Sample], spec: TaskSpec, said: Sequence[Response | None]) -> RowResult:
+def plain_row(
+    samples: Sequence[Sample], spec: TaskSpec, said: Sequence[Response | None]
+) -> RowResult:
     """A row that answers every question."""
     found = assess(samples, spec, said)
     return RowResult(found, np.arange(len(samples)), rates_of(found.answers))
@@ -109,7 +111,9 @@ def read_manifest(out: Path, spec: TaskSpec, label: str) -> dict[str, Any]:
     return manifest
 
 
-def answers_of(out: Path, spec: TaskSpec, label: str, manifest: dict[str, Any]) -> list[Response | None]:
+def answers_of(
+    out: Path, spec: TaskSpec, label: str, manifest: dict[str, Any]
+) -> list[Response | None]:
     """The stored answer to every request of a manifest, None where it is missing."""
     stored = read_responses(responses_path(out, spec.name, label))[0]
     return [stored.get(item["key"]) for item in manifest["requests"]]
@@ -149,13 +153,23 @@ def control_row(
     manifest: dict[str, Any],
     samples: Sequence[Sample],
     model: RowResult,
+    fingerprint: str,
 ) -> RowResult:
     """The row of a control that asked the model in another way.
 
+    Args:
+        fingerprint: of the model that was asked plainly.
+
     Raises:
-        DataError: it asked other questions than the model was asked.
+        DataError: it asked another model, or other questions than the model was asked.
     """
     control, where = manifest["control"], str(manifest_path(out, spec.name, label))
+    if manifest["model"] != fingerprint:
+        raise DataError(
+            f"'{label}' asked another model than the first row",
+            where=where,
+            fix="ask both with the same checkpoint",
+        )
     planned = variants(
         control, samples, rotations=manifest["rotations"], said=manifest["options_as"]
     )
@@ -225,9 +239,7 @@ def _rotated_row(
         said_by[one.of].append((one.sample, answer, score or 0.0))
     answers = tuple(_together([answer for _, answer, _ in own]) for own in said_by)
     turns = tuple(tuple(_turn(*one) for one in own) for own in said_by)
-    return RowResult(
-        Assessment(answers, measures), np.unique(owners), rates / orders, None, turns
-    )
+    return RowResult(Assessment(answers, measures), np.unique(owners), rates / orders, None, turns)
 
 
 def _turn(sample: Sample, answer: Answer, score: float) -> Turn:
