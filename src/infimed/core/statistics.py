@@ -339,7 +339,8 @@ def mcnemar(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -
     """The exact test on the questions that only one answered rightly, and its mid-p form.
 
     Under the null every such question is a fair coin: with D the difference of both counts,
-    exact = P(|D| >= |d|) and mid_p = P(|D| > |d|) + P(|D| = |d|) / 2. Every question counts as
+    exact = P(|D| >= |d|) and mid_p = P(|D| > |d|) + P(|D| = |d|) / 2; without any such question
+    both are 1. Every question counts as
     independent, so where questions share patients the clustered interval is the safer reading.
     McNemar 1947; mid-p: Fagerland, Lydersen & Laake, BMC Med Res Methodol 13:91 (2013).
 
@@ -355,4 +356,5 @@ def mcnemar(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -
     masses = [exp(whole - lgamma(k + 1) - lgamma(discordant - k + 1)) for k in range(low + 1)]
     equal = masses[low] * (1 if one == other else 2)
     exact = min(1.0, 2 * sum(masses[:low]) + equal)
-    return McNemar(len(a), one, other, exact, exact - equal / 2)
+    mid = exact - equal / 2 if discordant else 1.0
+    return McNemar(len(a), one, other, exact, mid)

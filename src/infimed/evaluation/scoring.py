@@ -9,7 +9,7 @@ only some questions is compared with the model on those.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,7 @@ from infimed.evaluation.report import (
     TaskScores,
 )
 from infimed.evaluation.sample import Sample, Shards, make_samples
+from infimed.evaluation.sample_lines import sample_lines
 from infimed.evaluation.seeing import ZEROED
 from infimed.evaluation.spec import Breakdown, TaskSpec, load_task
 from infimed.evaluation.stored import (
@@ -142,7 +143,7 @@ def _score_task(
         notes=tuple(notes),
         evidence=replace(evidence, leakage=leaked.leakage),
     )
-    return task, _lines(spec, samples, results, columns, leaked.kinds)
+    return task, sample_lines(spec.name, samples, results, columns, leaked.kinds)
 
 
 def _read_rows(out: Path, spec: TaskSpec, records: TaskRecords, labels: Sequence[str]) -> _Table:
@@ -263,56 +264,3 @@ def _rates(result: RowResult, members: Sequence[int]) -> tuple[float, float, flo
     count = max(1, len(chosen))
     unparsed, failed, truncated = (result.rates[chosen].sum(axis=0) / count).tolist()
     return unparsed, failed, truncated
-
-
-def _lines(
-    spec: TaskSpec,
-    samples: Sequence[Sample],
-    results: dict[str, RowResult],
-    columns: Sequence[tuple[Column, list[int]]],
-    leaked: Mapping[str, str],
-) -> Iterator[dict[str, Any]]:
-    """Every sample with the answer of every row that covers it, for browsing."""
-    ours = {name: found.assessment.scores() for name, found in results.items()}
-    theirs = {name: found.assessment.scores(MEDEVALKIT) for name, found in results.items()}
-    covers = {name: set(found.covered.tolist()) for name, found in results.items()}
-    part_of: list[list[str]] = [[] for _ in samples]
-    for column, members in columns:
-        for index in members:
-            part_of[index].append(column.name)
-    for index, sample in enumerate(samples):
-        yield {
-            "task": spec.name,
-            "id": sample.id,
-            "kind": sample.kind,
-            "type": sample.type,
-            "group": sample.group,
-            "images": [image.sha256 or image.locator for image in sample.record.images],
-            "question": sample.record.question,
-            "options": list(sample.options),
-            "gold": sample.gold,
-            "columns": part_of[index],
-            **({"leak": leaked[sample.id]} if sample.id in leaked else {}),
-            "answers": {
-                name: _answer_line(found, index, ours[name][index], theirs[name][index])
-                for name, found in results.items()
-                if index in covers[name]
-            },
-        }
-
-
-def _answer_line(
-    found: RowResult, index: int, ours: float | None, theirs: float | None
-) -> dict[str, Any]:
-    answer = found.assessment.answers[index]
-    line: dict[str, Any] = {
-        "text": answer.text,
-        "parsed": answer.parsed,
-        "rule": answer.rule,
-        "status": answer.status,
-        "score": ours or 0.0,
-        "medevalkit": theirs,
-    }
-    if found.confidence is not None and np.isfinite(found.confidence[index]):
-        line["confidence"] = float(found.confidence[index])
-    return line

@@ -86,7 +86,7 @@ def _verdict(model: Estimate, gaps: Mapping[str, Estimate], best: str) -> tuple[
     if worse:
         name = min(worse, key=lambda one: (gaps[one].mean, one))
         return "worse with its images", (
-            f"worse with its images than by {name} without them: "
+            f"worse with its images than {name} without them: "
             f"{percent(gaps[name], signed=True)} points"
         )
     level = [name for name, one in gaps.items() if one.low is None or one.low <= 0]
@@ -97,7 +97,7 @@ def _verdict(model: Estimate, gaps: Mapping[str, Estimate], best: str) -> tuple[
             f"{percent(gaps[name], signed=True)} points"
         )
     return "better with its images", (
-        f"better with its images than by any of {len(gaps)} ways without them; "
+        f"better with its images than any of {len(gaps)} ways without them; "
         f"the nearest is {best}, {apart} points away"
     )
 
