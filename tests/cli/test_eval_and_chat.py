@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,12 +138,61 @@ def test_eval_asks_scores_and_prints_the_table(run, shards, monkeypatch, capfd) 
     assert (run / "evaluation-eval" / "phantom_closed" / "image-zeroed.responses.jsonl").exists()
 
 
+def test_eval_asks_all_controls_and_says_what_they_cost(
+    run, shards, monkeypatch, capfd, tmp_path
+) -> None:
+    out = tmp_path / "o"
+    command = (
+        "eval", run, "--tasks", "phantom_closed,phantom_choice", "--controls", "all",
+        "--option-scoring", "text", "--by", "facts.finding", "--out", out,
+    )  # fmt: skip
+    assert invoke(monkeypatch, *command) == 0
+    told = capfd.readouterr()
+    assert "more for controls: image-zeroed 12, image-swapped 12, options-rotated 12" in told.err
+    assert "option-scoring" in told.out and "risk-coverage" in told.out
+    names = {path.name.split(".")[0] for path in (out / "phantom_choice").glob("*.run.json")}
+    assert names == {
+        "model", "image-zeroed", "image-swapped", "options-rotated", "prior-only", "option-scoring",
+    }  # fmt: skip
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert invoke(monkeypatch, *command) == 0
+    assert before == {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_eval_looks_for_leaks_in_the_training_data_it_is_told(
+    run, shards, monkeypatch, capfd, tmp_path
+) -> None:
+    command = ("eval", run, "--tasks", "phantom_closed", "--against", run, "--out", tmp_path / "o")
+    assert invoke(monkeypatch, *command) == 0
+    assert "leakage: 0 of 8 questions found in run" in " ".join(capfd.readouterr().out.split())
+    assert (tmp_path / "o" / "phantom_closed" / "leakage.json").exists()
+
+
+def test_the_gate_says_no_with_an_exit_code_and_writes_why(
+    run, shards, monkeypatch, capfd, tmp_path
+) -> None:
+    rest = ("--tasks", "phantom_closed", "--controls", "none", "--out", tmp_path / "o")
+    assert invoke(monkeypatch, "eval", run, *rest) == 0
+    both = (tmp_path / "o", tmp_path / "o")
+    assert invoke(monkeypatch, "eval", "--gate", *both) == 0
+    assert "promote" in capfd.readouterr().out
+    found = json.loads((tmp_path / "o" / "gate.json").read_text())
+    assert found["promote"] is True and found["checks"][0]["name"] == "overall"
+    samples = tmp_path / "o" / "samples.jsonl"
+    shutil.copytree(tmp_path / "o", tmp_path / "worse")
+    worse = samples.read_text().replace('"score": 0.0', '"score": -1.0')
+    (tmp_path / "worse" / "samples.jsonl").write_text(worse)
+    assert invoke(monkeypatch, "eval", "--gate", tmp_path / "o", tmp_path / "worse") == 7
+    assert "do not promote" in capfd.readouterr().out
+
+
 def test_eval_asks_a_twin_without_images(run, shards, monkeypatch, capfd, tmp_path) -> None:
     args = [
         "eval",
         "--tasks",
         "phantom_closed",
-        "--no-zeroed",
+        "--controls",
+        "none",
         "--trained-blind",
         run,
         "--out",
@@ -162,6 +213,9 @@ def test_eval_asks_a_twin_without_images(run, shards, monkeypatch, capfd, tmp_pa
         (["eval"], 2, "give a run or checkpoint folder"),
         (["eval", "RUN"], 2, "at least one task"),
         (["eval", "RUN", "--tasks", "phantom_close"], 2, "did you mean: phantom_closed"),
+        (["eval", "RUN", "--tasks", "closed", "--controls", "swap"], 2, "did you mean: swapped"),
+        (["eval", "RUN", "--tasks", "closed", "--by", "sex"], 2, "no such field"),
+        (["eval", "--gate", "nowhere", "nowhere"], 4, "no scores here"),
         (["eval", "RUN", "--tasks", "closed", "--shards", "nowhere"], 4, "no imported data"),
         (["chat", "nowhere", "-q", "hi"], 4, "no complete checkpoint"),
         (["chat", "RUN", "--image", "no.png", "-q", "hi"], 4, "file not found"),

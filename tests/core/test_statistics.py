@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from infimed.core.statistics import (
     compare_sums,
     group_index,
     majority,
+    mcnemar,
     paired_clustered_bootstrap,
     resample_counts,
     wilson_interval,
@@ -243,3 +246,33 @@ def test_the_approximation_holds_for_a_value_of_a_whole_set(
 def test_rows_that_do_not_fit_the_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="3 samples"):
         compare_sums([Measured([np.ones((2, 2))])], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second"), [(0, 0), (1, 0), (3, 3), (7, 2), (2, 7), (0, 9), (5, 4)]
+)
+def test_mcnemar_equals_the_count_over_all_coin_throws(only_first: int, only_second: int) -> None:
+    first = [1.0] * only_first + [0.0] * only_second + [1.0, 0.0]
+    second = [0.0] * only_first + [1.0] * only_second + [1.0, 0.0]
+    found = mcnemar(first, second)
+    discordant, seen = only_first + only_second, abs(only_first - only_second)
+    apart = [
+        abs(2 * sum(throw) - discordant) for throw in itertools.product((0, 1), repeat=discordant)
+    ]
+    further = sum(one > seen for one in apart) / len(apart)
+    equal = sum(one == seen for one in apart) / len(apart)
+    assert (found.n, found.only_first, found.only_second) == (
+        discordant + 2,
+        only_first,
+        only_second,
+    )
+    assert found.exact == pytest.approx(further + equal)
+    assert found.mid_p == pytest.approx(further + equal / 2 if discordant else 1.0)
+
+
+def test_mcnemar_takes_many_questions_and_refuses_partial_scores() -> None:
+    first, second = [1.0] * 60_000 + [0.0] * 40_000, [0.0] * 60_000 + [1.0] * 40_000
+    found = mcnemar(first, second)
+    assert 0 <= found.mid_p <= found.exact < 1e-6
+    with pytest.raises(ValueError, match="right"):
+        mcnemar([0.5], [1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +15,9 @@ from infimed.data.record import Message
 from infimed.inference.cache import CACHED
 from infimed.inference.chat import Chat, stream
 from infimed.inference.local import LocalModel, plan_batches, prepare
+from infimed.inference.option_scoring import OptionScorer, confidences
 from infimed.inference.requests import ChoiceScores, OptionScore, Picture, Request, blank_picture
+from infimed.inference.responses import ask, read_responses
 from infimed.model.modeling import LeakingCallError
 from infimed.model.processing import Processor
 from tests.conftest import tiny_tokenizer_json
@@ -261,3 +264,27 @@ def test_nothing_to_score_is_no_error(local):
 def test_an_answer_of_no_tokens_is_refused():
     with pytest.raises(UsageError, match="at least one token"):
         Request("a", (Message("user", ("left?",)),), max_new_tokens=0)
+
+
+def test_option_scoring_answers_with_the_likeliest_choice_and_keeps_all_scores(local, tmp_path):
+    requests = [
+        replace(request, choices=("left lung", "no", "A"), scored=True)
+        for request in mixed_requests()
+    ]
+    slow = local.score_choices(requests)
+    answers = ask(OptionScorer(local), requests, tmp_path / "scores.jsonl")
+    for request, expected in zip(requests, slow, strict=True):
+        found = answers[request.key(local.fingerprint)]
+        assert found.text == request.choices[expected.best()]
+        assert [o.tokens for o in found.options] == [o.tokens for o in expected.options]
+        assert [o.logprob for o in found.options] == pytest.approx(
+            [o.logprob for o in expected.options], abs=2e-4
+        )
+    stored = read_responses(tmp_path / "scores.jsonl")[0]
+    assert stored == answers
+
+
+def test_confidences_of_options_are_their_softmax_by_token():
+    options = (OptionScore(-3.0, 3), OptionScore(-2.0, 1), OptionScore(-40.0, 10))
+    odds = [math.exp(-1), math.exp(-2), math.exp(-4)]
+    assert confidences(options) == pytest.approx([one / sum(odds) for one in odds])

@@ -9,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from infimed.evaluation.groups import Chosen
-    from infimed.evaluation.opening import Found, Options
     from infimed.evaluation.sources import JoinedShards
 
 app = typer.Typer(
@@ -17,60 +16,6 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"allow_interspersed_args": True, "help_option_names": ["-h", "--help"]},
 )
-
-
-def _list_tasks(markdown: bool) -> None:
-    from infimed.core.console import out, table
-    from infimed.evaluation.catalogue import facts, lines
-    from infimed.evaluation.catalogue import markdown as page
-    from infimed.evaluation.groups import groups
-
-    if markdown:
-        out.out(page(), end="", highlight=False)
-        return
-    rows = [[line.name, f"{line.title}\n{facts(line)}"] for line in lines()]
-    shown = table(
-        "tasks: kinds; modality; size; licence; access; languages", ["name", "what"], rows, 2
-    )
-    shown.columns[0].no_wrap = True  # a name cut short cannot be typed
-    out.print(shown)
-    members = [[name, ", ".join(names)] for name, names in groups().items()]
-    out.print(table("groups", ["name", "tasks"], members, numeric=2))
-
-
-def _list_metrics() -> None:
-    from infimed.core.console import out, table
-    from infimed.evaluation.metrics.registry import METRICS
-
-    rows = [
-        [
-            name,
-            metric.title,
-            f"{metric.direction}, {metric.best:g}",
-            metric.domain,
-            metric.extra or "-",
-        ]
-        for name, metric in METRICS.items()
-    ]
-    shown = table("metrics", ["name", "what", "better, best", "domain", "needs"], rows, numeric=5)
-    shown.columns[0].no_wrap = True
-    out.print(shown)
-
-
-def _list_models(markdown: bool) -> None:
-    from infimed.core.console import out, table
-    from infimed.evaluation import baseline
-
-    if markdown:
-        out.out(baseline.markdown(), end="", highlight=False)
-        return
-    rows = [
-        [name, "{}\n{}".format(title, "; ".join(rest))] for name, title, *rest in baseline.rows()
-    ]
-    heads = f"baselines: {'; '.join(baseline.HEADS[2:])}"
-    shown = table(heads, ["name", "what"], rows, numeric=2)
-    shown.columns[0].no_wrap = True
-    out.print(shown)
 
 
 @app.callback()
@@ -121,9 +66,45 @@ def evaluate_command(
         int | None,
         typer.Option("--limit", min=1, help="Ask a seeded sample of so many questions a task."),
     ] = None,
-    zeroed: Annotated[
-        bool, typer.Option("--zeroed/--no-zeroed", help="Ask again with blank images.")
-    ] = True,
+    controls: Annotated[
+        str,
+        typer.Option(
+            "--controls",
+            metavar="all|none|A,B",
+            help="Ask again: zeroed (grey images), swapped (another patient's), shuffle (options "
+            "rotated), prior (no question). The cost is shown before asking.",
+        ),
+    ] = "zeroed",
+    rotations: Annotated[
+        int | None,
+        typer.Option(
+            "--rotations", min=2, help="Orders of the options under shuffle; default: all."
+        ),
+    ] = None,
+    option_scoring: Annotated[
+        str,
+        typer.Option(
+            "--option-scoring",
+            metavar="text|letter|none",
+            help="Also take the likeliest option, by its text or letter; default: as the task says.",
+        ),
+    ] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="FIELD,...",
+            help="Cut every table: facts.sex,facts.age:18:65,image.view",
+        ),
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            metavar="RUN|SHARDS|none",
+            help="Look for the questions in this training data; default: that of the run.",
+        ),
+    ] = "",
     trained_blind: Annotated[
         Path | None,
         typer.Option(
@@ -191,6 +172,15 @@ def evaluate_command(
     list_models: Annotated[
         bool, typer.Option("--models", help="List the named baselines and stop.")
     ] = False,
+    gate: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--gate", metavar="OLD NEW", help="Promote NEW or not: two evaluations; asks no model."
+        ),
+    ] = None,
+    gate_config: Annotated[
+        Path | None, typer.Option("--gate-config", metavar="FILE", help="Other thresholds (YAML).")
+    ] = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the tasks and stop.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --list or --models: the page in docs.")
@@ -221,20 +211,33 @@ def evaluate_command(
 
       infimed eval http://127.0.0.1:8000/v1 --tasks text --data benchmarks
 
+      infimed eval runs/mini --tasks vqa_rad_disjoint --controls all --by facts.anatomy
+
+      infimed eval --gate runs/old runs/new
+
       infimed eval --show 3 --tasks mine.yaml --data mine=downloads/mine
     """
-    if list_tasks:
-        _list_tasks(markdown)
+    if list_tasks or list_metrics or list_models:
+        from infimed.cli import eval_lists
+
+        if list_tasks:
+            eval_lists.list_tasks(markdown)
+        elif list_metrics:
+            eval_lists.list_metrics()
+        else:
+            eval_lists.list_models(markdown)
         return
-    if list_metrics:
-        _list_metrics()
+    if gate is not None:
+        from infimed.cli.eval_gate import decide
+
+        decide(*gate, gate_config, out)
         return
-    if list_models:
-        _list_models(markdown)
-        return
+    from infimed.cli.eval_asking import ask_and_score, check_judged
     from infimed.core.errors import UsageError
+    from infimed.evaluation.columns import parse_breakdowns
     from infimed.evaluation.groups import choose
     from infimed.evaluation.opening import Options, find
+    from infimed.evaluation.session import Session, parse_controls
 
     options = Options(
         name=served_model,
@@ -264,20 +267,23 @@ def evaluate_command(
     found = find(model, options)
     target = out if out is not None else found.answers
     own = shards if shards is not None else found.home / "shards"
+    session = Session(parse_controls(controls), rotations, option_scoring, limit, text_only)
+    cuts = parse_breakdowns(by)
     names, records = _gather(chosen, own, data or [], hub, target, not text_only, limit)
+    session.scored(names)  # a wrong word is refused before a model is opened
     if judge:
-        _check_judged(names)
-    _evaluate(
+        check_judged(names)
+    ask_and_score(
         found,
         options,
         names,
         records,
         target,
-        limit,
-        zeroed,
+        session,
+        cuts,
+        against,
         trained_blind,
         threads,
-        text_only,
         (judge, judge_model),
     )
 
@@ -318,107 +324,3 @@ def _gather(
     for one in built:
         console.err.print(one.describe(), markup=False)
     return list(found.names), joined
-
-
-def _trained_on(home: Path) -> tuple[str, ...]:
-    """The splits a run was trained on; the controls learn from the same."""
-    from infimed.core.recipe import load_recipe
-
-    recipe = home / "recipe.yaml"
-    return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
-
-
-def _evaluate(
-    found: Found,
-    options: Options,
-    names: list[str],
-    data: JoinedShards,
-    target: Path,
-    limit: int | None,
-    zeroed: bool,
-    trained_blind: Path | None,
-    threads: int,
-    text_only: bool,
-    judge: tuple[str, str] = ("", ""),
-) -> None:
-    from dataclasses import replace
-
-    from infimed.core import console
-    from infimed.core.errors import DataError
-    from infimed.evaluation.opening import is_remote, opened, unanswered
-    from infimed.evaluation.runner import evaluate, score
-
-    if found.kind not in ("endpoint", "stub"):
-        from infimed.training.device import best_device, set_threads
-
-        set_threads(threads)
-        options = replace(options, device=str(best_device()))
-    if is_remote(found):
-        console.err.print(
-            f"questions and images go to {found.text}: make sure they may", markup=False
-        )
-    labels = ["text-only" if text_only else "model"]
-    with opened(found, options) as model:
-        evaluate(model, data, names, target, label=labels[0], no_images=text_only, limit=limit)
-        if zeroed and not text_only:
-            evaluate(
-                model, data, names, target, label="image-zeroed", blank_images=True, limit=limit
-            )
-            labels.append("image-zeroed")
-    if trained_blind is not None:
-        from infimed.inference.local import LocalModel
-
-        twin = LocalModel.open(trained_blind, batch_size=options.batch_size)
-        evaluate(twin, data, names, target, label="trained-blind", no_images=True, limit=limit)
-        labels.append("trained-blind")
-    if judge[0]:
-        _judge(*judge, names, data, target, labels)
-    board = score(target, data, names, labels, prior_splits=_trained_on(found.home))
-    console.out.print(board.render())
-    console.err.print(f"answers and scores: {target}", markup=False)
-    failed = unanswered(board)
-    for name, count in failed.items():
-        console.err.print(
-            f"{name}: {count} questions have no answer and count as wrong; the .responses.jsonl says why",
-            markup=False,
-            soft_wrap=True,
-        )
-    if failed and found.kind == "endpoint":
-        raise DataError(
-            f"{sum(failed.values())} questions have no answer yet",
-            where=found.text,
-            fix="run the same command again when the endpoint is well: only these are asked",
-        )
-
-
-def _check_judged(names: list[str]) -> None:
-    """Refuse a judge where none of the tasks has answers for it, before anything is asked."""
-    from infimed.core.errors import UsageError
-    from infimed.evaluation.spec import load_task
-
-    if not any(load_task(name).judged for name in names):
-        raise UsageError(
-            "a judge reads answers in words; none of these tasks asks for them",
-            where="--judge",
-            seen=", ".join(names),
-        )
-
-
-def _judge(
-    where: str, name: str, tasks: list[str], data: JoinedShards, target: Path, labels: list[str]
-) -> None:
-    """Have a judge read what was answered."""
-    from contextlib import ExitStack
-
-    from infimed.cli.judge import show_verdicts
-    from infimed.cli.judge_model import open_judge_model, say_where
-    from infimed.evaluation.judging.asking import judge_answers
-    from infimed.evaluation.judging.prompts import load_prompt
-
-    with ExitStack() as stack:
-        opened = open_judge_model(stack, where, name=name)
-        say_where(opened, "questions, reference answers and answers")
-        done = judge_answers(
-            opened.model, opened.name, data, tasks, target, labels=labels, prompt=load_prompt()
-        )
-    show_verdicts(done)

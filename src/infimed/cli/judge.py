@@ -94,6 +94,7 @@ def judge(
       infimed judge scores --judge http://localhost:8000/v1 --data benchmarks --max-calls 2000
     """
     from infimed.core import console
+    from infimed.evaluation.folder import FILE, read_evaluation, trained_on
     from infimed.evaluation.judging.asking import judge_answers
     from infimed.evaluation.judging.budget import Budget
     from infimed.evaluation.judging.prompts import load_prompt
@@ -131,20 +132,19 @@ def judge(
     if dry_run:
         return
     every = asked_anywhere(evaluation, scored)
+    known = read_evaluation(evaluation) if (evaluation / FILE).is_file() else None
     board = score(
-        evaluation, records, scored, every, prior_splits=trained_on(evaluation.parent), partial=True
+        evaluation,
+        records,
+        scored,
+        every,
+        prior_splits=known.prior_splits if known else trained_on(evaluation.parent),
+        breakdowns=known.breakdowns if known else (),
+        partial=True,
     )
     console.out.print(board.render())
     if done and all(set(one.verdicts) <= {"failed"} for one in done if one.items):
         raise typer.Exit(EXIT_DATA)
-
-
-def trained_on(run: Path) -> tuple[str, ...]:
-    """The splits that the run around an evaluation was trained on."""
-    from infimed.core.recipe import load_recipe
-
-    recipe = run / "recipe.yaml"
-    return tuple(load_recipe(str(recipe)).data.train_splits) if recipe.exists() else ("train",)
 
 
 def asked_anywhere(evaluation: Path, tasks: Sequence[str]) -> list[str]:
@@ -153,7 +153,11 @@ def asked_anywhere(evaluation: Path, tasks: Sequence[str]) -> list[str]:
     from infimed.evaluation.scoring import FIRST
     from infimed.evaluation.spec import load_task
 
-    found = {label for task in tasks for label in asked_labels(evaluation, load_task(task).name)}
+    found = {
+        label
+        for task in tasks
+        for label in asked_labels(evaluation, load_task(task).name, controls=True)
+    }
     first = [label for label in FIRST if label in found]
     last = [label for label in LAST if label in found]
     return [*first, *sorted(found - {*first, *last}), *last]

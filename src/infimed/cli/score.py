@@ -58,7 +58,13 @@ def score(
         for note in notes:
             console.err.print(note, markup=False)
         board = score_folder(
-            found.folder, records, found.tasks, found.labels, prior_splits=found.prior_splits
+            found.folder,
+            records,
+            found.tasks,
+            found.labels,
+            prior_splits=found.prior_splits,
+            breakdowns=found.breakdowns,
+            partial=True,
         )
         console.out.print(board.render())
         console.err.print(f"scores: {found.folder}", markup=False)

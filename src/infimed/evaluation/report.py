@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infimed.core.errors import UsageError
 from infimed.core.statistics import Estimate
+from infimed.evaluation.evidence import NOTHING, Evidence, extra_estimates
 from infimed.evaluation.judging.agreement import OUTCOMES, JudgeSummary
 from infimed.evaluation.metrics.registry import METRICS
 
@@ -84,6 +85,7 @@ class TaskScores:
     notes: tuple[str, ...]
     needs_judge: tuple[str, ...] = ()
     judge: JudgeSummary | None = None
+    evidence: Evidence = NOTHING
 
     def cell(self, row: str, column: str = "overall", metric: str = SCORE) -> Cell:
         """One cell.
@@ -153,7 +155,9 @@ class Scoreboard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
-        return {"level": 0.95, "tasks": [asdict(task) for task in self.tasks]}
+        tasks = [asdict(task) for task in self.tasks]
+        # The blocks of evidence stand beside the cells, each under its own key.
+        return {"level": 0.95, "tasks": [task | task.pop("evidence") for task in tasks]}
 
     @staticmethod
     def from_dict(value: dict[str, Any]) -> Scoreboard:
@@ -174,13 +178,14 @@ class Scoreboard:
                     notes=tuple(task["notes"]),
                     needs_judge=tuple(task.get("needs_judge", ())),
                     judge=JudgeSummary.from_dict(task["judge"]) if task.get("judge") else None,
+                    evidence=Evidence.from_dict(task),
                 )
                 for task in value["tasks"]
             )
         )
 
     def to_csv(self) -> str:
-        """One line per cell and per difference (`control` is empty for cells)."""
+        """One line per cell and difference (`control` is empty for cells), then consistency."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -197,6 +202,9 @@ class Scoreboard:
             for found in task.differences:
                 head = [task.task, found.row, found.control, found.column, found.metric]
                 writer.writerow([*head, *_numbers(found.estimate), "", "", ""])
+            for row, metric, estimate in extra_estimates(task.evidence):
+                head = [task.task, row, "", "overall", metric]
+                writer.writerow([*head, *_numbers(estimate), "", "", ""])
         return text.getvalue()
 
     def render(self) -> Group:
@@ -204,8 +212,11 @@ class Scoreboard:
         from rich.console import Group as Stack
         from rich.text import Text
 
+        from infimed.evaluation.evidence_tables import evidence_tables
+
         parts: list[Any] = []
         for task in self.tasks:
+            parts.extend(evidence_tables(task))
             parts.extend(_score_tables(task))
             parts.extend(_judge_table(task))
             parts.extend(_tag_table(task))
@@ -229,14 +240,22 @@ def _numbers(estimate: Estimate) -> list[Any]:
 
 
 def _score_tables(task: TaskScores) -> list[Any]:
-    """The two tables of a task, a line per column so that they fit a terminal."""
+    """The two tables of a task, a line per column so that they fit a terminal.
+
+    Columns too small for a claim are marked with a star.
+    """
     from infimed.core.console import table
+    from infimed.evaluation.controlled import PRIOR, ROTATED, SCORED
 
     cells = {(c.row, c.column, c.metric): c for c in task.cells}
     found = {(d.control, d.column, d.metric): d for d in task.differences}
-    names = [row.name for row in task.rows]
+    narrow = (PRIOR, ROTATED, SCORED)  # in the table of the ways only, to leave room here
+    names = [row.name for row in task.rows if row.name not in narrow]
     slots = list(dict.fromkeys((c.column, c.metric) for c in task.cells if c.metric != MEDEVALKIT))
-    titles = {column.name: column.title for column in task.columns}
+    titles = {
+        column.name: f"{column.title} *" if column.name in task.evidence.few else column.title
+        for column in task.columns
+    }
     metrics_seen = {metric for _, metric in slots} - {SCORE}
     theirs = [MEDEVALKIT] if _has_medevalkit(task) else []
     lines, gaps = [], []
@@ -245,7 +264,7 @@ def _score_tables(task: TaskScores) -> list[Any]:
             continue
         title = titles[column] if metric == SCORE else f"  {titles[column]} {metric}"
         row_cells = [cells[name, column, metric] for name in names]
-        shown = [told(task, cell) for cell in row_cells]
+        shown = [_with_n(task, cell, row_cells[0].estimate.n) for cell in row_cells]
         if theirs:
             other = cells.get((names[0], column, MEDEVALKIT)) if metric == SCORE else None
             shown.insert(1, percent(other.estimate) if other else "")
@@ -314,6 +333,13 @@ def _tag_table(task: TaskScores) -> list[Any]:
     ]
     title = f"{task.task}: by tag of the criteria (%, 95 % interval)"
     return [table(title, ["", "n", *(row.row for row in rows)], lines)]
+
+
+def _with_n(task: TaskScores, cell: Cell, whole: int) -> str:
+    """The value, and of how many questions where they are not all of the line."""
+    text = told(task, cell)
+    partial = cell.estimate.mean is not None and cell.estimate.n != whole
+    return f"{text} n={cell.estimate.n}" if partial else text
 
 
 def _has_medevalkit(task: TaskScores) -> bool:

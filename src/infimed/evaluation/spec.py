@@ -85,6 +85,16 @@ class Breakdown(Part):
         return self.title or self.field.rpartition(".")[2]
 
 
+class Rephrasings(Part):
+    """How a data set marks questions that mean the same: equal values of `field`, where `where` holds.
+
+    Only questions of one kind about the same images, with the same gold answer, are compared.
+    """
+
+    field: str = "facts.rephrasing"
+    where: Where = Field(default_factory=dict)
+
+
 class TaskSpec(Part):
     """One evaluation task.
 
@@ -102,6 +112,8 @@ class TaskSpec(Part):
         judge: what a judge asks of answers in words, see `Judge`; auto: by kind.
         report_metrics: over all questions of a group together, see `reports`.
         subsets: named columns. breakdowns: a column per value. controls: rows that cost no model.
+        rephrasings: which questions say the same in other words. option_scoring: also ask a model that
+            can for the likeliest option, by its text or its letter.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
@@ -125,6 +137,8 @@ class TaskSpec(Part):
     breakdowns: tuple[Breakdown, ...] = (Breakdown(field="facts.question_type", title="type"),)
     type_field: str = "facts.question_type"
     controls: tuple[Control, ...] = ("majority", "majority by type", "question-only linear")
+    rephrasings: Rephrasings = Rephrasings()
+    option_scoring: Literal["none", "text", "letter"] = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -139,9 +153,10 @@ class TaskSpec(Part):
 
         if not self.where:
             raise ValueError("say which records are asked: where, or layouts of files")
-        wheres = [self.where, *self.subsets.values()]
+        wheres = [self.where, *self.subsets.values(), self.rephrasings.where]
         used = [key for where in wheres for key in where]
-        for field in [*used, *(part.field for part in self.breakdowns), self.type_field]:
+        used += [part.field for part in self.breakdowns]
+        for field in [*used, self.type_field, self.rephrasings.field]:
             if field not in FIELDS and not field.startswith(("facts.", "image.")):
                 raise ValueError(
                     f"unknown field {field!r}; use {', '.join(FIELDS)}, facts.NAME or image.NAME"
@@ -256,6 +271,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "source": Source,
     "layouts": FieldMap,
     "breakdowns": Breakdown,
+    "rephrasings": Rephrasings,
 }
 
 

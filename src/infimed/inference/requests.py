@@ -115,6 +115,7 @@ class Request:
         choices: options in the order shown, for models that score them; empty otherwise.
         sampling: greedy unless something else is asked for.
         stop: strings before which the answer ends, besides the end of its turn; none is empty.
+        scored: the choices are to be scored instead of an answer written, see `option_scoring`.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Request:
     choices: tuple[str, ...] = ()
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    scored: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -135,6 +137,8 @@ class Request:
 
     def settings(self) -> dict[str, Any]:
         """Generation settings that are part of the key."""
+        if self.scored:
+            return {"option_scoring": list(self.choices)}
         sampling = "greedy" if self.sampling.greedy else asdict(self.sampling)
         made = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
         return {**made, "stop": list(self.stop)} if self.stop else made
@@ -164,6 +168,7 @@ class Response:
         new_tokens: tokens written, the closing one not counted.
         error: what went wrong, for a status that is no answer.
         prompt_tokens, seconds, attempts: what an endpoint's answer cost; 0 for a local model.
+        options: how likely each of the choices is, where they were scored.
     """
 
     id: str
@@ -174,6 +179,7 @@ class Response:
     prompt_tokens: int = 0
     seconds: float = 0.0
     attempts: int = 0
+    options: tuple[OptionScore, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

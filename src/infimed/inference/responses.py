@@ -22,7 +22,14 @@ from typing import IO, Any
 
 from infimed.core.console import err, progress
 from infimed.core.errors import DataError
-from infimed.inference.requests import ASK_AGAIN, STATUSES, Model, Request, Response
+from infimed.inference.requests import (
+    ASK_AGAIN,
+    STATUSES,
+    Model,
+    OptionScore,
+    Request,
+    Response,
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,6 +48,8 @@ def _line(key: str, response: Response) -> bytes:
         value["prompt_tokens"] = response.prompt_tokens
         value["seconds"] = round(response.seconds, 3)
         value["attempts"] = response.attempts
+    if response.options:
+        value["options"] = [[option.logprob, option.tokens] for option in response.options]
     return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -59,6 +68,10 @@ def _parse(line: bytes) -> tuple[str, Response] | None:
             prompt_tokens=int(value.get("prompt_tokens", 0)),
             seconds=float(value.get("seconds", 0.0)),
             attempts=int(value.get("attempts", 0)),
+            options=tuple(
+                OptionScore(float(logprob), int(tokens))
+                for logprob, tokens in value.get("options", ())
+            ),
         )
     except (ValueError, KeyError, TypeError):
         return None

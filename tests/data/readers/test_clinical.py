@@ -48,6 +48,9 @@ def test_the_slips_of_vqa_rad_are_normalised_and_kept(tmp_path: Path) -> None:
     assert found[1].facts["question_type_raw"] == "POS, atrib"
     assert found[2].facts["question_type"] == "OTHER" and found[0].facts["anatomy"] == "chest"
     assert found[0].question == "Is there a mass?"
+    linked = [{**ROW, "qid_linked_id": "x"}, {**ROW, "qid": 2, "qid_linked_id": "NULL"}]
+    found, _ = read(vqa_folder(tmp_path / "w", linked))
+    assert found[0].facts["rephrasing"] == "x" and "rephrasing" not in found[1].facts
 
 
 def test_duplicated_questions_are_kept(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def _record(
     if organ:
         facts["anatomy"] = ORGANS.get(organ, organ.lower())
     facts |= said.get(image, {})
+    linked = _text(value.get("qid_linked_id"))
+    if linked:
+        facts["rephrasing"] = linked
     for key in ("question_relation", "evaluation"):
         if _text(value.get(key)):
             facts[key] = _text(value.get(key))

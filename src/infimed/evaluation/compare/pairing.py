@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from infimed.core.statistics import Estimate, compare_rows
+from infimed.core.statistics import Estimate, compare_rows, mcnemar_p
 from infimed.evaluation.compare.loading import Answered, ModelScores, TaskOf
 
 MARKED = ("closed", "choice", "open")
@@ -49,27 +48,6 @@ class Pair:
         if found is None or found.low is None or found.high is None:
             return ""
         return "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
-
-
-def mcnemar_mid_p(first: int, second: int) -> float:
-    """Two-sided mid-p value of McNemar's exact test on the discordant counts; 1 without any.
-
-    Twice the binomial tail of the smaller count, the observed count's probability taken half (Fagerland,
-    Lydersen & Laake, BMC Med Res Methodol 13:91, 2013). Exact in integers, then one division.
-
-    Raises:
-        ValueError: a count is negative.
-    """
-    if first < 0 or second < 0:
-        raise ValueError(f"counts of {first} and {second}")
-    total, small = first + second, min(first, second)
-    if not total:
-        return 1.0
-    term = tail = 1
-    for k in range(1, small + 1):
-        term = term * (total - k + 1) // k
-        tail += term
-    return min(1.0, float(Fraction(2 * tail - term, 2**total)))
 
 
 def unpaired(task: TaskOf, other: TaskOf) -> str:
@@ -145,5 +123,5 @@ def _pair(
         return Pair(task, model, reference, column, title, estimate)
     alone = sum(ours.score >= 1 > theirs.score for ours, theirs in both)
     beaten = sum(theirs.score >= 1 > ours.score for ours, theirs in both)
-    p = mcnemar_mid_p(alone, beaten)
+    p = mcnemar_p(alone, beaten)[1]
     return Pair(task, model, reference, column, title, estimate, "", alone, beaten, p)

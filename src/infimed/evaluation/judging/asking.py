@@ -29,8 +29,8 @@ from infimed.evaluation.judging.verdicts import (
     transcript_path,
 )
 from infimed.evaluation.sample import Sample, Shards
-from infimed.evaluation.scoring import asked_samples, stored_answers
 from infimed.evaluation.spec import TaskSpec, load_task
+from infimed.evaluation.stored import answers_of, asked_samples, read_manifest
 from infimed.inference.replies import text_tokens
 from infimed.inference.requests import Model, Response
 from infimed.inference.responses import read_responses
@@ -58,10 +58,18 @@ class JudgedLabel:
     cost: float = 0.0
 
 
-def asked_labels(out: Path, task: str) -> list[str]:
-    """Ways of answering that were asked a task, by their files."""
+def asked_labels(out: Path, task: str, *, controls: bool = False) -> list[str]:
+    """Ways of answering that were asked a task, by their files.
+
+    Args:
+        controls: with those that asked other questions in the task's place; no judge reads these.
+    """
     found = manifest_path(out, task, "*")
-    return sorted(p.name.removesuffix(".run.json") for p in found.parent.glob(found.name))
+    return sorted(
+        path.name.removesuffix(".run.json")
+        for path in found.parent.glob(found.name)
+        if controls or not read_json(path).get("control")
+    )
 
 
 def judge_answers(
@@ -119,10 +127,10 @@ def judge_answers(
         if not dry_run:
             _note(out, spec, name, model, prompt, wanted)
         for label in wanted:
-            manifest, answers = stored_answers(out, spec, label)
+            manifest = read_manifest(out, spec, label)
             where = str(manifest_path(out, spec.name, label))
             samples = asked_samples(records[spec.name], spec, manifest, where)
-            responses = [answers.get(item["key"]) for item in manifest["requests"]]
+            responses = answers_of(out, spec, label, manifest)
             work = _would_ask if dry_run else _judge_one
             one = work(model, spec, samples, responses, out, label, prompt, left)
             left = left if dry_run else _less(left, one)

@@ -1,0 +1,175 @@
+"""The gate: promote a model or not, on the same locked questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infimed.core.errors import DataError
+from infimed.evaluation.columns import parse_breakdowns
+from infimed.evaluation.gate import Gate, gate, gate_settings
+from infimed.evaluation.runner import evaluate, score
+from infimed.evaluation.session import Session, parse_controls
+from infimed.inference.requests import Request
+from infimed.inference.stubs import Scripted
+from tests.evaluation.fakes import FakeShards
+from tests.evaluation.planted import looker, planted, prior, tasks
+
+PATIENTS = 200
+
+
+def folder(
+    out: Path,
+    model: Scripted,
+    shards: FakeShards,
+    names: list[str],
+    controls: str = "zeroed,swapped",
+) -> Path:
+    labels = Session(parse_controls(controls)).ask(model, shards, names, out)
+    score(out, shards, names, labels, breakdowns=parse_breakdowns("facts.sex"))
+    return out
+
+
+@pytest.fixture
+def shards() -> FakeShards:
+    return planted(PATIENTS)[0]
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> list[str]:
+    return tasks(tmp_path)[:1]
+
+
+def spoiled(share: float, only: str = "", text: str = "") -> Scripted:
+    """The looker that answers wrongly (or `text`) on a share of the questions, of one sex if stated."""
+    made, seen = planted(PATIENTS)
+    right = looker(seen).answer
+    tested = [r for r in made if r.split == "test" and r.task == "closed"]
+    own = [r.id for r in tested if not only or r.facts["sex"] == only]
+    bad = set(own[: round(share * len(own))])
+
+    def answer(request: Request) -> str:
+        said = right(request)
+        if request.id in bad:
+            return text or ("no" if said == "yes" else "yes")
+        return said
+
+    return Scripted(f"spoiled-{share}-{only}-{text}", answer)
+
+
+def decided(tmp_path: Path, old: Scripted, new: Scripted, shards, names, **settings) -> Gate:
+    one, other = (
+        folder(tmp_path / "old", old, shards, names),
+        folder(tmp_path / "new", new, shards, names),
+    )
+    return gate(one, other, gate_settings().model_copy(update=settings))
+
+
+def test_the_same_model_is_promoted(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    result = decided(tmp_path, looker(seen), looker(seen), shards, names)
+    assert result.promote and result.reasons == ()
+    assert {c.name for c in result.checks} >= {"overall", "sex=f", "unparsed", "seeing, overall"}
+
+
+def test_a_worse_model_is_not_promoted_and_the_margin_decides(
+    tmp_path: Path, shards, names
+) -> None:
+    seen = planted(PATIENTS)[1]
+    result = decided(tmp_path, looker(seen), spoiled(0.06), shards, names)
+    assert not result.promote and any("overall" in reason for reason in result.reasons)
+    wide = gate_settings().model_copy(update={"overall_margin": 0.15, "keep_seeing": False})
+    assert gate(tmp_path / "old", tmp_path / "new", wide).promote
+
+
+def test_a_lost_subgroup_stops_a_model_that_is_level_overall(tmp_path: Path, shards, names) -> None:
+    result = decided(
+        tmp_path, spoiled(0.2, "m"), spoiled(0.2, "f"), shards, names,
+        overall_margin=0.2, keep_seeing=False,
+    )  # fmt: skip
+    by_name = {c.name: c for c in result.checks}
+    assert by_name["overall"].passed and by_name["overall"].difference.mean == pytest.approx(0)
+    assert by_name["sex=f"].passed is False and by_name["sex=m"].passed is True
+    assert not result.promote
+
+
+def test_a_subgroup_that_is_too_small_is_shown_and_decides_nothing(
+    tmp_path: Path, shards, names
+) -> None:
+    seen = planted(PATIENTS)[1]
+    result = decided(
+        tmp_path, looker(seen), spoiled(0.3, "f"), shards, names,
+        overall_margin=1.0, keep_seeing=False, min_questions=150,
+    )  # fmt: skip
+    assert {c.name: c.passed for c in result.checks}["sex=f"] is None and result.promote
+
+
+def test_more_unreadable_answers_stop_a_model(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    result = decided(
+        tmp_path, looker(seen), spoiled(0.05, text="hm"), shards, names,
+        overall_margin=1.0, keep_seeing=False,
+    )  # fmt: skip
+    assert [r for r in result.reasons if "unparsed: 0.0 % before, 5.0 % now" in r]
+
+
+def test_a_model_that_stops_looking_is_stopped(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    result = decided(
+        tmp_path, looker(seen), prior(), shards, names, overall_margin=1.0, subgroup_margin=1.0
+    )
+    assert any("seeing, overall" in r and "not shown to see" in r for r in result.reasons)
+
+
+def test_seeing_that_was_not_measured_again_counts_as_lost(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    old = folder(tmp_path / "old", looker(seen), shards, names)
+    new = folder(tmp_path / "new", looker(seen), shards, names, "none")
+    assert any("never asked without" in r for r in gate(old, new, gate_settings()).reasons)
+
+
+def test_other_questions_are_no_comparison(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    old = folder(tmp_path / "old", looker(seen), shards, names)
+    changed = FakeShards(
+        replace(r, answer="yes" if r.answer == "no" else "no") if r.id == "film-0002-closed" else r
+        for r in shards
+    )
+    new = folder(tmp_path / "new", looker(seen), changed, names)
+    with pytest.raises(DataError, match="other questions") as caught:
+        gate(old, new, gate_settings())
+    assert caught.value.seen == "film-0002-closed"
+    evaluate(looker(seen), shards, names, tmp_path / "few", label="model", limit=50)
+    score(tmp_path / "few", shards, names, ["model"])
+    with pytest.raises(DataError, match="other questions"):
+        gate(old, tmp_path / "few", gate_settings())
+    with pytest.raises(DataError, match="no scores here"):
+        gate(old, tmp_path / "nowhere", gate_settings())
+
+
+def test_other_tasks_are_no_comparison(tmp_path: Path, shards) -> None:
+    seen, both = planted(PATIENTS)[1], tasks(tmp_path)
+    old = folder(tmp_path / "old", looker(seen), shards, both)
+    new = folder(tmp_path / "new", looker(seen), shards, both[:1])
+    with pytest.raises(DataError, match="other tasks"):
+        gate(old, new, gate_settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("overal_margin: 0.1", "unknown key"), ("overall_margin: 3", "less than"), ("- a", "keys")],
+)
+def test_wrong_thresholds_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "gate.yaml"
+    file.write_text(text)
+    with pytest.raises(DataError, match=message):
+        gate_settings(file)
+
+
+def test_own_thresholds_take_the_place_of_those_named(tmp_path: Path) -> None:
+    file = tmp_path / "gate.yaml"
+    file.write_text("overall_margin: 0.1")
+    own, shipped = gate_settings(file), gate_settings()
+    assert own == shipped.model_copy(update={"overall_margin": 0.1})
