@@ -203,30 +203,37 @@ def throughput(url: str, model: str, count: int, tokens: int, together: int) -> 
     return made
 
 
+WATCH = """
+import json, sys, threading, time, httpx
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+found = []
+with httpx.Client(timeout=60, trust_env=False) as client:
+    while not ended.wait(0.02):
+        began = time.perf_counter()
+        client.get(sys.argv[1])
+        found.append(time.perf_counter() - began)
+print(json.dumps(found))
+"""
+"""Asks an address again and again until its stdin ends: a process of its own, so that the load's own delays
+do not count."""
+
+
 async def flooded(server: Server, model: str, connections: int) -> dict[str, Any]:
     """Everyone at once, and /health meanwhile."""
-    health: list[float] = []
-    done = asyncio.Event()
-
-    async def watch(client: httpx.AsyncClient) -> None:
-        while not done.is_set():
-            began = time.perf_counter()
-            await client.get(f"{server.url}/health")
-            health.append(time.perf_counter() - began)
-            server.memory()
-            await asyncio.sleep(0.02)
-
     values = [question(n, model, 8) for n in range(connections)]
     limits = httpx.Limits(max_connections=connections)
     before = server.memory()
-    async with (
-        httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client,
-        httpx.AsyncClient(timeout=60, trust_env=False) as other,
-    ):
-        watching = asyncio.create_task(watch(other))
-        found = await asyncio.gather(*(ask(client, f"{server.url}/v1", v) for v in values))
-        done.set()
-        await watching
+    command = [sys.executable, "-c", WATCH, f"{server.url}/health"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as watcher:
+        await asyncio.sleep(2)  # its imports
+        async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
+            asked = [asyncio.create_task(ask(client, f"{server.url}/v1", v)) for v in values]
+            while not all(each.done() for each in asked):
+                server.memory()
+                await asyncio.sleep(0.05)
+        found = [each.result() for each in asked]
+        health = json.loads(watcher.communicate()[0])
     refused = [each.seconds for each in found if each.status in (429, 503)]
     return {
         "statuses": dict(Counter(each.status for each in found)),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 
 from infimed.core.errors import UsageError
+from infimed.serving.front import Turnstile
 from infimed.serving.keys import Keys, check_bind, read_keys
 from infimed.serving.settings import Settings, read_settings
 from infimed.serving.starting import Bind, listen
@@ -129,3 +132,21 @@ def test_settings_are_read_and_mistakes_are_named(tmp_path):
         file.write_text(text)
         with pytest.raises(UsageError, match=said):
             read_settings(file)
+
+
+def test_few_requests_begin_in_one_turn_of_the_loop():
+    async def work() -> list[int]:
+        turnstile, turn, begun = Turnstile(8), 0, []
+
+        async def request() -> None:
+            await turnstile.enter()
+            begun.append(turn)
+
+        waiting = [asyncio.create_task(request()) for _ in range(100)]
+        while not all(task.done() for task in waiting):
+            await asyncio.sleep(0)
+            turn += 1
+        return begun
+
+    begun = Counter(asyncio.run(work()))
+    assert sum(begun.values()) == 100 and max(begun.values()) == 8

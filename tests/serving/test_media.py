@@ -214,7 +214,7 @@ def test_dicom_and_nifti_that_lie_are_refused():
             assert (await code(shown(decoders, data, kind))).startswith("image_")
         assert (await shown(decoders, honest, "application/dicom")).size == (64, 48)
 
-    with_decoders(work)
+    with_decoders(work, settings_of(decoder={"workers": 1, "memory_bytes": 2**29}))
 
 
 def test_all_images_of_a_request_share_their_pixels():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -54,12 +55,25 @@ def patient_protocol(seconds: float) -> type[H11Protocol]:
     return PatientProtocol
 
 
+ACCEPTED_TOGETHER: Final = 8
+"""Connections that are taken in one turn of the event loop. asyncio takes as many as its backlog, and hundreds
+of them take a second, in which nobody gets an answer."""
+WAITING_CONNECTIONS: Final = 2048
+"""Connections that the kernel holds until they are taken."""
+
+
 class DrainingServer(uvicorn.Server):
     """Refuses new requests from the first signal on, lets running answers end, then stops."""
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], object]) -> None:
         super().__init__(config)
         self._drain = drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; the kernel's queue is longer than what is taken from it at a time."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(WAITING_CONNECTIONS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal; the second one does not wait."""
@@ -79,6 +93,7 @@ def server(app: Any, *, host: str, port: int, header_seconds: float, drain_secon
         ws="none",
         log_config=None,
         access_log=False,
+        backlog=ACCEPTED_TOGETHER,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
