@@ -124,7 +124,13 @@ def test_hostile_names_and_notes_are_escaped(folders, tmp_path: Path) -> None:
         changed = json.loads(json.dumps(held))
         changed["tasks"][0]["notes"] = [PAYLOAD]
         changed["tasks"][0]["title"] = PAYLOAD
-        changed["tasks"][0]["seeing"] = [{"column": "overall", "words": PAYLOAD}]
+        estimate = changed["tasks"][0]["cells"][0]["estimate"]
+        changed["tasks"][0]["seeing"] = [
+            {
+                "column": "overall", "score": estimate, "best": PAYLOAD, "best_score": estimate,
+                "difference": estimate, "verdict": "no", "words": PAYLOAD, "compared": [PAYLOAD],
+            }
+        ]  # fmt: skip
         write_json(path, changed)
         models = [read_model(folders["blind"], PAYLOAD)]
         html = render(*made(models))
@@ -210,14 +216,26 @@ def test_added_keys_are_drawn_and_said(folders, tmp_path: Path) -> None:
     held = read_json(path)
     try:
         changed = json.loads(json.dumps(held))
+        estimate = changed["tasks"][0]["cells"][0]["estimate"]
         changed["tasks"][0] |= {
-            "calibration": {"bins": [{"confidence": 0.9, "accuracy": 0.6, "n": 9}], "ece": 0.3},
+            "calibration": {
+                "row": "model", "source": "option scoring", "n": 9, "ece": 0.3, "aurc": 0.2,
+                "bins": [{"confidence": 0.9, "accuracy": 0.6, "n": 9}],
+            },
             "risk_coverage": [{"coverage": 0.5, "risk": 0.1}, {"coverage": 1, "risk": 0.4}],
-            "seeing": [{"column": "kind=open", "words": "not shown to see"}, {"column": 3}, 4],
-            "leakage": {"against": "train", "questions": 900, "image": 5, "question": 0, "both": 2},
-            "rotations": {"orders": 3},
+            "seeing": [
+                {
+                    "column": "kind=open", "score": estimate, "best": "majority", "best_score": estimate,
+                    "difference": estimate, "verdict": "no", "words": "not shown to see",
+                    "compared": ["majority"],
+                }
+            ],
+            "leakage": {
+                "against": "train", "against_sha256": "ab", "training_records": 10, "questions": 900,
+                "image": 5, "question": 0, "both": 2, "unreadable": 0,
+            },
             "few": ["subset=x"],
-        }
+        }  # fmt: skip
         write_json(path, changed)
         models = read_models([str(folders["good"])])
         text = Page(render(*made(models))).text
