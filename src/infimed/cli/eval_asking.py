@@ -117,9 +117,14 @@ def _judge(
 
     from infimed.cli.judge import show_verdicts
     from infimed.cli.judge_model import open_judge_model, say_where
-    from infimed.evaluation.judging.asking import judge_answers
+    from infimed.evaluation.judging.asking import asked_labels, judge_answers
     from infimed.evaluation.judging.prompts import load_prompt
+    from infimed.evaluation.spec import load_task
 
+    # A control may ask none of these tasks, or other questions, which no judge reads.
+    judged = [spec.name for spec in map(load_task, tasks) if spec.judged]
+    plain = {label for task in judged for label in asked_labels(target, task)}
+    labels = [label for label in labels if label in plain]
     with ExitStack() as stack:
         opened = open_judge_model(stack, where, name=name)
         say_where(opened, "questions, reference answers and answers")

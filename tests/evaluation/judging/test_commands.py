@@ -227,3 +227,27 @@ def test_judging_one_task_keeps_the_scores_of_the_others(answered: tuple[Path, P
         "mine": True,
         "open": False,
     }
+
+
+def test_eval_judges_at_once_though_its_controls_ask_nothing_a_judge_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFIMED_CACHE", str(tmp_path / "cache"))
+    data = write_layout("k_qa", 0, tmp_path / "k_qa", copies=2)
+    for controls in (
+        [],
+        ["--controls", "all"],
+    ):  # k_qa shows no image, so there is no control to ask
+        with serving(lambda call, _: said(reply("yes"))) as stub:
+            done = RUNNER.invoke(
+                app,
+                [
+                    "eval", "stub:constant:It is contagious", "--tasks", "k_qa",
+                    "--data", f"k_qa={data}", "--out", str(tmp_path / "out"),
+                    "--judge", stub.url, *controls,
+                ],
+            )  # fmt: skip
+        assert done.exit_code == 0, (done.exception, done.output)
+    task = json.loads((tmp_path / "out" / "scores.json").read_text())["tasks"][0]
+    (cell,) = [c for c in task["cells"] if c["metric"] == "score"]
+    assert cell["estimate"]["mean"] == 1.0
