@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from infimed.core.errors import DataError
+from infimed.data.record import question_record
 from infimed.evaluation.columns import parse_breakdowns
 from infimed.evaluation.gate import Gate, gate, gate_settings
+from infimed.evaluation.judging.asking import judge_answers
+from infimed.evaluation.judging.prompts import load_prompt
+from infimed.evaluation.judging.verdicts import replies_path
 from infimed.evaluation.runner import evaluate, score
 from infimed.evaluation.session import Session, parse_controls
 from infimed.inference.requests import Request
-from infimed.inference.stubs import Scripted
+from infimed.inference.stubs import Scripted, constant
 from tests.evaluation.fakes import FakeShards
+from tests.evaluation.judging.stubs import judge, rubric_record
 from tests.evaluation.planted import looker, planted, prior, tasks
 
 PATIENTS = 200
@@ -155,6 +160,68 @@ def test_other_tasks_are_no_comparison(tmp_path: Path, shards) -> None:
     new = folder(tmp_path / "new", looker(seen), shards, both[:1])
     with pytest.raises(DataError, match="other tasks"):
         gate(old, new, gate_settings())
+
+
+def consultations(count: int = 40) -> FakeShards:
+    criteria = [("Asks for the age", 5.0), ("Names an emergency", 5.0)]
+    return FakeShards(rubric_record(n, criteria) for n in range(count))
+
+
+def judged(out: Path, text: str, by: str = "") -> Path:
+    """An evaluation on HealthBench by a model that always says `text`, read by the judge `by`."""
+    made = consultations()
+    evaluate(constant(text), made, ["healthbench"], out, label="model")
+    if by:
+        judge_answers(judge(name=by), by, made, ["healthbench"], out, prompt=load_prompt())
+    score(out, made, ["healthbench"], ["model"])
+    return out
+
+
+def test_scores_that_no_judge_gave_promote_nobody(tmp_path: Path) -> None:
+    bare = [judged(tmp_path / name, "Asks for the age") for name in ("old", "new")]
+    result = gate(*bare, gate_settings())
+    assert not result.promote and "no score in the old and the new one" in result.reasons[0]
+    read = judged(tmp_path / "read", "Asks for the age", "j")
+    assert gate(read, read, gate_settings()).promote
+    lost = gate(read, bare[1], gate_settings())
+    assert not lost.promote and any("no score in the new one" in r for r in lost.reasons)
+
+
+def test_two_judges_are_no_comparison_and_an_unread_answer_is_no_zero(tmp_path: Path) -> None:
+    old = judged(tmp_path / "old", "Asks for the age", "j")
+    new = judged(tmp_path / "new", "Asks for the age", "other")
+    assert [r for r in gate(old, new, gate_settings()).reasons if "judge: j (" in r]
+    store = replies_path(old, "healthbench")
+    lines = store.read_text().splitlines(keepends=True)
+    half = judged(tmp_path / "half", "Asks for the age", "j")
+    replies_path(half, "healthbench").write_text(lines[0])  # one answer is judged on one criterion
+    score(half, consultations(), ["healthbench"], ["model"])
+    assert not gate(old, half, gate_settings()).promote
+
+
+def test_the_difference_is_that_of_the_scores_where_answers_weigh_unequally(tmp_path: Path) -> None:
+    """A micro F1 weighs an answer by its labels; the gate must not take the plain mean of answers."""
+    made = FakeShards(
+        question_record(
+            id=f"q{n}", question=f"Which? {n}", answer="a" if n % 2 else "a, b, c, d", images=(),
+            task="open", source="own", split="test", group=f"p{n}",
+        )
+        for n in range(40)
+    )  # fmt: skip
+    own = tmp_path / "sets.yaml"
+    own.write_text(
+        "name: sets\ntitle: T\nsource: {dataset: d}\nwhere: {task: [open]}\ncontrols: []\n"
+        "metrics: {open: [label_f1]}\n"
+    )
+    scores = []
+    for name, text in (("old", "a"), ("new", "a, b")):
+        evaluate(constant(text), made, [str(own)], tmp_path / name, label="model")
+        board = score(tmp_path / name, made, [str(own)], ["model"])
+        scores.append(board.task("sets").cell("model", "overall", "score").estimate.mean)
+    result = gate(tmp_path / "old", tmp_path / "new", gate_settings())
+    (check,) = [c for c in result.checks if c.name == "overall"]
+    assert check.difference is not None
+    assert check.difference.mean == pytest.approx(scores[1] - scores[0])
 
 
 @pytest.mark.parametrize(

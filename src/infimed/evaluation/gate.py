@@ -15,7 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from infimed.core.errors import DataError, nearest_name
@@ -126,6 +128,18 @@ class _Side:
     asked: dict[str, str]
     models: dict[str, str]
 
+    def first(self, task: str) -> str:
+        """The row that is the model."""
+        return self.board.task(task).rows[0].name
+
+    def answers(self, task: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Score and weight of each answer of the model; no weight where no judge has read it."""
+        said = [line["answers"][self.first(task)] for line in self.lines[task]]
+        return (
+            np.array([one["score"] for one in said], np.float64),
+            np.array([one.get("weight", 1.0) for one in said], np.float64),
+        )
+
 
 def _read(folder: Path) -> _Side:
     places = (folder, folder / "evaluation-eval", folder / "evaluation")
@@ -199,6 +213,7 @@ def gate(old: Path, new: Path, settings: GateSettings) -> Gate:
     checks: list[Check] = []
     for task in one.board.tasks:
         checks += _scores(task.task, one, other, settings)
+        checks += _judges(task, other.board.task(task.task))
         checks += _rates(task, other.board.task(task.task), settings)
         checks += _kept(task, other.board.task(task.task), settings)
     failed = tuple(f"{c.task}: {c.name}: {c.words}" for c in checks if c.passed is False)
@@ -206,11 +221,15 @@ def gate(old: Path, new: Path, settings: GateSettings) -> Gate:
 
 
 def _scores(task: str, old: _Side, new: _Side, settings: GateSettings) -> list[Check]:
-    first = {id(side): side.board.task(task).rows[0].name for side in (old, new)}
-    before, after = (
-        [float(line["answers"][first[id(side)]]["score"]) for line in side.lines[task]]
-        for side in (old, new)
-    )
+    bare = [
+        name
+        for name, side in (("old", old), ("new", new))
+        if side.board.task(task).cell(side.first(task), "overall", SCORE).estimate.mean is None
+    ]
+    if bare:
+        words = f"no score in the {' and the '.join(bare)} one: infimed judge EVALUATION, if it needs one"
+        return [Check(task, "overall", False, words)]
+    before, after = (side.answers(task) for side in (old, new))
     groups = [line["group"] for line in new.lines[task]]
     members: dict[str, set[int]] = {"overall": set(range(len(groups)))}
     for side in (old, new):
@@ -221,8 +240,11 @@ def _scores(task: str, old: _Side, new: _Side, settings: GateSettings) -> list[C
     checks = []
     for column, found in members.items():
         own = sorted(found)
+        (now, weights), (then, old_weights) = (
+            [one[own] for one in side] for side in (after, before)
+        )
         gap = paired_clustered_bootstrap(
-            [after[at] for at in own], [before[at] for at in own], [groups[at] for at in own]
+            now, then, [groups[at] for at in own], first_weights=weights, second_weights=old_weights
         )
         checks.append(_judged(task, column, gap, settings))
     return checks
@@ -246,6 +268,24 @@ def _judged(task: str, column: str, gap: Estimate, settings: GateSettings) -> Ch
     elif gap.high is not None and gap.high < 0:
         said += ": shown to be worse, within the margin"
     return Check(task, column, good, said, gap, margin)
+
+
+def _judges(old: TaskScores, new: TaskScores) -> list[Check]:
+    """Where a judge's verdicts are the score: one judge, one prompt, and every answer read."""
+    if SCORE not in (*old.needs_judge, *new.needs_judge):
+        return []
+    found = [
+        (task.judge, next((r for r in task.judge.rows if r.row == task.rows[0].name), None))
+        for task in (old, new)
+        if task.judge is not None
+    ]
+    said = {(judge.fingerprint, judge.prompt) for judge, _ in found}
+    unread = sum(row.unjudged for _, row in found if row is not None)
+    words = f"{', '.join(f'{judge.judge} ({judge.prompt})' for judge, _ in found) or 'none'}"
+    if unread:
+        words += f"; {unread} answers without a whole verdict"
+    good = len(found) == 2 and len(said) == 1 and not unread
+    return [Check(old.task, "judge", good, words)]
 
 
 def _rates(old: TaskScores, new: TaskScores, settings: GateSettings) -> list[Check]:
