@@ -79,6 +79,20 @@ def make_run(tmp_path: Path) -> Path:
     write_lines(task / "model.responses.jsonl", [{"id": record.id} for record in shards])
     write_lines(task / "judge.replies.jsonl", [{"id": f"{r.id}#2#j0"} for r in shards])
     write_lines(task / "model.verdicts.jsonl", [{"id": record.id} for record in shards])
+    turned = [{"id": f"{record.id}{of}@1"} for record in shards for of in ("", "#2")]
+    write_json(task / "options-rotated.run.json", {"requests": turned})
+    write_lines(task / "options-rotated.responses.jsonl", turned)
+    places = [{"path": "../shards", "data_sha256": shards.data_hash}]
+    write_json(answers / "evaluation.json", {"format": 1, "shards": places})
+    donors = [record.id for record in shards]
+    shown = [
+        {"id": name, "images_of": donor, "key": f"key of {donor}"}
+        for name, donor in zip(donors, donors[3:] + donors[:3], strict=True)
+    ]
+    write_json(task / "image-swapped.run.json", {"requests": shown})
+    answers_to = [{"key": one["key"], "id": one["id"], "text": "x"} for one in shown]
+    write_lines(task / "image-swapped.responses.jsonl", answers_to)
+    write_json(task / "leakage.json", {"found": dict.fromkeys(donors, "image")})
     (run / "report.html").write_text("<p>patient-0</p>")
     return run
 
@@ -128,6 +142,10 @@ def check_all(run: Path, before: dict[str, object], ledger_before: dict[str, obj
         ids = [shards.record(row).id for row in plan]
         assert plan and not set(ids) & set(GONE)
         assert ids == [f"r{patient}-{item}" for patient in (2, 4) for item in range(3)]
+    (place,) = read_json(run / "evaluation" / "evaluation.json")["shards"]
+    assert place["data_sha256"] == shards.data_hash
+    left = (run / "evaluation" / "open" / "image-swapped.responses.jsonl").read_text()
+    assert left.count("\n") == 12, "answers about an image that is gone, under another's name"
     everything = b"".join(file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file())
     assert b"patient-0" not in everything and not any(name.encode() in everything for name in GONE)
     assert not list(run.glob(".shards*")) and not (run / "plan" / "lengths-0.parquet").exists()

@@ -29,6 +29,7 @@ from infimed.curation.forgetting import forget_rows, ledger_data, renumber
 from infimed.data import forgetting
 from infimed.data.forgetting import GroupRows
 from infimed.data.shards import open_shards
+from infimed.evaluation.folder import FILE as EVALUATION_FILE
 
 RECORD_FILE: Final = "forgotten.json"
 """In a run folder: what was forgotten there and which checkpoints saw it."""
@@ -149,6 +150,8 @@ def forget(found: Survey) -> None:
             renumber(file, "record", row_map, after)
         for file in target.answers:
             _without_answers(file, set(ids))
+            if file.name == EVALUATION_FILE:
+                _of_data(file, target.found.data_before, after)
         for file in target.reports:
             file.unlink(missing_ok=True)
         for run in target.runs:
@@ -249,18 +252,29 @@ def _first_row(file: Path, rows: set[int]) -> int | None:
 def _without_answers(file: Path, ids: set[str]) -> None:
     """Lines (JSONL) or requests (run.json) of removed records out of an evaluation file."""
 
+    swapped: set[str] = set()
+
     def gone(item: Any) -> bool:
-        """Whether a line is about one of them; `#2` and `#j0` name a repetition and a judge's item."""
-        name = str(item.get("id", "")) if isinstance(item, dict) else ""
-        item_of = re.sub(r"#j\d+$", "", name)
-        return not ids.isdisjoint({name, item_of, re.sub(r"#\d+$", "", item_of)})
+        """Whether a line is about one of them, or shows their images in the place of its own."""
+        if not isinstance(item, dict):
+            return False
+        own = any(_names(str(item.get(key, "")), ids) for key in ("id", "images_of"))
+        return own or item.get("key") in swapped
 
     if file.suffix == ".json":
         value = read_json(file)
         requests = value.get("requests") if isinstance(value, dict) else None
         if isinstance(requests, list) and any(map(gone, requests)):
             write_json(file, {**value, "requests": [one for one in requests if not gone(one)]})
+        leaked = value.get("found") if isinstance(value, dict) else None
+        if isinstance(leaked, dict) and any(_names(name, ids) for name in leaked):
+            left = {name: kind for name, kind in leaked.items() if not _names(name, ids)}
+            write_json(file, {**value, "found": left})
         return
+    asked = file.with_name(file.name.replace(".responses.jsonl", ".run.json"))
+    if asked != file and asked.is_file():  # only the request says whose images it showed
+        requests = read_json(asked)["requests"]
+        swapped |= {one["key"] for one in requests if "images_of" in one and gone(one)}
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = []
     for line in lines:
@@ -273,6 +287,26 @@ def _without_answers(file: Path, ids: set[str]) -> None:
     if len(kept) != len(lines):
         with atomic_open(file, "w") as handle:
             handle.writelines(kept)
+
+
+def _of_data(file: Path, before: str, after: str) -> None:
+    """Name the data as it is now, so that the answers that stay can be scored again."""
+    value = read_json(file)
+    shards = [
+        {**one, "data_sha256": after} if one.get("data_sha256") == before else one
+        for one in value.get("shards", ())
+    ]
+    if shards != value.get("shards", []):
+        write_json(file, {**value, "shards": shards})
+
+
+def _names(name: str, ids: set[str]) -> bool:
+    """Whether a sample's name is of one of these records.
+
+    `#2` names a repetition of it, `@1` an order of its options and `#j0` an item that a judge read.
+    """
+    item_of = re.sub(r"(#j|@)\d+$", "", name)
+    return not ids.isdisjoint({name, item_of, re.sub(r"#\d+$", "", item_of)})
 
 
 def _note(run: Path, target: Target, after: str) -> None:
