@@ -279,3 +279,33 @@ def test_a_control_that_asked_another_model_is_refused(tmp_path: Path) -> None:
     evaluate(constant("B"), shards, task, tmp_path, label="image-swapped", control="image-swapped")
     with pytest.raises(DataError, match="another model"):
         score(tmp_path, shards, task, ["model", "image-swapped"])
+
+
+@pytest.mark.parametrize("label", ["image-zeroed", "options-rotated"])
+def test_rows_of_an_earlier_evaluation_are_left_out_with_a_note(tmp_path: Path, label: str) -> None:
+    """`infimed judge` scores all that a folder holds: also controls that another model left there."""
+    shards, task = clinic(), ["phantom_choice"]
+    first, second = constant("A"), constant("B")
+    evaluate(second, shards, task, tmp_path, label="model")
+    control = "options-rotated" if label == "options-rotated" else None
+    evaluate(
+        first, shards, task, tmp_path, label=label, control=control, blank_images=control is None
+    )
+    with pytest.raises(DataError, match="another model"):
+        score(tmp_path, shards, task, ["model", label])
+    found = score(tmp_path, shards, task, ["model", label], partial=True).tasks[0]
+    assert label not in [row.name for row in found.rows]
+    assert f"left out: '{label}' asked another model than the first row" in found.notes
+
+
+def test_a_control_without_images_does_not_stand_beside_a_model_that_saw_them(
+    tmp_path: Path,
+) -> None:
+    shards, task, model = clinic(), ["phantom_choice"], constant("A")
+    evaluate(model, shards, task, tmp_path, label="model")
+    evaluate(
+        model, shards, task, tmp_path, label="options-rotated", control="options-rotated",
+        no_images=True,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="without images, unlike the first row"):
+        score(tmp_path, shards, task, ["model", "options-rotated"])

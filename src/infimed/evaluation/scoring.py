@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infimed.core.errors import DataError, UsageError
+from infimed.core.errors import UsageError
 from infimed.core.files import atomic_open, write_json, write_text
 from infimed.core.statistics import Combine, Estimate, Measured, compare_sums, group_index
 from infimed.evaluation.asked import TaskRecords, collect, manifest_path
@@ -47,9 +47,11 @@ from infimed.evaluation.sample_lines import sample_lines
 from infimed.evaluation.seeing import ZEROED
 from infimed.evaluation.spec import Breakdown, TaskSpec, load_task
 from infimed.evaluation.stored import (
+    AskedOtherwise,
     RowResult,
     answers_of,
     asked_samples,
+    check_model,
     control_row,
     plain_row,
     read_manifest,
@@ -79,7 +81,8 @@ def score(
         prior_splits: whose answers the majority and question-only controls may learn from; give
             the splits that the model was trained on.
         breakdowns: further cuts of every table, beside those the tasks name.
-        partial: leave a label out of a task that was not asked it, with a note, instead of refusing.
+        partial: leave a label out of a task that was not asked it, or asked it otherwise than the first
+            (another model, limit or view), with a note, instead of refusing.
 
     Raises:
         DataError: a label was not asked a task, was asked other questions than the first one, or
@@ -113,7 +116,7 @@ class _Table:
     rows: list[Row] = field(default_factory=list)
     results: dict[str, RowResult] = field(default_factory=dict)
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
-    shown: bool = True
+    view: str = "images"
     limited: bool = False
     fingerprint: str = ""
 
@@ -157,7 +160,15 @@ def _score_task(
     needs_judge, missing = needing_judge(spec, samples, assessed)
     notes += missing
     evidence = gather_evidence(
-        spec, samples, rows, results, columns, cells, differences, shown=table.shown, seed=seed
+        spec,
+        samples,
+        rows,
+        results,
+        columns,
+        cells,
+        differences,
+        shown=table.view == "images",
+        seed=seed,
     )
     task = TaskScores(
         task=spec.name,
@@ -194,44 +205,60 @@ def _read_rows(
         if partial and there and label not in there:
             left_out += [label] if label not in FIRST else []
             continue
-        manifest = read_manifest(out, spec, label)
-        if manifest.get("control"):
-            if not table.rows:
-                raise UsageError("the first row is the model asked plainly", seen=label)
-            model = table.results[table.rows[0].name]
-            result = control_row(
-                out, spec, label, manifest, table.samples, model, table.fingerprint
-            )
-            missing = len(table.samples) - len(result.covered)
-            if missing and manifest["control"] == SWAPPED:
-                table.notes.append(
-                    f"{label}: {missing} questions have no image, or none to swap it with"
-                )
-        else:
-            where = str(manifest_path(out, spec.name, label))
-            asked = asked_samples(records, spec, manifest, where)
-            if not table.rows:
-                table.samples, table.shown = asked, manifest["view"] == "images"
-                table.fingerprint = manifest["model"]
-            elif [sample.id for sample in asked] != [sample.id for sample in table.samples]:
-                raise DataError(
-                    f"'{label}' was asked other questions than '{labels[0]}'",
-                    where=where,
-                    fix="ask both with the same limit and shards",
-                )
-            said = answers_of(out, spec, label, manifest)
-            if table.judge is not None and label in table.judge.labels:
-                table.verdicts[label] = table.judge.verdicts(table.samples, spec, said)
-            result = plain_row(table.samples, spec, said, table.verdicts.get(label))
-            table.limited |= manifest["limit"] is not None
-        table.results[label] = result
-        table.rows.append(Row(label, "model"))
-        if manifest["images_dropped"]:
-            table.notes.append(
-                f"{label}: {manifest['images_dropped']} images past the task's limit were not shown"
-            )
+        try:
+            _read_row(table, out, spec, records, label)
+        except AskedOtherwise as error:
+            if not partial:
+                raise
+            table.notes.append(f"left out: {error.what}")
     if left_out:
         table.notes.append(f"not asked in this way: {', '.join(left_out)}")
+
+
+def _read_row(table: _Table, out: Path, spec: TaskSpec, records: TaskRecords, label: str) -> None:
+    """Read the stored answers of one label.
+
+    Raises:
+        AskedOtherwise: they cannot stand beside those of the first row.
+    """
+    manifest = read_manifest(out, spec, label)
+    if manifest.get("control"):
+        if not table.rows:
+            raise UsageError("the first row is the model asked plainly", seen=label)
+        model = table.results[table.rows[0].name]
+        result = control_row(
+            out, spec, label, manifest, table.samples, model, table.fingerprint, table.view
+        )
+        missing = len(table.samples) - len(result.covered)
+        if missing and manifest["control"] == SWAPPED:
+            table.notes.append(
+                f"{label}: {missing} questions have no image, or none to swap it with"
+            )
+    else:
+        where = str(manifest_path(out, spec.name, label))
+        asked = asked_samples(records, spec, manifest, where)
+        if not table.rows:
+            table.samples, table.view = asked, manifest["view"]
+            table.fingerprint = manifest["model"]
+        elif [sample.id for sample in asked] != [sample.id for sample in table.samples]:
+            raise AskedOtherwise(
+                f"'{label}' was asked other questions than '{table.rows[0].name}'",
+                where=where,
+                fix="ask both with the same limit and shards",
+            )
+        elif label in (ZEROED, *FIRST):
+            check_model(label, manifest, table.fingerprint, where)
+        said = answers_of(out, spec, label, manifest)
+        if table.judge is not None and label in table.judge.labels:
+            table.verdicts[label] = table.judge.verdicts(table.samples, spec, said)
+        result = plain_row(table.samples, spec, said, table.verdicts.get(label))
+        table.limited |= manifest["limit"] is not None
+    table.results[label] = result
+    table.rows.append(Row(label, "model"))
+    if manifest["images_dropped"]:
+        table.notes.append(
+            f"{label}: {manifest['images_dropped']} images past the task's limit were not shown"
+        )
 
 
 def _skipped(out: Path, spec: TaskSpec, label: str, table: _Table) -> list[str] | None:

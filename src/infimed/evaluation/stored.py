@@ -31,6 +31,10 @@ Floats = NDArray[np.float64]
 Members = NDArray[np.int64]
 
 
+class AskedOtherwise(DataError):
+    """A row that cannot stand beside the first: another model, other questions, or shown otherwise."""
+
+
 @dataclass(frozen=True)
 class RowResult:
     """One row of the table.
@@ -150,6 +154,20 @@ def _other_shards(where: str, seen: str) -> DataError:
     )
 
 
+def check_model(label: str, manifest: dict[str, Any], fingerprint: str, where: str) -> None:
+    """Refuse a row that should be the first row's own model and is not.
+
+    Raises:
+        AskedOtherwise: it is another.
+    """
+    if manifest["model"] != fingerprint:
+        raise AskedOtherwise(
+            f"'{label}' asked another model than the first row",
+            where=where,
+            fix="ask both with the same checkpoint",
+        )
+
+
 def control_row(
     out: Path,
     spec: TaskSpec,
@@ -158,28 +176,31 @@ def control_row(
     samples: Sequence[Sample],
     model: RowResult,
     fingerprint: str,
+    view: str,
 ) -> RowResult:
     """The row of a control that asked the model in another way.
 
     Args:
-        fingerprint: of the model that was asked plainly.
+        fingerprint: of the model that was asked plainly. view: what it was shown.
 
     Raises:
-        DataError: it asked another model, or other questions than the model was asked.
+        AskedOtherwise: it asked another model, other questions than the model was asked, or with
+            images where the model had none, or without where it had them.
     """
     control, where = manifest["control"], str(manifest_path(out, spec.name, label))
-    if manifest["model"] != fingerprint:
-        raise DataError(
-            f"'{label}' asked another model than the first row",
+    check_model(label, manifest, fingerprint, where)
+    if (manifest["view"] == "none") != (view == "none"):
+        raise AskedOtherwise(
+            f"'{label}' was asked {'without' if view != 'none' else 'with'} images, unlike the first row",
             where=where,
-            fix="ask both with the same checkpoint",
+            fix="ask both with --text-only, or both without it",
         )
     planned = variants(
         control, samples, rotations=manifest["rotations"], said=manifest["options_as"]
     )
     asked = [(item["id"], tuple(item["order"])) for item in manifest["requests"]]
     if [(one.sample.id, one.sample.order) for one in planned] != asked:
-        raise DataError(
+        raise AskedOtherwise(
             f"'{label}' was asked other questions than the model",
             where=where,
             fix="ask both with the same limit and shards",
