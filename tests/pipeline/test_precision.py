@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from infimed.core.errors import RecipeError
 from infimed.core.recipe import Recipe, load_recipe
 from infimed.core.run import RunFolder
 from infimed.pipeline.precision import settled
+from infimed.pipeline.training import _adopted
 from infimed.training import device
 from infimed.training.device import autocast, fastest_precision, measure_peak
 
@@ -77,7 +80,35 @@ def test_the_choice_is_the_faster_product(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(device, "_seconds", lambda a, b, slow=slow: float(a.dtype == slow))
         assert fastest_precision(CPU) == chosen
     device._bf16_is_faster.cache_clear()
-    assert fastest_precision(torch.device("cuda")) == "bf16"
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_a_gpu_without_units_for_bf16_trains_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert fastest_precision(torch.device("cuda")) == chosen
+
+
+def test_every_rank_trains_in_what_the_first_one_decided(
+    tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    """The second rank would measure another precision; it must not use its own."""
+    run = RunFolder(tmp_path)
+    here.setattr(device, "fastest_precision", lambda _: "bf16")
+
+    class Second:
+        main, device = False, CPU
+
+        def together(self, work: Callable[[], Any]) -> Any:
+            done = work()
+            if not (tmp_path / "recipe.yaml").exists():  # meanwhile, on the first rank
+                own = auto()
+                train = own.train.model_copy(update={"precision": "fp32"})
+                run.adopt(own.model_copy(update={"train": train}))
+            return done
+
+    assert _adopted(auto(), run, Second()).train.precision == "fp32"
 
 
 def test_an_emulated_precision_is_measured_on_small_products_only(

@@ -42,8 +42,7 @@ def train_recipe(recipe: Recipe, folder: Path, *, blind: bool = False) -> Path:
     run = RunFolder(folder)
     with ranks() as world, ExitStack() as held:
         world.together(lambda: _lock(run, held, world))
-        recipe = world.together(lambda: settled(recipe, run, world.device))
-        world.together(lambda: _adopt(run, recipe, world))
+        recipe = _adopted(recipe, run, world)
         set_threads(recipe.train.threads)
         try:
             prepared = _prepared(recipe, run, world)
@@ -65,9 +64,16 @@ def _lock(run: RunFolder, held: ExitStack, world: World) -> None:
         held.enter_context(run.locked())
 
 
-def _adopt(run: RunFolder, recipe: Recipe, world: World) -> None:
-    if world.main and run.adopt(recipe):
-        err.print(f"going on in {run.path}", markup=False)
+def _adopted(recipe: Recipe, run: RunFolder, world: World) -> Recipe:
+    """The run's recipe. The first rank decides its precision and the others read it: two that measure
+    may find different ones."""
+
+    def first() -> None:
+        if world.main and run.adopt(settled(recipe, run, world.device)):
+            err.print(f"going on in {run.path}", markup=False)
+
+    world.together(first)
+    return world.together(lambda: settled(recipe, run, world.device))
 
 
 def _prepared(recipe: Recipe, run: RunFolder, world: World) -> Prepared:

@@ -39,16 +39,20 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 PROBE: Final = 256
 """Rows, inner and columns of the product that chooses the precision: 0.1 s where bf16 is emulated."""
+BF16_CAPABILITY: Final = (8, 0)
+"""Compute capability of the first GPUs whose matrix units take bf16 (Ampere)."""
 
 
 def fastest_precision(device: torch.device) -> Precision:
     """``bf16`` where this device multiplies bf16 faster than fp32, else ``fp32``.
 
-    A GPU's matrix units always do. Of CPUs some have instructions for bf16 and the others emulate it, two to
+    A GPU's matrix units do from compute capability 8.0 on; older ones (V100, T4) have none for bf16. Of CPUs some have instructions for bf16 and the others emulate it, two to
     400 times slower than fp32, so it is measured, in half a second at most, once a process: the best of
     three products each.
     """
-    return "bf16" if device.type == "cuda" or _bf16_is_faster() else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
+    return "bf16" if _bf16_is_faster() else "fp32"
 
 
 def decided(train: Train, device: torch.device) -> Train:
