@@ -169,6 +169,7 @@ def _tasks(evaluation: Path, tasks: str) -> tuple[list[str], list[str]]:
     Raises:
         DataError: the folder holds no answers, or answers to a task that is not known here.
     """
+    from infimed.evaluation.folder import task_of
     from infimed.evaluation.groups import choose
     from infimed.evaluation.spec import load_task, task_names
 
@@ -182,9 +183,9 @@ def _tasks(evaluation: Path, tasks: str) -> tuple[list[str], list[str]]:
         )
     given = list(choose(tasks).names) if tasks else []
     known = {load_task(name).name for name in given}
-    others = [name for name in there if name not in known]
+    others = [task_of(evaluation, name) for name in there if name not in known]
     for name in others:
-        if name not in task_names():
+        if not name.endswith(".yaml") and name not in task_names():
             raise DataError(
                 "the task of these answers does not ship with InfiMed",
                 where=str(evaluation / name),
@@ -196,15 +197,20 @@ def _tasks(evaluation: Path, tasks: str) -> tuple[list[str], list[str]]:
 def _records(
     evaluation: Path, names: Sequence[str], shards: Path | None, data: list[str]
 ) -> JoinedShards:
-    """The records that were asked; images are not needed to judge."""
+    """The records that were asked, where the folder says they are unless other places are given."""
     from infimed.core.files import read_json
     from infimed.data.shards import open_shards
+    from infimed.evaluation.folder import FILE, open_evaluated, read_evaluation
     from infimed.evaluation.places import DataPlaces
     from infimed.evaluation.sources import JoinedShards, gather
     from infimed.evaluation.spec import load_task
     from infimed.model.weights import cache_root
 
     specs = [load_task(name) for name in names]
+    if shards is None and not data and (evaluation / FILE).is_file():
+        noted = read_evaluation(evaluation)
+        if noted.places and {s.name for s in specs} <= {load_task(t).name for t in noted.tasks}:
+            return open_evaluated(noted)[0]
     own = shards if shards is not None else evaluation.parent / "shards"
     mine = open_shards(own) if shards is not None or own.is_dir() else None
     manifests = [read_json(path) for path in sorted(evaluation.glob("*/*.run.json"))]

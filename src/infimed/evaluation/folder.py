@@ -145,7 +145,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             )  # fmt: skip
         return Evaluated(
             folder=folder,
-            tasks=tuple(_task(folder, str(name)) for name in value["tasks"]),
+            tasks=tuple(task_of(folder, str(name)) for name in value["tasks"]),
             labels=tuple(map(str, value["labels"])),
             prior_splits=tuple(map(str, value["prior_splits"])),
             places=tuple(Place(str(p["path"]), str(p["data_sha256"])) for p in value["shards"]),
@@ -159,7 +159,8 @@ def read_evaluation(folder: Path) -> Evaluated:
         ) from error
 
 
-def _task(folder: Path, name: str) -> str:
+def task_of(folder: Path, name: str) -> str:
+    """A task as it is loaded: its file where one lies beside the answers, else its name."""
     own = folder / name / TASK_FILE
     return str(own) if own.is_file() else name
 
@@ -194,7 +195,7 @@ def _discovered(folder: Path) -> Evaluated:
         places = (Place("../shards", open_shards(shards).data_hash),)
     return Evaluated(
         folder=folder,
-        tasks=tuple(_task(folder, name) for name in tasks),
+        tasks=tuple(task_of(folder, name) for name in tasks),
         labels=(*first, *middle, *last),
         prior_splits=trained_on(folder.parent),
         places=places,

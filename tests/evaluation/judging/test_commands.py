@@ -251,3 +251,24 @@ def test_eval_judges_at_once_though_its_controls_ask_nothing_a_judge_reads(
     task = json.loads((tmp_path / "out" / "scores.json").read_text())["tasks"][0]
     (cell,) = [c for c in task["cells"] if c["metric"] == "score"]
     assert cell["estimate"]["mean"] == 1.0
+
+
+def test_a_folder_says_itself_where_its_questions_and_its_own_task_are(
+    answered: tuple[Path, Path],
+) -> None:
+    """The shards lie nowhere near the folder, and the task does not ship: as for infimed score."""
+    shards, _ = answered
+    own = shards.parent / "mine.yaml"
+    own.write_text(
+        "name: mine\ntitle: T\nsource: {dataset: d}\nwhere: {task: [open]}\ncontrols: []\n"
+    )
+    out = shards.parent / "elsewhere" / "scores"
+    evaluate(constant("effusion"), open_shards(shards), [str(own)], out, label="model")
+    score(out, open_shards(shards), [str(own)], ["model"])
+    own.unlink()
+    with serving(fair_script) as stub:
+        command = ["judge", str(out), "--judge", stub.url, "--judge-model", "stub"]
+        done = RUNNER.invoke(app, command)
+        assert done.exit_code == 0, (done.exception, done.output)
+    (task,) = json.loads((out / "scores.json").read_text())["tasks"]
+    assert task["task"] == "mine" and task["judge"]["rows"][0]["verdicts"]["failed"] == 0
