@@ -16,8 +16,13 @@ from infimed.evaluation.compare.loading import name_of, read_model, read_models
 from infimed.evaluation.compare.pairing import pair
 from infimed.evaluation.compare.table import compare
 from infimed.evaluation.compare.words import headline, warnings
+from infimed.evaluation.judging.asking import judge_answers
+from infimed.evaluation.judging.prompts import load_prompt
+from infimed.evaluation.runner import evaluate, score
 from infimed.inference.stubs import constant, random_answers
 from tests.evaluation.compare.folders import TASKS, benchmarks, evaluated, knows_all, mostly_right
+from tests.evaluation.fakes import FakeShards
+from tests.evaluation.judging.stubs import judge, rubric_record
 
 
 @pytest.fixture
@@ -101,6 +106,26 @@ def reason(*folders: Path, task: str = "pubmedqa") -> str:
     found = pair(task, a, b)
     assert len(found) == 1 and found[0].estimate is None and found[0].verdict == ""
     return found[0].reason
+
+
+def consulted(out: Path, text: str, by: str, criteria: list[tuple[str, float]]) -> Path:
+    """HealthBench answered by `text`, read by the judge `by`."""
+    made = FakeShards(rubric_record(n, criteria) for n in range(12))
+    evaluate(constant(text), made, ["healthbench"], out, label="model")
+    judge_answers(judge(name=by), by, made, ["healthbench"], out, prompt=load_prompt())
+    score(out, made, ["healthbench"], ["model"])
+    return out
+
+
+def test_scores_of_two_judges_are_not_paired_and_a_clipped_mean_agrees(tmp_path: Path) -> None:
+    criteria = [("Asks for the age", 5.0), ("Names a dose", -8.0)]
+    good = consulted(tmp_path / "good", "Asks for the age", "j", criteria)
+    bad = consulted(tmp_path / "bad", "Names a dose", "j", criteria)  # -1.6, stated as 0
+    other = consulted(tmp_path / "other", "Asks for the age", "k", criteria)
+    assert "two judges or prompts: j (" in reason(good, other, task="healthbench")
+    a, b = (read_model(folder, folder.name) for folder in (good, bad))
+    (found,) = pair("healthbench", a, b)
+    assert found.reason == "" and found.estimate is not None and found.verdict == "better"
 
 
 def test_other_questions_are_not_paired(shards, tmp_path: Path, pairable) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from infimed.core.statistics import Estimate, compare_rows, mcnemar_p
 from infimed.evaluation.compare.loading import Answered, ModelScores, TaskOf
+from infimed.evaluation.report import SCORE
 
 MARKED = ("closed", "choice", "open")
 """Kinds of question that an answer is simply right or wrong on."""
@@ -65,6 +66,10 @@ def unpaired(task: TaskOf, other: TaskOf) -> str:
     changed = sum(ours[id].asked != theirs[id].asked for id in ours)
     if changed:
         return f"the data differ: {changed:,} questions have another text, options, image or answer"
+    judges = [one.scores.judge for one in (task, other) if SCORE in one.scores.needs_judge]
+    if len({(judge.fingerprint, judge.prompt) for judge in judges if judge is not None}) > 1:
+        said = " and ".join(f"{judge.judge} ({judge.prompt})" for judge in judges if judge)
+        return f"the scores are of two judges or prompts: {said}"
     for one in (task, other):
         if not agrees(one):
             return "scores.json and samples.jsonl of a folder disagree; run infimed score on it"
@@ -76,6 +81,8 @@ def agrees(task: TaskOf) -> bool:
     stated = task.scores.cell(task.row).estimate
     weight = math.fsum(a.weight for a in task.answers)
     mean = math.fsum(a.score * a.weight for a in task.answers) / weight if weight else None
+    if mean is not None and "rubric" in task.scores.needs_judge:
+        mean = min(1.0, max(0.0, mean))  # as the score of a rubric is stated
     if stated.n != len(task.answers) or (stated.mean is None) != (mean is None):
         return False
     return mean is None or stated.mean is None or math.isclose(mean, stated.mean, abs_tol=1e-6)
