@@ -14,6 +14,7 @@ from infimed.evaluation.gate import Gate, gate, gate_settings
 from infimed.evaluation.judging.asking import judge_answers
 from infimed.evaluation.judging.prompts import load_prompt
 from infimed.evaluation.judging.verdicts import replies_path
+from infimed.evaluation.leaks import Training, scan
 from infimed.evaluation.runner import evaluate, score
 from infimed.evaluation.session import Session, parse_controls
 from infimed.inference.requests import Request
@@ -133,6 +134,17 @@ def test_seeing_that_was_not_measured_again_counts_as_lost(tmp_path: Path, shard
     old = folder(tmp_path / "old", looker(seen), shards, names)
     new = folder(tmp_path / "new", looker(seen), shards, names, "none")
     assert any("never asked without" in r for r in gate(old, new, gate_settings()).reasons)
+
+
+def test_leaks_that_nobody_looked_for_again_are_told(tmp_path: Path, shards, names) -> None:
+    seen = planted(PATIENTS)[1]
+    old, new = (
+        folder(tmp_path / name, looker(seen), shards, names, "none") for name in ("old", "new")
+    )
+    scan(Training("run", shards), shards, names, old)
+    score(old, shards, names, ["model"], breakdowns=parse_breakdowns("facts.sex"))
+    (check,) = [c for c in gate(old, new, gate_settings()).checks if c.name == "leakage"]
+    assert check.passed is None and "not looked for" in check.words
 
 
 def test_other_questions_are_no_comparison(tmp_path: Path, shards, names) -> None:

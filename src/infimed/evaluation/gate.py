@@ -320,6 +320,8 @@ def _kept(old: TaskScores, new: TaskScores, settings: GateSettings) -> list[Chec
         words = f"{leaked.found} questions found in {leaked.against}, {known} before"
         good = leaked.found - known <= settings.new_leaks
         checks.append(Check(old.task, "leakage", good, words))
+    elif old.evidence.leakage is not None:
+        checks.append(Check(old.task, "leakage", None, "not looked for in the new one"))
     return checks
 
 
