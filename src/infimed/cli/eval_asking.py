@@ -70,6 +70,7 @@ def ask_and_score(
         _scan(training, data, names, target, session.limit)
     if judge[0]:
         _judge(*judge, names, data, target, labels)
+    _say_left_out(target, names)
     board = score(target, data, names, labels, prior_splits=trained_on(found.home), breakdowns=cuts)
     console.out.print(board.render())
     console.err.print(f"answers and scores: {target}", markup=False)
@@ -85,6 +86,21 @@ def ask_and_score(
             f"{sum(failed.values())} questions have no answer yet",
             where=found.text,
             fix="run the same command again when the endpoint is well: only these are asked",
+        )
+
+
+def _say_left_out(target: Path, names: list[str]) -> None:
+    """Name the tasks of the folder that its scores will not show: they are of one command's tasks."""
+    from infimed.evaluation.spec import load_task
+
+    own = {load_task(name).name for name in names}
+    there = sorted({path.parent.name for path in target.glob("*/*.run.json")} - own)
+    if there:
+        console.err.print(
+            f"answers to {', '.join(there)} are kept in {target} too, but scores.json will not show them; "
+            "name all tasks in one command, or use another --out",
+            markup=False,
+            soft_wrap=True,
         )
 
 

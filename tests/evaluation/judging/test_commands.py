@@ -272,3 +272,15 @@ def test_a_folder_says_itself_where_its_questions_and_its_own_task_are(
         assert done.exit_code == 0, (done.exception, done.output)
     (task,) = json.loads((out / "scores.json").read_text())["tasks"]
     assert task["task"] == "mine" and task["judge"]["rows"][0]["verdicts"]["failed"] == 0
+
+
+def test_eval_says_which_tasks_of_the_folder_its_scores_do_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFIMED_CACHE", str(tmp_path / "cache"))
+    for name in ("k_qa", "pubmedqa"):
+        write_layout(name, 0, tmp_path / name, copies=2)
+        command = ["eval", "stub:constant:A", "--tasks", name, "--data", str(tmp_path)]
+        done = RUNNER.invoke(app, [*command, "--out", str(tmp_path / "out")])
+        assert done.exit_code == 0
+        assert ("answers to k_qa are kept" in done.stderr) == (name == "pubmedqa")
