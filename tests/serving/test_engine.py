@@ -246,6 +246,24 @@ def test_rows_and_memory_are_bounded(local):
     assert all(isinstance(events[-1], Done) for events in heard)
 
 
+def test_memory_is_bounded_also_where_questions_share_their_image(local):
+    """The questions of one image write in one row, which is as wide as all their answers."""
+    schema = {"type": "string", "minLength": 240}
+    limit = 2**20
+    engine = Engine(local, settings_of(engine={"cache_bytes": limit, "prefix_bytes": 0}))
+    heard = [
+        put(engine, ask(number, [noise(24, 40, image)], most=300, schema=schema))[1]
+        for image, questions in enumerate((8, 3))
+        for number in range(questions)
+    ]
+    largest, together = 0, 0
+    while engine.waiting or engine.running:
+        turns(engine, 1)
+        largest, together = max(largest, engine.cache_bytes), max(together, engine.running)
+    assert together > 4 and all(isinstance(events[-1], Done) for events in heard)
+    assert largest <= 1.25 * limit + 2**14  # slots grow by a quarter, and to a multiple of 16
+
+
 def test_a_request_that_waits_too_long_is_told_so(local):
     now = [0.0]
     engine = Engine(local, settings_of(engine={"running": 1}), clock=lambda: now[0])
