@@ -320,3 +320,13 @@ def test_closing_fails_what_is_left(local):
     assert events[-1] == Failed("draining") or isinstance(events[-1], Done)
     with pytest.raises(Refusal, match="draining"):
         put(engine, ask(2))
+
+
+def test_a_tiny_temperature_with_a_schema_costs_nobody_an_answer(local, engine):
+    asked = ask(1, schema={"type": "boolean"})
+    tiny = replace(asked, request=replace(asked.request, sampling=Sampling(temperature=1e-310)))
+    other = ask(2)
+    heard = [put(engine, each)[1] for each in (tiny, other)]
+    finish(engine)
+    assert done(heard[0]).text in ("true", "false")
+    assert done(heard[1]).text == offline(local, other.request)[0]
