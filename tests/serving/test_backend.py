@@ -148,6 +148,7 @@ def test_it_is_ready_while_all_its_connections_answer():
         (Reply(b"data: " + b"[" * 100_000 + b"\n\n"), 502, "backend_error"),
         (Reply(b"data: " + b"a" * 2**21), 502, "backend_error"),
         (Reply(chunk("yes")), 502, "backend_error"),
+        (Reply(chunk("yes", "stop", logprobs={"content": [{"token": "yes", "logprob": float("nan")}]})), 502, "backend_error"),
     ],
 )  # fmt: skip
 def test_whatever_it_says_wrong_becomes_a_code(reply, status, code):

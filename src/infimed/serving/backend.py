@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import time
 import unicodedata
@@ -254,7 +255,10 @@ def _first(choice: Mapping[str, Any]) -> First | None:
 
 
 def _score(value: Mapping[str, Any]) -> TokenScore:
-    return TokenScore(str(value["token"]), min(0.0, float(value["logprob"])))
+    logprob = float(value["logprob"])
+    if math.isnan(logprob):
+        raise ValueError("no number")  # `min` would make it certainty
+    return TokenScore(str(value["token"]), min(0.0, logprob))
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
