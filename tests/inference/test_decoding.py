@@ -108,3 +108,11 @@ def test_pieces_never_show_half_a_character_or_the_beginning_of_a_stop_string():
             break
     assert "".join(pieces) == writer.text == "Größe: 5 mm"
     assert all("\ufffd" not in piece and "E" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-300, 1e-9])
+def test_a_tiny_temperature_is_greedy(temperature):
+    for draw in (0.0, 0.5, 1 - 2**-53):
+        for more in ({}, {"top_k": 2}, {"top_p": 0.5}):
+            sampling = Sampling(temperature=temperature, **more)
+            assert sample(LOGITS, sampling, draw) == int(LOGITS.argmax())

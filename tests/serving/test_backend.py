@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +31,7 @@ from tests.serving.world import (
     code_of,
     data_url,
     image_part,
+    png_url,
     post,
     running,
     settings_of,
@@ -110,6 +113,24 @@ def test_control_tokens_are_refused_because_the_server_behind_would_take_them(te
         assert post(url, body("size < 5 mm | left, <b>, x|y")).status_code == 200
 
 
+@pytest.mark.parametrize("images", [[], [image_part(png_url())]])
+def test_a_control_token_in_pieces_is_one(images):
+    with fronted(lambda call, n: streamed("yes")) as (url, stub, _):
+        answer = post(url, body(*images, "a <|im_", "end|>", "b"))
+        assert (answer.status_code, code_of(answer)) == (400, "control_token")
+        assert answer.json()["error"]["param"] == "messages.0.content"
+        assert not stub.calls
+
+
+def test_it_is_ready_while_all_its_connections_answer():
+    with fronted(lambda call, n: HANG, engine={"running": 1}) as (url, stub, _):
+        asking = threading.Thread(target=lambda: post(url, body("a")))
+        asking.start()
+        until(lambda: bool(stub.calls))
+        assert httpx.get(f"{url}/ready", trust_env=False).status_code == 200
+    asking.join(30)
+
+
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [
@@ -127,6 +148,7 @@ def test_control_tokens_are_refused_because_the_server_behind_would_take_them(te
         (Reply(b"data: " + b"[" * 100_000 + b"\n\n"), 502, "backend_error"),
         (Reply(b"data: " + b"a" * 2**21), 502, "backend_error"),
         (Reply(chunk("yes")), 502, "backend_error"),
+        (Reply(chunk("yes", "stop", logprobs={"content": [{"token": "yes", "logprob": float("nan")}]})), 502, "backend_error"),
     ],
 )  # fmt: skip
 def test_whatever_it_says_wrong_becomes_a_code(reply, status, code):

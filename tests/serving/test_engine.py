@@ -246,6 +246,24 @@ def test_rows_and_memory_are_bounded(local):
     assert all(isinstance(events[-1], Done) for events in heard)
 
 
+def test_memory_is_bounded_also_where_questions_share_their_image(local):
+    """The questions of one image write in one row, which is as wide as all their answers."""
+    schema = {"type": "string", "minLength": 240}
+    limit = 2**20
+    engine = Engine(local, settings_of(engine={"cache_bytes": limit, "prefix_bytes": 0}))
+    heard = [
+        put(engine, ask(number, [noise(24, 40, image)], most=300, schema=schema))[1]
+        for image, questions in enumerate((8, 3))
+        for number in range(questions)
+    ]
+    largest, together = 0, 0
+    while engine.waiting or engine.running:
+        turns(engine, 1)
+        largest, together = max(largest, engine.cache_bytes), max(together, engine.running)
+    assert together > 4 and all(isinstance(events[-1], Done) for events in heard)
+    assert largest <= 1.25 * limit + 2**14  # slots grow by a quarter, and to a multiple of 16
+
+
 def test_a_request_that_waits_too_long_is_told_so(local):
     now = [0.0]
     engine = Engine(local, settings_of(engine={"running": 1}), clock=lambda: now[0])
@@ -302,3 +320,13 @@ def test_closing_fails_what_is_left(local):
     assert events[-1] == Failed("draining") or isinstance(events[-1], Done)
     with pytest.raises(Refusal, match="draining"):
         put(engine, ask(2))
+
+
+def test_a_tiny_temperature_with_a_schema_costs_nobody_an_answer(local, engine):
+    asked = ask(1, schema={"type": "boolean"})
+    tiny = replace(asked, request=replace(asked.request, sampling=Sampling(temperature=1e-310)))
+    other = ask(2)
+    heard = [put(engine, each)[1] for each in (tiny, other)]
+    finish(engine)
+    assert done(heard[0]).text in ("true", "false")
+    assert done(heard[1]).text == offline(local, other.request)[0]

@@ -241,6 +241,18 @@ def test_a_slow_decoder_is_killed_and_replaced():
     with_decoders(work, slow)
 
 
+def test_who_waits_too_long_for_a_decoder_is_told_so():
+    async def work(decoders: Decoders) -> None:
+        held = [await decoders._free.get() for _ in range(decoders._free.qsize())]
+        source = from_url(data_url(encoded(noise())), 0, "p", SETTINGS)
+        assert await code(decoders.decode(source, PIXELS)) == "queue_timeout"
+        for process in held:
+            decoders._free.put_nowait(process)
+        assert (await shown(decoders, encoded(noise(50, 40)))).size == (40, 50)
+
+    with_decoders(work, settings_of(times={"queue": 0.05}))
+
+
 def test_a_decoder_that_dies_costs_its_image_only():
     async def work(decoders: Decoders) -> None:
         for process in decoders._all:

@@ -15,6 +15,7 @@ from infimed.serving.answers import Vocabulary
 from infimed.serving.engine import Engine
 from infimed.serving.refusals import Refusal
 from infimed.serving.schema import DEAD, Automaton
+from infimed.serving.settings import Limits
 from tests.conftest import tiny_tokenizer_json
 from tests.serving.test_engine import ask, done, finish, put
 from tests.serving.world import settings_of, tiny_local
@@ -135,6 +136,17 @@ def test_what_is_not_supported_is_refused_by_name(schema):
         Automaton(schema, 10_000)
     assert refused.value.code in ("invalid_schema", "invalid_text")
     assert str(refused.value.param).startswith("response_format")
+
+
+def test_what_the_docs_promise_fits_in_the_default_limit():
+    most = Limits().schema_states
+    finding = {name: {"type": "string"} for name in ("finding", "site", "side", "certainty")}
+    one = {"type": "object", "properties": finding, "required": [*finding], "additionalProperties": False}  # fmt: skip
+    automaton = Automaton({"type": "array", "items": one}, most)
+    found = [dict.fromkeys(finding, "é")] * 64
+    assert accepts(automaton, json.dumps(found)) and not accepts(automaton, json.dumps([*found, found[0]]))  # fmt: skip
+    automaton = Automaton({"type": "string", "maxLength": 1000}, most)
+    assert accepts(automaton, json.dumps("a" * 1000)) and not accepts(automaton, json.dumps("a" * 1001))  # fmt: skip
 
 
 def test_the_vocabulary_knows_the_bytes_of_every_token():

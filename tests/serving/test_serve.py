@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from infimed.cli.serve import serve
+from infimed.core.errors import InfiMedError
 from infimed.data.record import Message
 from infimed.inference.local import LocalModel
 from infimed.inference.requests import Request
@@ -98,3 +101,11 @@ def test_mistakes_are_messages(run, arguments, said, tmp_path):
     done = subprocess.run([sys.executable, "-m", "infimed.cli.main", *command], capture_output=True, text=True, timeout=120, cwd=tmp_path)  # fmt: skip
     assert done.returncode in (2, 4) and "Traceback" not in done.stderr
     assert said in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_missing_extra_is_named(monkeypatch, module):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else found(name))  # fmt: skip
+    with pytest.raises(InfiMedError, match=r"infimed\[serve\]"):
+        serve(backend="http://127.0.0.1:1/v1", backend_model="x", port=0)

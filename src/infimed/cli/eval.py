@@ -232,7 +232,7 @@ def evaluate_command(
 
         decide(*gate, gate_config, out)
         return
-    from infimed.cli.eval_asking import ask_and_score, check_judged
+    from infimed.cli.eval_asking import ask_and_score, check_judged, check_keys
     from infimed.core.errors import UsageError
     from infimed.evaluation.columns import parse_breakdowns
     from infimed.evaluation.groups import choose
@@ -273,6 +273,7 @@ def evaluate_command(
     session.scored(names)  # a wrong word is refused before a model is opened
     if judge:
         check_judged(names)
+        check_keys(found, judge)
     ask_and_score(
         found,
         options,

@@ -125,6 +125,28 @@ def check_judged(names: list[str]) -> None:
         )
 
 
+def check_keys(found: Found, judge: str) -> None:
+    """Refuse to send the one key that the environment holds to two servers.
+
+    Raises:
+        UsageError: model and judge are endpoints on different servers, and there is a key.
+    """
+    from urllib.parse import urlsplit
+
+    from infimed.cli.judge_model import is_url
+    from infimed.inference.endpoint_settings import KEY_VARIABLE, read_key
+
+    if found.kind != "endpoint" or not is_url(judge) or not read_key():
+        return
+    if urlsplit(found.text)[:2] != urlsplit(judge)[:2]:
+        raise UsageError(
+            f"the key in {KEY_VARIABLE} would go to the model's server and to the judge's",
+            where="--judge",
+            seen=judge,
+            fix="leave --judge out here; then infimed judge FOLDER --judge URL --key-file FILE",
+        )
+
+
 def _judge(
     where: str, name: str, tasks: list[str], data: JoinedShards, target: Path, labels: list[str]
 ) -> None:

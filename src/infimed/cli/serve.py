@@ -58,7 +58,7 @@ def serve(
     from infimed.inference.endpoint_settings import read_key
     from infimed.serving.keys import Keys, read_keys
     from infimed.serving.settings import read_settings
-    from infimed.serving.starting import Bind, backend_service, listen, local_service
+    from infimed.serving.starting import Bind, backend_service, listen, local_service, need_extra
     from infimed.serving.starting import serve as run_server
 
     if (run is None) == (backend is None):
@@ -69,6 +69,7 @@ def serve(
         raise UsageError(
             "no such type", where="--dtype", seen=dtype, accepted=accepted, nearest=nearest
         )
+    need_extra()
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     chosen = read_settings(settings)
     bind = Bind(host, port, keys, tuple(allow_host or ()))

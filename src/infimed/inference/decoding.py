@@ -31,7 +31,9 @@ def sample(logits: Tensor, sampling: Sampling, draw: float) -> int:
     Of the likeliest `top_k` tokens those stay that are needed to reach the probability `top_p` (nucleus
     sampling, Holtzman et al. 2020, arXiv:1904.09751); the likeliest always does.
     """
-    logits = logits.double() / sampling.temperature
+    logits = logits.double()
+    # The largest becomes 0, so that a tiny temperature makes no infinity of it, and no NaN of the shares.
+    logits = (logits - logits.max()) / sampling.temperature
     order: Tensor | None = None
     if sampling.top_k or sampling.top_p < 1.0:
         count = min(sampling.top_k or len(logits), len(logits))

@@ -91,7 +91,8 @@ class Form:
 
     def takes(self, state: int, token: int) -> bool:
         """Whether a token may follow in a state."""
-        return self.automaton.walk(state, self.vocabulary.bytes[token]) != DEAD
+        text = self.vocabulary.bytes.get(token)
+        return text is not None and self.automaton.walk(state, text) != DEAD
 
     def masked(self, logits: Tensor, state: int, ends: Sequence[int]) -> Tensor:
         """The logits of tokens whose first byte may follow, and of those in `ends`; -inf for all others."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import time
 import unicodedata
@@ -52,6 +53,7 @@ class Backend:
         self.endpoint, self.settings = endpoint, settings
         self._httpx = httpx_module("serve")
         self._client: Any = None
+        self._asking: Any = None
 
     @property
     def fingerprint(self) -> str:
@@ -61,23 +63,29 @@ class Backend:
     async def start(self) -> None:
         """Open the connections' pool."""
         times = self.settings.times
+        shared = {
+            "headers": bearer(self.endpoint),
+            "follow_redirects": False,
+            "trust_env": not is_loopback(self.endpoint.base_url),
+        }
         self._client = self._httpx.AsyncClient(
-            headers=bearer(self.endpoint),
             timeout=self._httpx.Timeout(times.generate, connect=CONNECT_SECONDS),
             limits=self._httpx.Limits(max_connections=self.settings.engine.running),
-            follow_redirects=False,
-            trust_env=not is_loopback(self.endpoint.base_url),
+            **shared,
         )
+        # Connections of its own: whether it is there must not wait for those that are being answered.
+        self._asking = self._httpx.AsyncClient(timeout=READY_SECONDS, **shared)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+        await self._asking.aclose()
 
     async def ready(self) -> bool:
         """Whether it lists its models."""
         try:
             url = f"{self.endpoint.base_url}/models"
-            return bool((await self._client.get(url, timeout=READY_SECONDS)).status_code == 200)
+            return bool((await self._asking.get(url)).status_code == 200)
         except self._httpx.HTTPError:
             return False
 
@@ -129,16 +137,25 @@ class Backend:
 
 
 def control_token(ask: Ask, more: Sequence[str]) -> str | None:
-    """The field of the first text that holds a control token, or None.
+    """The field of the first text that holds a control token, or of the turn whose texts make one together;
+    None where there is none.
 
-    Compatibility forms (full width) are folded and invisible characters left out before it is looked for.
+    The texts of a turn are looked at as one too, because templates join them. Compatibility forms (full
+    width) are folded and invisible characters left out before.
     """
+
+    def holds(part: object) -> bool:
+        if not isinstance(part, str):
+            return False
+        text = unicodedata.normalize("NFKC", part.translate(_INVISIBLE))
+        return bool(CONTROL.search(text) or CONTROL.search(part) or any(m in text for m in more))
+
     for number, turn in enumerate(ask.request.messages):
         for at, part in enumerate(turn.content):
-            if isinstance(part, str):
-                text = unicodedata.normalize("NFKC", part.translate(_INVISIBLE))
-                if CONTROL.search(text) or CONTROL.search(part) or any(m in text for m in more):
-                    return f"messages.{number}.content.{at}"
+            if holds(part):
+                return f"messages.{number}.content.{at}"
+        if holds(turn.text):
+            return f"messages.{number}.content"
     return None
 
 
@@ -238,7 +255,10 @@ def _first(choice: Mapping[str, Any]) -> First | None:
 
 
 def _score(value: Mapping[str, Any]) -> TokenScore:
-    return TokenScore(str(value["token"]), min(0.0, float(value["logprob"])))
+    logprob = float(value["logprob"])
+    if math.isnan(logprob):
+        raise ValueError("no number")  # `min` would make it certainty
+    return TokenScore(str(value["token"]), min(0.0, logprob))
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int:

@@ -80,6 +80,17 @@ class Batch:
         """Where each row is in the cache."""
         return {row: at for at, row in enumerate(self.rows)}
 
+    @property
+    def widths(self) -> list[int]:
+        """Slots that each row in use has when all its answers have their greatest length."""
+        if self.cache is None:
+            return []
+        place, found = self.place, dict[int, int]()
+        for answer in self.answers:
+            there = found.get(answer.row, self.cache.lengths[place[answer.row]])
+            found[answer.row] = there + answer.most - len(answer.ids)
+        return list(found.values())
+
     def join(self, cache: KeyValues, hidden: Tensor, jobs: Sequence[Job]) -> None:
         """Take in answers whose prompts are computed; their rows are numbered from 0."""
         rows = list(range(self._next_row, self._next_row + len(cache.lengths)))

@@ -243,12 +243,16 @@ class Engine:
         with self._wake:
             now = self._clock()
             gone = self._waiting.sweep(lambda job: job.cancelled or now > job.queue_until)
-            widest = max((job.longest for job in self._batch.jobs), default=0)
+            widths, new = self._batch.widths, dict[tuple[object, ...], int]()
             while (job := self._waiting.peek()) is not None:
-                rows = len(self._batch.jobs) + len(taken) + 1
-                widest = max(widest, job.longest)
-                fits = rows * widest * self._slot_bytes <= engine.cache_bytes
-                if rows > engine.running or len(taken) == engine.joining or (rows > 1 and not fits):
+                together = len(self._batch.jobs) + len(taken) + 1
+                group = job.prepared.group  # those with one trunk write in one row
+                wide = new.get(group)
+                new[group] = job.longest + (wide - len(job.prepared.trunk) if wide else 0)
+                rows = [*widths, *new.values()]
+                fits = len(rows) * max(rows) * self._slot_bytes <= engine.cache_bytes
+                full = together > engine.running or len(taken) == engine.joining
+                if full or (together > 1 and not fits):
                     break
                 taken.append(self._waiting.pop())
         for job in gone:

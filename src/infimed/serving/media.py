@@ -169,7 +169,7 @@ class Decoders:
         """Decode an image of at most `pixels_left` pixels.
 
         Raises:
-            Refusal: it is refused, or its decoder was too slow or died.
+            Refusal: it is refused, no decoder was free in time, or its own was too slow or died.
         """
         limits, decoder = self.settings.limits, self.settings.decoder
         order = {
@@ -182,7 +182,12 @@ class Decoders:
             "side": self.wanted.side,
             "tiles": self.wanted.tiles,
         }
-        process = await self._free.get()
+        try:
+            async with asyncio.timeout(self.settings.times.queue):
+                process = await self._free.get()
+        except TimeoutError:
+            wait = self.settings.times.retry_after
+            raise Refusal("queue_timeout", retry_after=wait) from None
         healthy: asyncio.subprocess.Process | None = None
         try:
             if process is None or process.returncode is not None:

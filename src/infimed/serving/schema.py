@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from infimed.serving.refusals import Refusal
 
@@ -34,9 +34,11 @@ _KEYWORDS: Final = {
 }
 _REF: Final = re.compile(r"#/\$defs/([A-Za-z0-9_.-]{1,64})")
 
+_Ranges: TypeAlias = tuple[tuple[int, int], ...]
+_Form: TypeAlias = tuple[_Ranges, ...]
 _HEX: Final = ((0x30, 0x39), (0x41, 0x46), (0x61, 0x66))
 _TAIL: Final = ((0x80, 0xBF),)
-_CHARACTERS: Final[tuple[tuple[tuple[tuple[int, int], ...], ...], ...]] = (
+_CHARACTERS: Final[tuple[_Form, ...]] = (
     # One character of a JSON string: printable ASCII but " and \, then well-formed UTF-8 (RFC 3629, 4).
     (((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F)),),
     (((0xC2, 0xDF),), _TAIL),
@@ -142,10 +144,14 @@ class Automaton:
         """Let `end` follow `begin` without a byte."""
         self._jumps[begin].append(end)
 
-    def one(self, begin: int, ranges: tuple[tuple[int, int], ...]) -> int:
+    def edge(self, begin: int, ranges: _Ranges, end: int) -> None:
+        """Let one byte of the ranges lead from `begin` to `end`."""
+        self._edges[begin].extend((low, high, end) for low, high in ranges)
+
+    def one(self, begin: int, ranges: _Ranges) -> int:
         """The state after one byte of the ranges."""
         end = self._new()
-        self._edges[begin].extend((low, high, end) for low, high in ranges)
+        self.edge(begin, ranges, end)
         return end
 
     def literal(self, begin: int, text: bytes) -> int:
@@ -301,12 +307,19 @@ class _Builder:
         return self.automaton.literal(at, b'"')
 
     def _character(self, begin: int) -> int:
+        """Forms that end alike share their states, so that a long `maxLength` stays within the limit."""
         end = self.automaton.fork()
-        for form in _CHARACTERS:
-            at = begin
-            for ranges in form:
-                at = self.automaton.one(at, ranges)
-            self.automaton.jump(at, end)
+        shared: dict[_Form, int] = {(): end}
+
+        def before(rest: _Form) -> int:
+            """The state from which `rest` leads to the end."""
+            if rest not in shared:
+                shared[rest] = self.automaton.fork()
+                self.automaton.edge(shared[rest], rest[0], before(rest[1:]))
+            return shared[rest]
+
+        for first, *rest in _CHARACTERS:
+            self.automaton.edge(begin, first, before(tuple(rest)))
         return end
 
     def _number(self, begin: int, *, whole: bool) -> int:

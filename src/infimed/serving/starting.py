@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infimed.core.errors import UsageError
 from infimed.serving.keys import Keys, check_bind, is_loopback_host
@@ -16,6 +16,15 @@ from infimed.serving.settings import Settings
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
     from infimed.serving.service import Service
+
+
+PACKAGES: Final = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "prometheus_client": "prometheus-client",
+    "httpx": "httpx",
+}
+"""Of the extra ``serve``: what is imported, and what is installed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,21 @@ class Bind:
         local = LOCAL_HOSTS if is_loopback_host(self.host) else ()
         named = tuple(name.lower() for name in self.hosts)
         return (*local, *named) if local or named else ()
+
+
+def need_extra() -> None:
+    """Say what to install, before anything slow is done.
+
+    Raises:
+        UsageError: a package of the extra ``serve`` is missing.
+    """
+    from importlib.util import find_spec
+
+    from infimed.core.errors import missing_extra
+
+    for module, package in PACKAGES.items():
+        if find_spec(module) is None:
+            raise missing_extra("serve", package)
 
 
 def local_service(run: Path, name: str, settings: Settings, dtype: str, device: str) -> Service:

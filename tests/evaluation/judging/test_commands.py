@@ -284,3 +284,27 @@ def test_eval_says_which_tasks_of_the_folder_its_scores_do_not_show(
         done = RUNNER.invoke(app, [*command, "--out", str(tmp_path / "out")])
         assert done.exit_code == 0
         assert ("answers to k_qa are kept" in done.stderr) == (name == "pubmedqa")
+
+
+@pytest.mark.parametrize(
+    ("key", "same", "refused"),
+    [("k" * 20, False, True), ("k" * 20, True, False), ("", False, False)],
+)
+def test_one_key_does_not_go_to_two_servers(
+    answered: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    same: bool,
+    refused: bool,
+) -> None:
+    shards, out = answered
+    monkeypatch.setenv("INFIMED_API_KEY", key)
+    script = lambda call, n: fair_script(call, n) if "<<<ANSWER" in text_of(call) else said("a cyst")  # noqa: E731  # fmt: skip
+    with serving(script) as model, serving(script) as other:
+        judge = model.url if same else other.url
+        done = RUNNER.invoke(app, ["eval", model.url, "--model", "stub", "--tasks", "open", "--controls", "none", "--against", "none",
+                                   "--shards", str(shards), "--out", str(out / "new"), "--judge", judge, "--judge-model", "stub"])  # fmt: skip
+        assert (done.exit_code != 0) == refused, (done.output, done.exception)
+        assert bool(model.calls) != refused
+        if refused:
+            assert "INFIMED_API_KEY" in str(done.exception) and not other.calls
