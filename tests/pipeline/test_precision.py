@@ -13,10 +13,11 @@ import yaml
 from infimed.core.errors import RecipeError
 from infimed.core.recipe import Recipe, load_recipe
 from infimed.core.run import RunFolder
-from infimed.pipeline.precision import settled
+from infimed.pipeline.precision import on_hardware, settled
 from infimed.pipeline.training import _adopted
 from infimed.training import device
 from infimed.training.device import autocast, fastest_precision, measure_peak
+from infimed.training.hardware import hardware
 
 CPU = torch.device("cpu")
 
@@ -131,3 +132,9 @@ def test_an_emulated_precision_is_measured_on_small_products_only(
 def test_an_undecided_precision_trains_nothing() -> None:
     with pytest.raises(ValueError, match="auto"):
         autocast(CPU, "auto")
+
+
+def test_an_estimate_for_a_gpu_needs_no_gpu(here: pytest.MonkeyPatch) -> None:
+    found = on_hardware(auto(), hardware("h100x8", "auto"))
+    assert found.train.precision == "bf16"
+    assert on_hardware(auto("train.precision=fp32"), hardware("h100x8")).train.precision == "fp32"

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from infimed.core.console import out, table
 from infimed.core.recipe import Recipe, Train
 from infimed.core.stage import Tiling
@@ -25,7 +23,7 @@ from infimed.model.presets import preset
 from infimed.pipeline.checks import check_recipe
 from infimed.pipeline.index import Index, index_of
 from infimed.pipeline.planning import stage_job
-from infimed.pipeline.precision import settled
+from infimed.pipeline.precision import on_hardware
 from infimed.pipeline.run import base_folders, reader_options
 from infimed.training.estimate import (
     meta_model,
@@ -115,7 +113,7 @@ def estimate(recipe: Recipe, machine: Hardware | None = None) -> list[Estimate]:
     processor = base_processor(chosen, base_folders(recipe)[1])
     model = meta_model(chosen, recipe.model.reducer)
     machine = machine or this_cpu(recipe.train.precision)
-    recipe = settled(recipe, device=torch.device("cpu" if machine.cpu else "cuda"))
+    recipe = on_hardware(recipe, machine)
     records, scale = training_records(recipe)
     copies = max(1, round(scale))
     scale /= copies

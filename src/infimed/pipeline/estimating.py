@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from infimed.core.console import table
@@ -16,7 +15,7 @@ from infimed.core.errors import InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.model.presets import preset
 from infimed.pipeline.dryrun import clock, estimate
-from infimed.pipeline.precision import settled
+from infimed.pipeline.precision import on_hardware
 from infimed.training.estimate import GIB, estimate_stages, meta_model
 from infimed.training.hardware import hardware
 from infimed.training.optimizer import check_ranks, parameters_by_module
@@ -39,7 +38,7 @@ def estimate_recipe(recipe: Recipe, machine_name: str) -> dict[str, Any]:
     """
     chosen = preset(recipe.model.preset)
     machine = hardware(machine_name, recipe.train.precision)
-    recipe = settled(recipe, device=torch.device("cpu" if machine.cpu else "cuda"))
+    recipe = on_hardware(recipe, machine)
     check_ranks(recipe.train, machine.devices)
     try:
         planned = {stage.stage: stage for stage in estimate(recipe, machine)}

@@ -8,6 +8,7 @@ import yaml
 from infimed.core.recipe import Recipe
 from infimed.core.run import RunFolder
 from infimed.training.device import best_device, decided
+from infimed.training.hardware import Hardware
 
 
 def settled(
@@ -27,6 +28,15 @@ def settled(
         train = recipe.train.model_copy(update={"precision": known})
     else:
         train = decided(recipe.train, device or best_device())
+    return recipe.model_copy(update={"train": train})
+
+
+def on_hardware(recipe: Recipe, machine: Hardware) -> Recipe:
+    """The recipe with ``train.precision`` decided as on a machine that need not be here."""
+    if recipe.train.precision != "auto":
+        return recipe
+    chosen = "bf16" if recipe.train.frozen_dtype == "bf16" else machine.precision
+    train = recipe.train.model_copy(update={"precision": chosen})
     return recipe.model_copy(update={"train": train})
 
 

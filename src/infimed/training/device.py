@@ -46,9 +46,9 @@ BF16_CAPABILITY: Final = (8, 0)
 def fastest_precision(device: torch.device) -> Precision:
     """``bf16`` where this device multiplies bf16 faster than fp32, else ``fp32``.
 
-    A GPU's matrix units do from compute capability 8.0 on; older ones (V100, T4) have none for bf16. Of CPUs some have instructions for bf16 and the others emulate it, two to
-    400 times slower than fp32, so it is measured, in half a second at most, once a process: the best of
-    three products each.
+    A GPU's matrix units do from compute capability 8.0 on; older ones (V100, T4) have none for bf16. Of CPUs
+    some have instructions for bf16 and the others emulate it, two to 400 times slower than fp32, so it is
+    measured, in half a second at most, once a process: the best of three products each.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp32"
