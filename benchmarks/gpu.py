@@ -5,7 +5,7 @@
 
     exactness   every attention backend of the device, packed against separate, leaks (gpu_exactness.py)
     widths      `infimed-1.7b`, random weights: a packed row of 4,096 tokens, forward, backward and update;
-                model-FLOP utilisation against the bf16 matrix peak measured here, and memory
+                model-FLOP utilisation against the matrix peak measured here, and memory
     arms        benchmarks/training.py on this device: padded, full grid, low grid, cached features;
                 `mini` must be there (infimed weights mini)
 
@@ -33,7 +33,7 @@ from infimed.model.attention import PACKED, Document, PackedLayout
 from infimed.model.modeling import InfiMedForConditionalGeneration, count_parameters
 from infimed.model.presets import Preset, build_config, preset
 from infimed.model.processing import IGNORE
-from infimed.training.device import autocast, gemm_peak
+from infimed.training.device import autocast, fastest_precision, gemm_peak
 from infimed.training.flops import Flops
 from infimed.training.meter import peak_memory_gib
 from infimed.training.optimizer import freeze, make_optimizer
@@ -135,7 +135,7 @@ def _wide_step(
         placed, weight = row.to(device), weights.weights.to(device)
 
         def step() -> None:
-            with autocast(device, "bf16"):
+            with autocast(device, fastest_precision(device)):
                 loss, _, _ = module(placed, weight, weights.total, 1)
             loss.backward()
             finish(optimizer)
@@ -186,13 +186,15 @@ def main() -> None:
     arguments.samples = arguments.samples or (2 if dry else 64)
     arguments.steps, arguments.arms = (1 if dry else 8), "padded,full,low,cache"
     real = preset("infimed-1.7b")
-    peak = gemm_peak(device, "bf16")
+    arguments.precision = fastest_precision(device)
+    peak = gemm_peak(device, arguments.precision)
     checks = exactness(device)
     table = {
         "machine": machine(device),
         "dry_run": dry,
         "passed": all(check["passed"] for check in checks),
         "exactness": checks,
+        "precision": arguments.precision,
         "matrix_peak": peak,
         "widths": widths(device, tiny(real) if dry else real, peak, 1 if dry else 10),
         "preset": arguments.preset,
