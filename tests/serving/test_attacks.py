@@ -191,7 +191,7 @@ def test_s8_s10_hostile_rasters(url, data):
     refused(show(url, data, "application/octet-stream"))
 
 
-def test_s8_a_bomb_in_a_profile_costs_no_memory(url):
+def test_s8_a_bomb_in_a_profile_is_shown_or_refused(url):
     answer = show(url, icc_bomb())
     if answer.status_code != 200:
         refused(answer)
