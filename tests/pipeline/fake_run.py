@@ -136,7 +136,10 @@ def write_metrics(path: Path, recipe: Recipe, steps: int, blind: bool = False) -
 
 
 def scripted(label: str, shards: ShardSet, skill: float) -> Scripted:
-    """Right with probability `skill`, fixed by label and id; one closed answer in forty is unreadable."""
+    """Right with probability `skill`, fixed by label and id; one closed answer in forty is unreadable.
+
+    Every label but the blind one's asks the same model, as in a real run.
+    """
     records = {record.id: record for record in shards}
     reports = [record.response for record in records.values() if record.task == "report"]
 
@@ -156,7 +159,8 @@ def scripted(label: str, shards: ShardSet, skill: float) -> Scripted:
         yes = (record.answer == "yes") == right
         return "yes" if yes else "no"
 
-    return Scripted(f"scripted-{label}", answer, batch_size=512)
+    model = "scripted-blind" if label == "trained-blind" else "scripted-model"
+    return Scripted(model, answer, batch_size=512)
 
 
 def make_run(
