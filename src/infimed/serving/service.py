@@ -24,6 +24,7 @@ from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
 from infimed.serving.admission import Gate, Place, check_headers, read_body
 from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
+from infimed.serving.evidence.job import Evidence
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
 from infimed.serving.protocol import ChatRequest, ImageUrl, SchemaFormat, TextPart, parse
@@ -59,6 +60,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.settings)
+        self.evidence = Evidence(self)
         limits = self.settings.limits
         self.remote = RemoteImages(self.settings.image_hosts, limits.image_bytes)
         self.meters.show("infimed_requests_in_flight", "Requests.", lambda: self.gate.requests)
@@ -115,7 +117,7 @@ class Service:
 
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
-        images = await self._images(asked.image_parts)
+        images = await self.images(asked.image_parts)
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
         answer = _Answer(_closable(events))
@@ -161,22 +163,44 @@ class Service:
             schema=form.json_schema.schema_ if isinstance(form, SchemaFormat) else None,
         )
 
-    async def _images(self, parts: list[tuple[str, ImageUrl]]) -> list[Shown]:
-        """All images of a request, decoded; each content once."""
+    async def images(self, parts: list[tuple[str, ImageUrl]]) -> list[Shown]:
+        """All images of a request, decoded; each content once.
+
+        Args:
+            parts: with the places of their fields, for refusals.
+
+        Raises:
+            Refusal: one of them is refused.
+        """
         left = self.settings.limits.request_pixels
         found: dict[str, Shown] = {}
         shown = []
         for place, part in parts:
-            source = await self._source(place, part)
+            source = await self.source(place, part)
             if source.sha256 not in found:
-                began = time.perf_counter()
-                image = found[source.sha256] = await self.decoders.decode(source, left)
-                self.meters.decoding.observe(time.perf_counter() - began)
+                image = found[source.sha256] = await self.decoded(source, left)
                 left -= image.size[0] * image.size[1]
             shown.append(found[source.sha256])
         return shown
 
-    async def _source(self, place: str, part: ImageUrl) -> Source:
+    async def decoded(self, source: Source, pixels_left: int | None = None) -> Shown:
+        """One image, of at most so many pixels; of a request's without a number.
+
+        Raises:
+            Refusal: it cannot be decoded.
+        """
+        began = time.perf_counter()
+        left = self.settings.limits.request_pixels if pixels_left is None else pixels_left
+        image = await self.decoders.decode(source, left)
+        self.meters.decoding.observe(time.perf_counter() - began)
+        return image
+
+    async def source(self, place: str, part: ImageUrl) -> Source:
+        """An image as it came.
+
+        Raises:
+            Refusal: its address or its content is refused.
+        """
         if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)

@@ -42,6 +42,7 @@ class Limits(_Part):
     stop_strings: int = Field(4, ge=0)
     stop_characters: int = Field(64, ge=1)
     top_logprobs: int = Field(20, ge=0)
+    evidence_grid: int = Field(32, ge=2, le=32, description="cells of a side of an evidence map")
     schema_states: int = Field(20_000, ge=100, description="of the automaton of a JSON schema")
 
 
