@@ -10,17 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from infimed.serving.evidence.evidence_map import HARDLY, LEAST, EvidenceMap, mapped, overlay
+from infimed.serving.evidence.evidence_map import HARDLY, LEAST, EvidenceMap, overlay
 from infimed.serving.evidence.scoring import said
 from infimed.serving.refusals import Refusal
 from tests.serving.evidence.pictures import ANSWER, QUESTION, look, smooth
 from tests.serving.world import tiny_local
 
-KNOWN = {"method": "occlusion", "target": "yes", "logprob": -0.5, "sha256": "ab"}
-
 
 def of(values: list[list[float]], total: float = 0.0) -> EvidenceMap:
-    return mapped(np.array(values), total, **KNOWN)
+    return EvidenceMap(np.array(values), "occlusion", "yes", -0.5, total, "ab")
 
 
 def test_heat_is_the_share_of_the_largest_drop_and_never_negative():
