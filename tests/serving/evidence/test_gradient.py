@@ -21,6 +21,11 @@ from tests.serving.evidence.pictures import ANSWER, QUESTION, local_of, look, sl
 
 def ready(tiles: bool, seed: int = 0) -> tuple[LocalModel, Said, Hideable, np.ndarray]:
     local = local_of(tiles)
+    with (
+        torch.no_grad()
+    ):  # with weights as large as for other tests the gradient changes from pixel to pixel
+        for parameter in local.model.parameters():
+            parameter.mul_(0.5)
     pixels = smooth(64, 64, seed) if tiles else smooth(32, 32, seed)
     size = pixels.shape[1], pixels.shape[0]
     processor = local.processor
@@ -35,7 +40,8 @@ def test_the_log_probability_is_that_of_an_evaluation(tiles):
     slow = slow_logprob(local, pixels)
     assert logprobs(local, what, [image.views, image.blank])[0] == pytest.approx(slow, abs=1e-4)
     shown = local.processor.pixels(list(image.views))
-    assert float(logprob_of_pixels(local, what, shown)) == pytest.approx(slow, abs=1e-4)
+    found = logprob_of_pixels(local, what, shown).detach()
+    assert float(found) == pytest.approx(slow, abs=1e-4)
 
 
 @pytest.mark.parametrize("tiles", [False, True])
@@ -52,15 +58,17 @@ def test_the_gradient_equals_differences_of_the_log_probability(tiles):
         slow = 0.0
         for channel in range(3):
             step = torch.zeros_like(shown)
-            step[view, channel, y, x] = 1e-2
+            step[view, channel, y, x] = 2e-2
             with torch.no_grad():
                 up, down = (
                     float(logprob_of_pixels(local, what, blank + 0.5 * way + sign * step))
                     for sign in (1, -1)
                 )
-            slow += (up - down) / 2e-2 * float(way[view, channel, y, x])
-        assert found[view, y, x] == pytest.approx(slow, abs=1e-3, rel=2e-2)
-        compared += abs(slow) > 1e-3
+            slow += (up - down) / 4e-2 * float(way[view, channel, y, x])
+        assert found[view, y, x] == pytest.approx(
+            slow, abs=5e-5, rel=6e-2
+        )  # norms and logits are fp32
+        compared += abs(slow) > 2e-4
     assert compared > 4
 
 
@@ -73,7 +81,7 @@ def test_cells_add_up_to_what_the_image_adds(tiles):
     cells = attribution(image, summed, steps, 8)
     logprob, blank = logprobs(local, what, [image.views, image.blank])
     assert abs(logprob - blank) > 0.05
-    assert cells.sum() == pytest.approx(logprob - blank, abs=0.02 * max(1, abs(logprob - blank)))
+    assert cells.sum() == pytest.approx(logprob - blank, abs=2e-3)
 
 
 def test_pieces_of_the_way_add_up_to_the_whole():
