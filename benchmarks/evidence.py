@@ -12,7 +12,7 @@ that says so, through the same code and engine as `/v1/infimed/evidence`. By arm
     another's    the same with the map of another patient's same finding: what knowing where such findings
                  usually are is worth
     inside       mean heat inside the boxes minus mean heat outside
-    by drop      pointing by how much the answer depends on the image, from which `evidence_map.LEAST` was chosen
+    by drop      pointing by how much the answer depends on the image, to choose `evidence_map.LEAST` by
 
 `--untrained` asks a model of the same shape with random weights: it must be at chance. Nothing is asserted.
 """

@@ -14,7 +14,7 @@ from infimed.serving.evidence.requests import Method
 
 LEAST: Final = 0.1
 """Nats. An answer whose log-probability neither a part nor all of the image moves by as much does not depend on it;
-see docs/evidence.md for what was measured."""
+chosen, not measured yet (docs/evidence.md)."""
 HARDLY: Final = "the answer hardly depends on the image"
 OPAQUE: Final = 0.6
 """Share of the colour where the heat is 1."""

@@ -22,7 +22,7 @@ from infimed.serving.evidence.hiding import Hideable, per_cell
 from infimed.serving.evidence.scoring import Said, logprob_of_pixels
 
 STEPS: Final = 16
-"""Gradients that are averaged. On the phantoms 64 point no better."""
+"""Gradients that are averaged."""
 _SMOOTH: Final = np.array([0.25, 0.5, 0.25])
 
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from infimed.serving.protocol import Body, ImageUrl, encodable, parsed
+from infimed.serving.protocol import Body, ImageUrl, parsed
 from infimed.serving.refusals import Refusal
 from infimed.serving.settings import Limits
 
@@ -64,10 +64,8 @@ def check(asked: EvidenceRequest, limits: Limits) -> None:
     """What depends on the limits.
 
     Raises:
-        Refusal: a text is too long or no text, or the grid is finer than this server computes.
+        Refusal: the texts are too long, or the grid is finer than this server computes.
     """
-    for name in ("question", "answer"):
-        encodable(getattr(asked, name), name)
     if len(asked.question) + len(asked.answer) > limits.prompt_characters:
         detail = f"at most {limits.prompt_characters} characters"
         raise Refusal("prompt_too_long", param="question", detail=detail)
