@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from infimed.inference.requests import Pixels, Request
 from infimed.serving.media import Shown
+
+if TYPE_CHECKING:
+    from infimed.serving.audit import Audit
 
 __all__ = [
     "Answerer", "Ask", "Done", "Event", "Failed", "First", "Piece", "TokenScore",
@@ -90,7 +93,13 @@ Event: TypeAlias = First | Piece | Done | Failed
 
 
 class Answerer(Protocol):
-    """Who answers: the engine in this process, or a model's server behind."""
+    """Who answers: the engine in this process, or a model's server behind.
+
+    Attributes:
+        audit: where questions and answers are written down as hashes, or None.
+    """
+
+    audit: Audit | None
 
     @property
     def fingerprint(self) -> str:

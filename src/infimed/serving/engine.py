@@ -7,7 +7,8 @@ Then their keys and values are put beside those of the running ones.
 
 Invariant: in fp32 an answer equals that of `LocalModel.respond` to the same request, whatever runs beside it
 (tests). Cost: joining copies the running cache once; a long prompt delays the next step of all others.
-Should a step fail, all that was running fails with a code, and the engine goes on.
+What fails for several together is tried for halves of them (`isolation`), so who cannot be computed fails alone,
+with a code. Only where the shared cache itself cannot be rearranged all fail; the engine goes on in any case.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ from infimed.inference.decoding import choose_next, feed_newest
 from infimed.inference.local import LocalModel, encode_views, prepare, shown
 from infimed.serving.answers import Answer, Form, Vocabulary
 from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Piece
+from infimed.serving.audit import Audit, recorded
 from infimed.serving.batch import Batch, Job
+from infimed.serving.isolation import halved
 from infimed.serving.logs import frames_of
 from infimed.serving.queueing import FairQueue
 from infimed.serving.refusals import Refusal
@@ -43,6 +46,9 @@ from infimed.serving.settings import Settings
 LOG: Final = logging.getLogger("infimed.serving")
 IDLE_SECONDS: Final = 0.5
 """How often an idle engine looks for requests that waited too long."""
+
+Begun: TypeAlias = tuple[KeyValues, Tensor, list[Job]]
+"""Prompts that are computed: their rows, the last state of each, and whose they are."""
 
 
 @dataclass
@@ -75,6 +81,7 @@ class Engine:
     ) -> None:
         self.local, self.settings = local, settings
         self._clock, self._waited = clock, waited
+        self.audit: Audit | None = None
         self.counts = Counts()
         self.features = FeatureCache(settings.engine.feature_bytes)
         self.prefixes = PrefixCache(settings.engine.prefix_bytes)
@@ -132,8 +139,12 @@ class Engine:
         """Whether the thread lives."""
         return self._thread.is_alive() and not self._closing
 
-    async def answer(self, ask: Ask) -> AsyncIterator[Event]:
+    def answer(self, ask: Ask) -> AsyncIterator[Event]:
         """See `asking.Answerer`."""
+        events = self._events(ask)
+        return events if self.audit is None else recorded(self.audit, ask, self.fingerprint, events)
+
+    async def _events(self, ask: Ask) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -215,10 +226,8 @@ class Engine:
             try:
                 with torch.no_grad():
                     self._turn()
-            except (MemoryError, torch.OutOfMemoryError):
-                self._broken("out_of_memory", None)
             except Exception as error:  # the server must outlive any defect in a step
-                self._broken("internal", error)
+                self._broken(error)
 
     def _turn(self) -> None:
         """Let requests join and leave, then write one token of every answer."""
@@ -226,14 +235,7 @@ class Engine:
         now = self._clock()
         for job in self._batch.leave(lambda job: job.cancelled or now > job.write_until):
             job.emit(Failed("cancelled" if job.cancelled else "generation_timeout"))
-        try:
-            if taken:
-                self._join(taken)
-        except BaseException:
-            # Some are in the batch already, where `_broken` finds them.
-            there = set(self._batch.jobs)
-            self._batch.jobs.extend(job for job in taken if job not in there)
-            raise
+        self._join(taken)
         self._step()
 
     def _take(self) -> list[Job]:
@@ -264,9 +266,25 @@ class Engine:
 
     def _join(self, taken: Sequence[Job]) -> None:
         """Compute prompts and put their rows beside the running ones."""
+        begun: list[Begun] = []
+        halved(taken, lambda jobs: begun.extend(self._computed(jobs)), self._failed)
+        try:
+            for cache, last, jobs in begun:
+                self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
+                self._batch.join(cache, last, jobs)
+        except BaseException:
+            # Some are in the batch already, where `_broken` finds them.
+            there = set(self._batch.jobs)
+            all_of_them = (job for _, _, jobs in begun for job in jobs)
+            self._batch.jobs.extend(job for job in all_of_them if job not in there)
+            raise
+        self.counts.most_together = max(self.counts.most_together, self.running)
+
+    def _computed(self, taken: Sequence[Job]) -> list[Begun]:
+        """The prompts of these requests, computed; nothing of the batch is touched."""
         features = self._features(taken)
         fresh: dict[tuple[object, ...], list[Job]] = {}
-        begun: list[tuple[KeyValues, Tensor, list[Job]]] = []
+        begun: list[Begun] = []
         for job in taken:
             found = self.prefixes.find(job.ask.client, job.ids, self._images(job))
             if found is None:
@@ -275,14 +293,9 @@ class Engine:
                 begun.append(self._resumed(job, *found, features))
         if fresh:
             begun.append(self._fresh(list(fresh.values()), features))
-        for cache, last, jobs in begun:
-            self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
-            self._batch.join(cache, last, jobs)
-        self.counts.most_together = max(self.counts.most_together, self.running)
+        return begun
 
-    def _fresh(
-        self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]
-    ) -> tuple[KeyValues, Tensor, list[Job]]:
+    def _fresh(self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]) -> Begun:
         """Prompts from their first token; those with one trunk share a row."""
         model = self.local.model
         rows = [
@@ -303,9 +316,7 @@ class Engine:
                 job.answer = self._answer(job, number, branch)
         return cache, last, [job for jobs in groups for job in jobs]
 
-    def _resumed(
-        self, job: Job, taken: Tensor, length: int, features: dict[str, Tensor]
-    ) -> tuple[KeyValues, Tensor, list[Job]]:
+    def _resumed(self, job: Job, taken: Tensor, length: int, features: dict[str, Tensor]) -> Begun:
         """A prompt from where it differs from a known conversation; fed in parts as in `Chat`."""
         model = self.local.model
         cache = new_cache(model, 1)
@@ -371,17 +382,59 @@ class Engine:
     def _step(self) -> None:
         """Write one token of every answer; the complete ones leave."""
         batch = self._batch
-        if batch.cache is None or batch.hidden is None:
+        if batch.cache is None:
             return
-        model = self.local.model
-        choose_next(model, batch.hidden, batch.answers)
+        halved(batch.jobs, self._choose, self._failed)
         self.counts.steps += 1
-        self.counts.written_tokens += len(batch.jobs)
         for job in batch.jobs:
-            self._tell(job)
-        batch.leave(lambda job: not job.writer.open)
-        if batch.cache is not None:
-            batch.hidden = feed_newest(model, batch.cache, batch.answers, batch.place)
+            if not job.failed:
+                self.counts.written_tokens += 1
+                try:
+                    self._tell(job)
+                except Exception as error:
+                    self._failed(job, error)
+        batch.leave(lambda job: job.failed or not job.writer.open)
+        self._feed()
+
+    def _choose(self, jobs: Sequence[Job]) -> None:
+        """The next token of these answers."""
+        batch = self._batch
+        assert batch.hidden is not None
+        hidden = batch.hidden
+        if len(jobs) < len(batch.jobs):
+            hidden = hidden[[batch.jobs.index(job) for job in jobs]]
+        writers = [job.writer for job in jobs]
+        choose_next(
+            self.local.model, hidden, writers, lambda at, error: self._failed(jobs[at], error)
+        )
+
+    def _feed(self) -> None:
+        """Compute the newest token of every answer."""
+        batch = self._batch
+        if batch.hidden is None:
+            return
+        before, states = batch.hidden, list[Tensor]()
+
+        def failed(job: Job, error: Exception) -> None:
+            self._failed(job, error)
+            states.append(before[:1])  # keeps its place until it leaves
+
+        halved(batch.jobs, lambda jobs: states.append(self._fed(jobs)), failed)
+        batch.hidden = states[0] if len(states) == 1 else torch.cat(states)
+        batch.leave(lambda job: job.failed)
+
+    def _fed(self, jobs: Sequence[Job]) -> Tensor:
+        """The states after the newest tokens of these answers [jobs, d]; a failure leaves the cache as it was."""
+        cache = self._batch.cache
+        assert cache is not None
+        lengths = list(cache.lengths)
+        try:
+            return feed_newest(
+                self.local.model, cache, [job.writer for job in jobs], self._batch.place
+            )
+        except BaseException:
+            cache.rewind(lengths)
+            raise
 
     def _tell(self, job: Job) -> None:
         """Send what an answer has that was not sent before."""
@@ -393,10 +446,13 @@ class Engine:
         if job.ask.stream and (piece := answer.piece()):
             job.emit(Piece(piece))
         if not answer.open:
-            self._remember(job)
             finish: Finish = "stop" if answer.stopped else "length"
             tokens = job.prepared.tokens
             job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
+            try:
+                self._remember(job)
+            except Exception as error:  # the next turn is computed from its beginning, no more
+                LOG.error("not_remembered", extra={"frames": frames_of(error)})
 
     def _remember(self, job: Job) -> None:
         """Keep the keys and values of a conversation that may go on."""
@@ -408,15 +464,35 @@ class Engine:
         images = tuple(self._images(job))
         self.prefixes.put(Conversation(job.ask.client, ids, images, taken))
 
-    def _broken(self, code: str, error: Exception | None) -> None:
-        """Fail what was running and begin anew."""
+    def _failed(self, job: Job, error: Exception) -> None:
+        """Fail one request; it leaves its place at the end of the step."""
         self.counts.failures += 1
+        code = code_of(error)
+        about = {"request_id": job.ask.request.id, "code": code, "frames": frames_of(error)}
+        LOG.error("answer_failed", extra=about)
+        job.failed = True
+        job.emit(Failed(code))
+
+    def _broken(self, error: Exception) -> None:
+        """Fail all that was running and begin anew."""
+        code = code_of(error)
         LOG.error("engine_failed", extra={"code": code, "frames": frames_of(error)})
         for job in self._batch.forget():
-            job.emit(Failed(code))
+            if not job.failed:
+                self.counts.failures += 1
+                job.emit(Failed(code))
 
     def _fail_all(self, code: str) -> None:
         with self._wake:
             waiting = self._waiting.sweep(lambda _: True)
         for job in (*waiting, *self._batch.forget()):
             job.emit(Failed(code))
+
+
+def code_of(error: Exception) -> str:
+    """What a client is told of a failure."""
+    full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    # torch's allocator for the CPU has no exception of its own.
+    if full or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return "out_of_memory"
+    return "internal"

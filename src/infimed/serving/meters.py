@@ -69,7 +69,7 @@ def engine_levels(engine: Any) -> Iterator[tuple[str, str, Callable[[], float]]]
     yield "infimed_engine_running", "Answers that are being written.", lambda: engine.running
     yield "infimed_engine_cache_bytes", "Keys and values of them.", lambda: engine.cache_bytes
     yield "infimed_engine_steps", "Steps so far.", lambda: counts.steps
-    yield "infimed_engine_failures", "Steps that failed so far.", lambda: counts.failures
+    yield "infimed_engine_failures", "Answers that failed so far.", lambda: counts.failures
     yield "infimed_feature_hits", "Images whose features were known.", lambda: features.hits
     yield "infimed_feature_misses", "Images that were encoded.", lambda: features.misses
     yield "infimed_feature_bytes", "Image features kept.", lambda: features.bytes

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
-from infimed.serving.admission import Gate, check_headers, read_body
+from infimed.serving.admission import Gate, check_headers, check_origin, read_body
 from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
@@ -31,6 +31,7 @@ from infimed.serving.refusals import Refusal
 from infimed.serving.remote import RemoteImages
 from infimed.serving.settings import Settings
 from infimed.serving.shapes import Heading, failure
+from infimed.serving.uploads import PREFIX, Uploads, form_file
 
 Result = TypeVar("Result")
 
@@ -54,9 +55,11 @@ class Service:
         self.gate = Gate(self.settings)
         limits = self.settings.limits
         self.remote = RemoteImages(self.settings.image_hosts, limits.image_bytes)
+        self.uploads = Uploads(self.settings)
         self.meters.show("infimed_requests_in_flight", "Requests.", lambda: self.gate.requests)
         self.meters.show("infimed_body_bytes_in_flight", "Bodies.", lambda: self.gate.bytes)
         self.meters.show("infimed_decoders_replaced", "So far.", lambda: self.decoders.replaced)
+        self.meters.show("infimed_upload_bytes", "Uploads kept.", lambda: self.uploads.bytes)
 
     def models(self) -> list[dict[str, Any]]:
         """The entry of the one model."""
@@ -93,9 +96,40 @@ class Service:
                 value = await unless_gone(http, self._whole(asked, answer, noted))
             return JSONResponse(value)
 
+    async def upload(self, http: HttpRequest) -> Response:
+        """``POST /v1/infimed/files``.
+
+        Raises:
+            Refusal: it is no form with an image, or there is no room for it.
+        """
+        noted: dict[str, Any] = http.scope["state"]
+        with self.gate.admit(noted["client"]) as place:
+            check_origin(http.headers)
+            check_headers(http.headers, self.settings, "multipart/form-data")
+            try:
+                body = await read_body(http.stream(), place)
+            except ClientDisconnect:
+                raise Refusal("cancelled") from None
+            noted["body_bytes"] = len(body)
+            data, kind = await asyncio.to_thread(form_file, body, http.headers["content-type"])
+            del body
+            checked(data, kind, 0, "file", self.settings)
+            name = self.uploads.put(noted["client"], data, kind)
+        now = int(time.time())
+        return JSONResponse(
+            {
+                "id": name,
+                "object": "file",
+                "bytes": len(data),
+                "created_at": now,
+                "expires_at": now + int(self.settings.times.upload),
+                "purpose": "vision",
+            }
+        )
+
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
-        images = await self._images(asked.image_parts)
+        images = await self._images(asked.image_parts, noted["client"])
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
         answer = _Answer(_closable(events))
@@ -141,13 +175,13 @@ class Service:
             schema=form.json_schema.schema_ if isinstance(form, SchemaFormat) else None,
         )
 
-    async def _images(self, parts: list[tuple[str, ImageUrl]]) -> list[Shown]:
-        """All images of a request, decoded; each content once."""
+    async def _images(self, parts: list[tuple[str, ImageUrl]], client: str) -> list[Shown]:
+        """All images of a client's request, decoded; each content once."""
         left = self.settings.limits.request_pixels
         found: dict[str, Shown] = {}
         shown = []
         for place, part in parts:
-            source = await self._source(place, part)
+            source = await self._source(place, part, client)
             if source.sha256 not in found:
                 began = time.perf_counter()
                 image = found[source.sha256] = await self.decoders.decode(source, left)
@@ -156,7 +190,10 @@ class Service:
             shown.append(found[source.sha256])
         return shown
 
-    async def _source(self, place: str, part: ImageUrl) -> Source:
+    async def _source(self, place: str, part: ImageUrl, client: str) -> Source:
+        if part.url.startswith(PREFIX):
+            sent = self.uploads.get(client, part.url, place)
+            return checked(sent.data, sent.kind, part.frame, place, self.settings)
         if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)
