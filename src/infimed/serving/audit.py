@@ -113,7 +113,8 @@ class Audit:
         self.entries, self.chain = found.entries, found.chain
 
     def close(self) -> None:
-        """Write what the system still holds to the disk."""
+        """Log how far the file goes, and write what the system still holds of it to the disk."""
+        self.tell()
         with contextlib.suppress(OSError):
             os.fsync(self._file)
         os.close(self._file)

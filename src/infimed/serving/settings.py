@@ -106,7 +106,7 @@ class Start(_Part):
         A run on the command line takes the place of a backend in the file, and the other way round.
 
         Raises:
-            UsageError: a value is not accepted.
+            UsageError: a value is not accepted, or there is nothing to serve, or two things.
         """
         said = {name: value for name, value in options.items() if value is not None}
         own = self.model_dump()
@@ -114,7 +114,17 @@ class Start(_Part):
             own["backend"] = None
         if "backend" in said and "run" not in said:
             own["run"] = None
-        return _validated(Start, own | said, "the command line")
+        made = _validated(Start, own | said, "the command line")
+        if (made.run is None) == (made.backend is None):
+            raise UsageError(
+                "give a run or --backend URL, one of them", fix="infimed serve runs/nano"
+            )
+        if (made.audit is None) != (made.audit_key_file is None):
+            raise UsageError(
+                "--audit and --audit-key-file go together",
+                fix="openssl rand -hex 32 > audit.key, then --audit FILE --audit-key-file audit.key",
+            )
+        return made
 
 
 PATHS: Final = ("run", "api_key_file", "backend_key_file", "audit", "audit_key_file")
