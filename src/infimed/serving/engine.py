@@ -20,26 +20,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from infimed.inference.branches import Row, extend, fill, new_cache
-from infimed.inference.cache import KeyValues, slot_bytes
-from infimed.inference.chat import TOKENS_PER_PART
+from infimed.inference.cache import slot_bytes
 from infimed.inference.decoding import choose_next, feed_newest
-from infimed.inference.local import LocalModel, encode_views, prepare, shown
-from infimed.serving.answers import Answer, Form, Vocabulary
+from infimed.inference.local import LocalModel, prepare
+from infimed.serving.answers import Form, Vocabulary
 from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Made, Piece
 from infimed.serving.audit import Audit, recorded
 from infimed.serving.batch import Batch, Job
 from infimed.serving.isolation import halved
 from infimed.serving.logs import frames_of
+from infimed.serving.prompts import Begun, Prompts
 from infimed.serving.queueing import FairQueue
 from infimed.serving.refusals import Refusal
-from infimed.serving.remembering import Conversation, FeatureCache, PrefixCache
 from infimed.serving.schema import Automaton
 from infimed.serving.settings import Settings
 from infimed.serving.work import Unit, Works
@@ -47,9 +44,6 @@ from infimed.serving.work import Unit, Works
 LOG: Final = logging.getLogger("infimed.serving")
 IDLE_SECONDS: Final = 0.5
 """How often an idle engine looks for requests that waited too long."""
-
-Begun: TypeAlias = tuple[KeyValues, Tensor, list[Job]]
-"""Prompts that are computed: their rows, the last state of each, and whose they are."""
 
 
 @dataclass
@@ -84,8 +78,8 @@ class Engine:
         self._clock, self._waited = clock, waited
         self.audit: Audit | None = None
         self.counts = Counts()
-        self.features = FeatureCache(settings.engine.feature_bytes)
-        self.prefixes = PrefixCache(settings.engine.prefix_bytes)
+        self._prompts = Prompts(local, settings.engine)
+        self.features, self.prefixes = self._prompts.features, self._prompts.prefixes
         self._vocabulary: Vocabulary | None = None
         self._waiting: FairQueue[Job] = FairQueue()
         self._works = Works()
@@ -295,7 +289,7 @@ class Engine:
     def _join(self, taken: Sequence[Job]) -> None:
         """Compute prompts and put their rows beside the running ones."""
         begun: list[Begun] = []
-        halved(taken, lambda jobs: begun.extend(self._computed(jobs)), self._failed)
+        halved(taken, lambda jobs: begun.extend(self._prompts.computed(jobs)), self._failed)
         try:
             for cache, last, jobs in begun:
                 self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
@@ -307,105 +301,6 @@ class Engine:
             self._batch.jobs.extend(job for job in all_of_them if job not in there)
             raise
         self.counts.most_together = max(self.counts.most_together, self.running)
-
-    def _computed(self, taken: Sequence[Job]) -> list[Begun]:
-        """The prompts of these requests, computed; nothing of the batch is touched."""
-        features = self._features(taken)
-        fresh: dict[tuple[object, ...], list[Job]] = {}
-        begun: list[Begun] = []
-        for job in taken:
-            found = self.prefixes.find(job.ask.client, job.ids, self._images(job))
-            if found is None:
-                fresh.setdefault(job.prepared.group, []).append(job)
-            else:
-                begun.append(self._resumed(job, *found, features))
-        if fresh:
-            begun.append(self._fresh(list(fresh.values()), features))
-        return begun
-
-    def _fresh(self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]) -> Begun:
-        """Prompts from their first token; those with one trunk share a row."""
-        model = self.local.model
-        rows = [
-            Row(
-                jobs[0].prepared.trunk,
-                [job.prepared.branch for job in jobs],
-                shown(jobs[0].prepared, features),
-            )
-            for jobs in groups
-        ]
-        cache = new_cache(model, len(rows))
-        states = fill(model, rows, cache)
-        last = torch.cat(
-            [of[[end - 1 for end in row.ends()]] for row, of in zip(rows, states, strict=True)]
-        )
-        for number, jobs in enumerate(groups):
-            for branch, job in enumerate(jobs):
-                job.answer = self._answer(job, number, branch)
-        return cache, last, [job for jobs in groups for job in jobs]
-
-    def _resumed(self, job: Job, taken: Tensor, length: int, features: dict[str, Tensor]) -> Begun:
-        """A prompt from where it differs from a known conversation; fed in parts as in `Chat`."""
-        model = self.local.model
-        cache = new_cache(model, 1)
-        cache.put(0, taken)
-        rest = job.ids[length:]
-        new = [sha256 for sha256, start in self._images(job) if start >= length]
-        stacked = torch.cat([features[sha256] for sha256 in new]) if new else None
-        embedded = model.embed(torch.tensor([rest], device=cache.device), stacked)
-        for start in range(0, len(rest), TOKENS_PER_PART):
-            part = embedded[:, start : start + TOKENS_PER_PART]
-            begin, count = length + start, part.shape[1]
-            positions = list(range(begin, begin + count))
-            hidden = extend(model, cache, part, [0] * count, [0] * count, positions)
-        job.reused = length
-        job.answer = self._answer(job, 0, 0)
-        return cache, hidden[-1:], [job]
-
-    def _answer(self, job: Job, row: int, branch: int) -> Answer:
-        processor, request = self.local.processor, job.prepared.request
-        return Answer(
-            row,
-            branch,
-            job.prepared.tokens,
-            processor.raw_text,
-            processor.stop_ids,
-            request.max_new_tokens,
-            request.sampling,
-            request.stop,
-            top=job.ask.top,
-            form=job.form,
-        )
-
-    def _images(self, job: Job) -> list[tuple[str, int]]:
-        """Hash and first placeholder of each image of a prompt, in order."""
-        processor = self.local.processor
-        places = [at for at, token in enumerate(job.ids) if token == processor.image_token_id]
-        found, passed = [], 0
-        for picture in job.prepared.pictures:
-            found.append((picture.sha256, places[passed]))
-            passed += processor.visual_tokens * len(job.ask.views(picture.sha256))
-        return found
-
-    def _features(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
-        """Features of all images of these requests, known or computed now."""
-        found: dict[str, Tensor] = {}
-        missing: dict[str, Job] = {}
-        for job in jobs:
-            for picture in job.prepared.pictures:
-                if picture.sha256 in found or picture.sha256 in missing:
-                    continue
-                known = self.features.get(picture.sha256)
-                if known is None:
-                    missing[picture.sha256] = job
-                else:
-                    found[picture.sha256] = known
-        views = [job.ask.views(sha256) for sha256, job in missing.items()]
-        made = encode_views(self.local.model, self.local.processor, views)
-        for sha256, features in zip(missing, made, strict=True):
-            found[sha256] = features
-            self.features.put(sha256, features)
-        return found
 
     def _step(self) -> None:
         """Write one token of every answer; the complete ones leave."""
@@ -478,19 +373,9 @@ class Engine:
             tokens = job.prepared.tokens
             job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
             try:
-                self._remember(job)
+                self._prompts.remember(self._batch, job)
             except Exception as error:  # the next turn is computed from its beginning, no more
                 LOG.error("not_remembered", extra={"frames": frames_of(error)})
-
-    def _remember(self, job: Job) -> None:
-        """Keep the keys and values of a conversation that may go on."""
-        cache, answer = self._batch.cache, job.writer
-        if cache is None or not self.settings.engine.prefix_bytes:
-            return
-        taken = cache.taken(self._batch.place[answer.row], answer.branch)
-        ids = np.array([*job.ids, *answer.ids][: taken.shape[2]], np.int64)
-        images = tuple(self._images(job))
-        self.prefixes.put(Conversation(job.ask.client, ids, images, taken))
 
     def _failed(self, job: Job, error: Exception) -> None:
         """Fail one request; it leaves its place at the end of the step."""
