@@ -9,6 +9,7 @@ import typer
 
 from infimed import __version__
 from infimed.cli import curate, data, run
+from infimed.cli.audit import app as audit_app
 from infimed.cli.chat import chat
 from infimed.cli.compare import compare
 from infimed.cli.estimate import estimate
@@ -51,6 +52,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")
 app.add_typer(eval_app, name="eval")
+app.add_typer(audit_app, name="audit")
 
 
 @app.command("version")

@@ -6,6 +6,7 @@ scripts from elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -17,9 +18,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from infimed import __version__
+from infimed.serving.description import (
+    COMPLETION,
+    FORM,
+    UPLOADED,
+    chat_schema,
+    describe,
+    json_answer,
+    json_body,
+)
 from infimed.serving.front import Front, refused
 from infimed.serving.keys import Keys
-from infimed.serving.protocol import ChatRequest
 from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
 
@@ -40,13 +49,19 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.decoders.start()
+        if service.answerer.audit is not None:
+            service.answerer.audit.tell()
+        watching = asyncio.create_task(service.meters.watch_loop())
         try:
             await service.answerer.start()
             yield
         finally:
+            watching.cancel()
             service.gate.draining = True
             await service.answerer.close()
             await service.decoders.close()
+            if service.answerer.audit is not None:
+                service.answerer.audit.close()
 
     inner = FastAPI(
         title="InfiMed",
@@ -72,7 +87,9 @@ def _add_refusals(inner: FastAPI) -> None:
     async def other(http: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
-        return await refuse(http, Refusal(codes.get(error.status_code, "invalid_value")))
+        made = await refuse(http, Refusal(codes.get(error.status_code, "invalid_value")))
+        made.headers.update(error.headers or {})  # which methods an address takes
+        return made
 
     @inner.exception_handler(Exception)
     async def defect(http: HttpRequest, error: Exception) -> Response:
@@ -80,26 +97,29 @@ def _add_refusals(inner: FastAPI) -> None:
 
 
 def _add_routes(inner: FastAPI, service: Service) -> None:
-    schema = ChatRequest.model_json_schema(
-        by_alias=True, ref_template="#/components/schemas/{model}"
+    schema, components = chat_schema()
+    describe(inner, components)
+    completed = json_answer(
+        COMPLETION, "The answer; as events where `stream` is true.", streams=True
     )
-    parts = schema.pop("$defs")
-    body: dict[str, Any] = {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-    }
-    plain = inner.openapi
 
-    def described() -> dict[str, Any]:
-        value = plain()
-        value.setdefault("components", {}).setdefault("schemas", {}).update(parts)
-        return value
-
-    inner.openapi = described  # type: ignore[method-assign]
-
-    @inner.post("/v1/chat/completions", openapi_extra=body, response_model=None)
+    @inner.post("/v1/chat/completions", openapi_extra=json_body(schema), responses=completed, response_model=None)  # fmt: skip
     async def chat(http: HttpRequest) -> Response:
-        """An answer to a conversation, with images as data: URLs."""
+        """An answer to a conversation, with images as data: URLs or as uploads."""
         return await service.chat(http)
+
+    form, uploaded = json_body(FORM, "multipart/form-data"), json_answer(UPLOADED, "It is kept.")
+
+    @inner.post("/v1/infimed/files", openapi_extra=form, responses=uploaded, response_model=None)
+    async def upload(http: HttpRequest) -> Response:
+        """Send an image once and show it in several requests by its id; it is kept in memory for a while."""
+        return await service.upload(http)
+
+    @inner.delete("/v1/infimed/files/{name}")
+    async def forget(http: HttpRequest, name: str) -> dict[str, Any]:
+        """Forget an upload now."""
+        service.uploads.drop(http.scope["state"]["client"], name)
+        return {"id": name, "object": "file", "deleted": True}
 
     @inner.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -119,7 +139,7 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
         """The process answers."""
         return {"status": "ok"}
 
-    @inner.get("/ready", response_model=None)
+    @inner.get("/ready", response_model=None, responses={503: {"description": "Not now."}})
     async def ready() -> Response:
         """The model answers; 503 while it does not, or while the server stops."""
         if service.gate.draining:

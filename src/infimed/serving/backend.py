@@ -8,6 +8,7 @@ reaches a client. Needs the package ``httpx`` of the extra ``serve``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import math
@@ -15,7 +16,7 @@ import re
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from infimed.core.files import sha256_json
 from infimed.inference.endpoint_settings import (
@@ -27,14 +28,21 @@ from infimed.inference.endpoint_settings import (
 )
 from infimed.inference.requests import Picture
 from infimed.inference.wire import body as wire_body
-from infimed.serving.asking import Ask, Done, Event, Failed, First, Piece, TokenScore
+from infimed.serving.asking import Ask, Done, Event, Failed, First, Made, Piece, TokenScore
+from infimed.serving.audit import Audit, recorded
 from infimed.serving.refusals import Refusal
 from infimed.serving.schema import DEAD, Automaton
 from infimed.serving.settings import Settings
 
+if TYPE_CHECKING:
+    from infimed.inference.local import LocalModel
+
 LINE_BYTES: Final = 2**20
 ANSWER_BYTES: Final = 2**23
 READY_SECONDS: Final = 2.0
+"""Longest it may take to say that it is there."""
+KNOWN_SECONDS: Final = 1.0
+"""How long that is believed: `/ready` needs no key, and must not be a way to knock on another server."""
 CONTROL: Final = re.compile(
     r"<\|[^<>|]{1,64}\|>|<\uFF5C[^<>]{1,64}\uFF5C>|</?(?:image|img|video|s|bos|eos|pad|unk|think|box|ref|quad|"
     r"(?:start|end)_of_(?:turn|image)|image_soft_token|IMG_CONTEXT)>|\[/?INST\]|<</?SYS>>|\[IMG[A-Z_]*\]",
@@ -49,8 +57,18 @@ class Backend:
 
     fingerprint_of: Final = "name"
 
-    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint, self.settings = endpoint, settings
+        self.audit: Audit | None = None
+        self._clock = clock
+        self._looking = asyncio.Lock()
+        self._there, self._known_until = False, -math.inf
         self._httpx = httpx_module("serve")
         self._client: Any = None
         self._asking: Any = None
@@ -82,15 +100,34 @@ class Backend:
         await self._asking.aclose()
 
     async def ready(self) -> bool:
-        """Whether it lists its models."""
+        """Whether it lists its models; asked once for all who want to know within `KNOWN_SECONDS`."""
+        async with self._looking:
+            if self._clock() >= self._known_until:
+                self._there = await self._lists_models()
+                self._known_until = self._clock() + KNOWN_SECONDS
+            return self._there
+
+    async def _lists_models(self) -> bool:
         try:
             url = f"{self.endpoint.base_url}/models"
             return bool((await self._asking.get(url)).status_code == 200)
         except self._httpx.HTTPError:
             return False
 
-    async def answer(self, ask: Ask) -> AsyncIterator[Event]:
+    async def work(self, function: Callable[[LocalModel], Made], client: str) -> Made:
+        """There is no model here to work with.
+
+        Raises:
+            Refusal: always.
+        """
+        raise Refusal("unsupported", detail="the model is not in this process")
+
+    def answer(self, ask: Ask) -> AsyncIterator[Event]:
         """See `asking.Answerer`."""
+        events = self._events(ask)
+        return events if self.audit is None else recorded(self.audit, ask, self.fingerprint, events)
+
+    async def _events(self, ask: Ask) -> AsyncIterator[Event]:
         control = control_token(ask, self.settings.backend_control)
         if control is not None:
             raise Refusal("control_token", param=control)

@@ -30,7 +30,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOG: Final = logging.getLogger("infimed.serving")
 ROUTES: Final = (
-    "/v1/chat/completions", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json",
+    "/v1/chat/completions", "/v1/infimed/files", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json",
 )  # fmt: skip
 OPEN: Final = frozenset({"/health", "/ready"})
 """Addresses that ask for no key: they say one word."""

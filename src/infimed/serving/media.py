@@ -2,7 +2,8 @@
 
 The declared type must be that of the content. Bytes and pixels are within the limits before anything is decoded
 (the decoder reads the header first), and a decoder that is slow, grows or dies is replaced and costs its
-own image only. Invariant: the pixels are those of training, evaluation and `infimed chat`.
+own image only; one whose client has left ends its work and is used again. Invariant: the pixels are those of
+training, evaluation and `infimed chat`.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ class Decoders:
         self.replaced = 0
         self._free: asyncio.Queue[asyncio.subprocess.Process | None] = asyncio.Queue()
         self._all: set[asyncio.subprocess.Process] = set()
+        self._busy: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
 
     async def start(self) -> None:
         """Start all processes.
@@ -162,6 +164,9 @@ class Decoders:
 
     async def close(self) -> None:
         """End all processes."""
+        for task in self._busy:
+            task.cancel()
+        await asyncio.gather(*self._busy, return_exceptions=True)
         for process in list(self._all):
             await self._kill(process)
 
@@ -188,13 +193,30 @@ class Decoders:
         except TimeoutError:
             wait = self.settings.times.retry_after
             raise Refusal("queue_timeout", retry_after=wait) from None
+        # A task of its own: a client that leaves ends its own waiting. Its decoder is not killed, which would
+        # cost the others a second of CPU for a new one, and is free again within `times.decode`.
+        task = asyncio.create_task(self._exchange(process, order, source))
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
+        header, payload = await asyncio.shield(task)
+        code = header.get("error")
+        if code is not None:
+            code = f"image_{code}"
+            raise Refusal(code if code in CODES else "image_failed", param=source.place)
+        return self._shown(source, header, payload)
+
+    async def _exchange(
+        self, process: asyncio.subprocess.Process | None, order: dict[str, Any], source: Source
+    ) -> tuple[dict[str, Any], bytes]:
+        """What a decoder says to an order; it, or its place, is free again afterwards."""
         healthy: asyncio.subprocess.Process | None = None
         try:
             if process is None or process.returncode is not None:
                 process = await self._spawn()
             async with asyncio.timeout(self.settings.times.decode):
-                header, payload = await _ask(process, order, source.data)
+                answer = await _ask(process, order, source.data)
             healthy = process
+            return answer
         except TimeoutError:
             raise Refusal("image_timeout", param=source.place) from None
         except (OSError, EOFError, ValueError):  # it died, or was killed for its memory
@@ -205,11 +227,6 @@ class Decoders:
                 if process is not None:
                     await asyncio.shield(self._kill(process))
             self._free.put_nowait(healthy)
-        code = header.get("error")
-        if code is not None:
-            code = f"image_{code}"
-            raise Refusal(code if code in CODES else "image_failed", param=source.place)
-        return self._shown(source, header, payload)
 
     def _shown(self, source: Source, header: dict[str, Any], payload: bytes) -> Shown:
         size = (int(header["width"]), int(header["height"]))

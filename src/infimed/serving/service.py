@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -22,17 +22,25 @@ from starlette.types import Receive, Scope, Send
 from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
-from infimed.serving.admission import Gate, check_headers, read_body
+from infimed.serving.admission import Gate, Place, check_headers, check_origin, read_body
 from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
 from infimed.serving.protocol import ChatRequest, ImageUrl, SchemaFormat, TextPart, parse
 from infimed.serving.refusals import Refusal
 from infimed.serving.remote import RemoteImages
-from infimed.serving.settings import Settings
+from infimed.serving.settings import Limits, Settings
 from infimed.serving.shapes import Heading, failure
+from infimed.serving.uploads import PREFIX, Uploads, form_file
 
 Result = TypeVar("Result")
+
+
+class _NamesModel(Protocol):
+    model: str
+
+
+Named = TypeVar("Named", bound=_NamesModel)
 
 
 @dataclass
@@ -54,9 +62,11 @@ class Service:
         self.gate = Gate(self.settings)
         limits = self.settings.limits
         self.remote = RemoteImages(self.settings.image_hosts, limits.image_bytes)
+        self.uploads = Uploads(self.settings)
         self.meters.show("infimed_requests_in_flight", "Requests.", lambda: self.gate.requests)
         self.meters.show("infimed_body_bytes_in_flight", "Bodies.", lambda: self.gate.bytes)
         self.meters.show("infimed_decoders_replaced", "So far.", lambda: self.decoders.replaced)
+        self.meters.show("infimed_upload_bytes", "Uploads kept.", lambda: self.uploads.bytes)
 
     def models(self) -> list[dict[str, Any]]:
         """The entry of the one model."""
@@ -76,16 +86,7 @@ class Service:
         noted: dict[str, Any] = http.scope["state"]
         with ExitStack() as held:
             place = held.enter_context(self.gate.admit(noted["client"]))
-            check_headers(http.headers, self.settings)
-            try:
-                body = await read_body(http.stream(), place)
-            except ClientDisconnect:
-                raise Refusal("cancelled") from None
-            noted["body_bytes"] = len(body)
-            asked = await asyncio.to_thread(parse, body, self.settings.limits)
-            del body
-            if asked.model != self.name:
-                raise Refusal("model_not_found", param="model")
+            asked = await self.body(http, place, parse)
             answer = await unless_gone(http, self._begun(asked, noted))
             if asked.stream:
                 return _Held(self._events(asked, answer, noted), answer, held.pop_all())
@@ -93,9 +94,61 @@ class Service:
                 value = await unless_gone(http, self._whole(asked, answer, noted))
             return JSONResponse(value)
 
+    async def upload(self, http: HttpRequest) -> Response:
+        """``POST /v1/infimed/files``.
+
+        Raises:
+            Refusal: it is no form with an image, or there is no room for it.
+        """
+        noted: dict[str, Any] = http.scope["state"]
+        with self.gate.admit(noted["client"]) as place:
+            check_origin(http.headers)
+            body = await self._read(http, place, "multipart/form-data")
+            data, kind = await asyncio.to_thread(form_file, body, http.headers["content-type"])
+            del body
+            checked(data, kind, 0, "file", self.settings)
+            name = self.uploads.put(noted["client"], data, kind)
+        now = int(time.time())
+        return JSONResponse(
+            {
+                "id": name,
+                "object": "file",
+                "bytes": len(data),
+                "created_at": now,
+                "expires_at": now + int(self.settings.times.upload),
+                "purpose": "vision",
+            }
+        )
+
+    async def body(
+        self, http: HttpRequest, place: Place, parse: Callable[[bytes, Limits], Named]
+    ) -> Named:
+        """The body of an admitted request, which names the model.
+
+        Args:
+            place: the request's, which its bytes are counted in. parse: takes the body and the limits.
+
+        Raises:
+            Refusal: it is no plain JSON, too large, too slow, not what `parse` takes, or for another model.
+        """
+        body = await self._read(http, place, "application/json")
+        asked = await asyncio.to_thread(parse, body, self.settings.limits)
+        if asked.model != self.name:
+            raise Refusal("model_not_found", param="model")
+        return asked
+
+    async def _read(self, http: HttpRequest, place: Place, kind: str) -> bytes:
+        check_headers(http.headers, self.settings, kind)
+        try:
+            body = await read_body(http.stream(), place)
+        except ClientDisconnect:
+            raise Refusal("cancelled") from None
+        http.scope["state"]["body_bytes"] = len(body)
+        return body
+
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
-        images = await self._images(asked.image_parts)
+        images = await self._images(asked.image_parts, noted["client"])
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
         answer = _Answer(_closable(events))
@@ -141,13 +194,13 @@ class Service:
             schema=form.json_schema.schema_ if isinstance(form, SchemaFormat) else None,
         )
 
-    async def _images(self, parts: list[tuple[str, ImageUrl]]) -> list[Shown]:
-        """All images of a request, decoded; each content once."""
+    async def _images(self, parts: list[tuple[str, ImageUrl]], client: str) -> list[Shown]:
+        """All images of a client's request, decoded; each content once."""
         left = self.settings.limits.request_pixels
         found: dict[str, Shown] = {}
         shown = []
         for place, part in parts:
-            source = await self._source(place, part)
+            source = await self._source(place, part, client)
             if source.sha256 not in found:
                 began = time.perf_counter()
                 image = found[source.sha256] = await self.decoders.decode(source, left)
@@ -156,7 +209,10 @@ class Service:
             shown.append(found[source.sha256])
         return shown
 
-    async def _source(self, place: str, part: ImageUrl) -> Source:
+    async def _source(self, place: str, part: ImageUrl, client: str) -> Source:
+        if part.url.startswith(PREFIX):
+            sent = self.uploads.get(client, part.url, place)
+            return checked(sent.data, sent.kind, part.frame, place, self.settings)
         if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)

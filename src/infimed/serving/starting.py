@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from infimed.core.errors import UsageError
 from infimed.serving.keys import Keys, check_bind, is_loopback_host
-from infimed.serving.settings import Settings
+from infimed.serving.settings import Settings, Start
 
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
+    from infimed.serving.audit import Audit
     from infimed.serving.service import Service
 
 
@@ -23,6 +24,7 @@ PACKAGES: Final = {
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
     "httpx": "httpx",
+    "python_multipart": "python-multipart",
 }
 """Of the extra ``serve``: what is imported, and what is installed."""
 
@@ -122,6 +124,19 @@ def backend_service(url: str, model: str | None, key: str, name: str | None, set
         model = served_models(Endpoint(url, "", key))[0]
     backend = Backend(Endpoint(url, model, key), settings)
     return Service(settings, backend, Decoders(settings, Wanted(None)), Meters(), name or model)
+
+
+def audit_of(start: Start, keys: Keys) -> Audit | None:
+    """The audit file that is asked for, read and found whole.
+
+    Raises:
+        UsageError, DataError: it or its key cannot be had.
+    """
+    from infimed.serving.audit import Audit, read_audit_key
+
+    if start.audit is None or start.audit_key_file is None:
+        return None
+    return Audit(Path(start.audit), read_audit_key(Path(start.audit_key_file)), bool(keys.hashes))
 
 
 def listen(bind: Bind) -> socket.socket:
