@@ -83,14 +83,14 @@ def measure_image(
         bright_share=round(between(251, 255), 4),
         white_share=round(between(235, 255), 4),
         two_tone=round(between(0, 64) + between(235, 255), 4),
-        edges=round(_edge_share(steps), 4),
+        edges=round(edge_share(steps), 4),
         entropy=round(float(-(positive @ np.log2(positive))), 3),
         sharpness=round(sharp, 3),
         least_sharpness=round(least, 3),
         blocking=round(block_steps(steps if grey is full else _middle_steps(full)), 3),
         flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
         noise=round(noise_level(grey), 3),
-        colour=round(_colour_share(pixels), 4),
+        colour=round(colour_share(pixels), 4),
         axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
     )
 
@@ -309,7 +309,8 @@ def has_axis_lines(grey: NDArray[np.uint8]) -> bool:
     )
 
 
-def _edge_share(steps: NDArray[np.uint8]) -> float:
+def edge_share(steps: NDArray[np.uint8]) -> float:
+    """Share of the absolute differences of neighbours that are at least `EDGE_STEP`."""
     import cv2
 
     if not steps.size:
@@ -318,7 +319,8 @@ def _edge_share(steps: NDArray[np.uint8]) -> float:
     return cv2.countNonZero(large) / steps.size
 
 
-def _colour_share(pixels: NDArray[np.uint8]) -> float:
+def colour_share(pixels: NDArray[np.uint8]) -> float:
+    """Share of the pixels whose channels differ by 30 or more, on a grid of about 96 a side."""
     import cv2
 
     if pixels.ndim == 2:

@@ -350,22 +350,30 @@ class Hint:
     reversed: bool
 
 
+@lru_cache(maxsize=128)
+def _fine_views(code: bytes) -> Floats:
+    """`views` of one fingerprint in all of `FINE`; an image is compared with several, one after the other."""
+    return views(coefficients([code]), FINE)[0]
+
+
 def hints(first: bytes, second: bytes, count: int = 2) -> list[Hint]:
     """The best ways to lay the second picture on the first, one an orientation and direction.
 
     Only ways that resemble nearly as well as the best are worth trying.
     """
-    seen = views(coefficients([first, second]), FINE)
+    one, other = _fine_views(first), _fine_views(second)
     made: list[Hint] = []
     for reversed_ in (False, True):
-        cropped, whole = (seen[1], seen[0, 0]) if reversed_ else (seen[0], seen[1, 0])
+        cropped, whole = (other, one[0]) if reversed_ else (one, other[0])
         signed = np.round(mirrored_dots(cropped, whole), 3)
+        best = (signed.argmax(axis=0).tolist(), signed.argmin(axis=0).tolist())
         for orientation in range(8):
-            column = -signed[:, orientation - 4] if orientation & 4 else signed[:, orientation]
-            view = int(column.argmax())
+            view = best[orientation >> 2][orientation & 3]
             if reversed_ and view == 0:
                 continue  # nothing is cropped, so both directions are one
+            value = float(signed[view, orientation & 3])
             rows, columns = FINE.place(view)
-            made.append(Hint(float(column[view]), orientation, (*rows, *columns), reversed_))
+            similar = -value if orientation & 4 else value
+            made.append(Hint(similar, orientation, (*rows, *columns), reversed_))
     made.sort(key=lambda hint: (-hint.similarity, hint.reversed, hint.orientation))
     return [hint for hint in made if hint.similarity >= made[0].similarity - 0.01][:count]
