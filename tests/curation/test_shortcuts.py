@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import infimed.curation
+from infimed.curation import lexicon, rules, text_signals
 from infimed.curation.shortcuts import REMEMBERED_CHARS, Cued, remembered
 from infimed.data.privacy import identifiers
 
@@ -59,9 +59,9 @@ def without_cue(parsed: Any, prefixes: set[str], cues: tuple[str, ...]) -> set[s
 
 
 def all_cued() -> Iterator[tuple[str, Cued]]:
-    """Every cued pattern of the package, with where it stands."""
-    for found in pkgutil.walk_packages(infimed.curation.__path__, "infimed.curation."):
-        module = importlib.import_module(found.name)
+    """Every cued pattern of signals and rules, with where it stands."""
+    found = pkgutil.iter_modules(rules.__path__, rules.__name__ + ".")
+    for module in (lexicon, text_signals, *(importlib.import_module(m.name) for m in found)):
         for name, value in vars(module).items():
             held = [value] if isinstance(value, Cued) else []
             if isinstance(value, tuple):
@@ -69,7 +69,7 @@ def all_cued() -> Iterator[tuple[str, Cued]]:
                     v for row in value if isinstance(row, tuple) for v in row if isinstance(v, Cued)
                 ]
             for number, one in enumerate(held):
-                yield f"{found.name}.{name}[{number}]", one
+                yield f"{module.__name__}.{name}[{number}]", one
 
 
 CUED = dict(all_cued())
