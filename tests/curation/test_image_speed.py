@@ -18,6 +18,7 @@ from infimed.curation.image_signals import (
     TILE_PIXELS,
     TILES,
     _worst_direction,
+    kth_largest,
     measure_image,
     noise_level,
     pixel_hash,
@@ -102,7 +103,7 @@ def test_the_share_of_colour_equals_a_loop_over_its_grid(side: int) -> None:
 def test_the_worst_direction_equals_a_sort_of_each_direction(seed: int) -> None:
     random = np.random.default_rng(seed)
     gx, gy = random.normal(size=(2, 900)).astype(np.float32)
-    weight, along = np.hypot(gx, gy).astype(np.float64).round(2), random.random(900)
+    weight, along = np.hypot(gx, gy).round(2).astype(np.float64), random.random(900)
     ratios = []
     for direction in range(4):
         angle = np.arctan2(gy, gx) * np.float32(4 / np.pi)
@@ -111,6 +112,20 @@ def test_the_worst_direction_equals_a_sort_of_each_direction(seed: int) -> None:
         strong = inside[len(inside) // 2 :]
         ratios.append(sum(along[i] for i in strong) / sum(weight[i] for i in strong))
     assert _worst_direction(gx, gy, along, weight) == pytest.approx(min(ratios))
+
+
+@pytest.mark.parametrize("size", [1, 40, 1000, 65_536])
+@pytest.mark.parametrize("kind", ["noise", "zeros", "few", "rising"])
+def test_the_kth_largest_by_a_sample_is_that_of_a_sort(kind: str, size: int) -> None:
+    values = np.random.default_rng(size).random(size).astype(np.float32)
+    if kind == "zeros":
+        values[:] = 0
+    elif kind == "few":  # where the sample does not look
+        values[::16], values[values < 0.99] = 0, 0
+    elif kind == "rising":
+        values.sort()
+    for k in {1, -(-size // 33), size // 2 + 1, size}:
+        assert kth_largest(values, k) == np.sort(values)[-k]
 
 
 @pytest.mark.parametrize("side", [48, 160, 700])

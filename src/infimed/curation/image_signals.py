@@ -171,7 +171,7 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     strength[:border], strength[-border:] = 0, 0
     strength[:, :border], strength[:, -border:] = 0, 0
     flat = strength.reshape(-1)
-    limit = float(np.partition(flat, -flat.size // 33)[-flat.size // 33])
+    limit = float(kth_largest(flat, -(-flat.size // 33)))
     if limit < 1.0:
         return 0.0, 0.0
     peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
@@ -199,22 +199,38 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     return best, least
 
 
+def kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
+    """The k-th largest of many values; a sample of them says which may be it, in half the time of looking at all."""
+    sample = values[::16]
+    wanted = min(len(sample), k // 16 + k // 128 + 16)
+    top = values[values >= np.partition(sample, -wanted)[-wanted]]
+    return np.partition(values if len(top) < k else top, -k)[-k]  # type: ignore[no-any-return]
+
+
 def _worst_direction(
     gx: NDArray[np.float32],
     gy: NDArray[np.float32],
     along: NDArray[np.float64],
     weight: NDArray[np.float64],
 ) -> float:
-    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none."""
-    order = np.argsort(weight, kind="stable")
+    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none.
+
+    Args:
+        gx, gy: coarse gradient. along: fine gradient in its direction. weight: its length, as float32 gave it.
+    """
+    # Positive floats lie in the order of their bits, and integers with the place behind are quick to sort.
+    bits = weight.astype(np.float32).view(np.int32).astype(np.int64)
+    order = np.sort(bits << 32 | np.arange(len(bits))) & 0xFFFFFFFF
     sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int8)[order] & 3
+    along, weight = along[order], weight[order]
     worst = 0.0
     for direction in range(4):
-        inside = order[sector == direction]
-        if len(inside) < DIRECTION_PIXELS:
+        inside = sector == direction
+        pixels = int(np.count_nonzero(inside))
+        if pixels < DIRECTION_PIXELS:
             continue
-        strongest = inside[len(inside) // 2 :]
-        ratio = float(along[strongest].sum() / weight[strongest].sum())
+        strongest = slice(pixels // 2, None)
+        ratio = float(along[inside][strongest].sum() / weight[inside][strongest].sum())
         worst = ratio if worst == 0.0 else min(worst, ratio)
     return worst
 
