@@ -15,7 +15,7 @@ the same tables: the findings of rules stay as they are. Memory: about 30 bytes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,13 +29,14 @@ from infimed.core.files import read_json, sha256_file, write_json
 from infimed.core.statistics import wilson_interval
 from infimed.curation import ledger
 from infimed.curation.calibration import NOTHING, Floats, StratumThresholds, stratum_thresholds
+from infimed.curation.decision import Decision, StratumDecision, read_decision
 from infimed.curation.decision_words import evidence_of
 from infimed.curation.engine import read_summary
-from infimed.curation.findings import Finding
+from infimed.curation.findings import SCORE_RULES, Finding
 from infimed.curation.ledger_columns import RowRanges, batches, rows_between
 from infimed.curation.record_labels import labelled_records
 from infimed.curation.recount import recount
-from infimed.curation.score_features import SCORE_RULES, source_of
+from infimed.curation.score_features import source_of
 from infimed.curation.score_pass import PART_ROWS, score_ledger
 from infimed.curation.score_table import scored_by
 from infimed.curation.scoring import Evaluator
@@ -52,70 +53,6 @@ VERSION: Final = 1
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class StratumDecision:
-    """How one source × modality fared.
-
-    Attributes:
-        records: in all. by_rules: dropped by rules. by_score: dropped by score beside them.
-        threshold: P(ok) below which a record is dropped; 0 where nothing is.
-        basis: whose records set it: the stratum's own, its source's, or all.
-        expected_precision: share of the records dropped by score that is expected to be defective;
-            None where none is.
-        labelled: records that people labelled among those that rules keep; labelled_below: of these
-            under the threshold (before any doubt); labelled_bad: of these with a critical defect.
-        remark: why nothing is dropped by score; "" otherwise.
-    """
-
-    name: str
-    records: int
-    by_rules: int
-    by_score: int
-    threshold: float
-    basis: str
-    expected_precision: float | None
-    labelled: int
-    labelled_below: int
-    labelled_bad: int
-    remark: str
-
-    @property
-    def retained(self) -> float:
-        """Share of the records that is kept."""
-        return (self.records - self.by_rules - self.by_score) / max(1, self.records)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What scores decide.
-
-    Attributes:
-        key: what it follows from. target_precision: aimed for. evaluator: its identity.
-        strata: by name. pooled: the threshold over all records.
-    """
-
-    key: Mapping[str, Any]
-    target_precision: float
-    evaluator: str
-    pooled: float
-    strata: tuple[StratumDecision, ...]
-
-    @property
-    def by_score(self) -> int:
-        """Records dropped by score."""
-        return sum(stratum.by_score for stratum in self.strata)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` inverts it."""
-        return {**asdict(self), "strata": [asdict(stratum) for stratum in self.strata]}
-
-    @staticmethod
-    def from_dict(value: Mapping[str, Any]) -> Decision:
-        """Inverse of `to_dict`."""
-        strata = tuple(StratumDecision(**one) for one in value["strata"])
-        return Decision(**{**value, "strata": strata})
-
-
 @dataclass(frozen=True)
 class Planned:
     """A decision before it is written: the decision, and which rows the score drops."""
@@ -123,23 +60,6 @@ class Planned:
     decision: Decision
     dropped: Flags
     thresholds: Mapping[str, float]
-
-
-def read_decision(folder: Path) -> Decision | None:
-    """How scores decided a ledger; None where rules alone did.
-
-    Raises:
-        DataError: `decision.json` is malformed.
-    """
-    file = Path(folder) / ledger.DECISION_FILE
-    if not file.is_file():
-        return None
-    try:
-        return Decision.from_dict(read_json(file))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            "not a decision", where=str(file), fix="decide again: infimed curate decide"
-        ) from error
 
 
 def decide_ledger(
@@ -425,3 +345,31 @@ def _verdicts(folder: Path, planned: Planned | None, records: int) -> Iterator[p
             schema=ledger.SCHEMAS[ledger.VERDICTS],
         )  # fmt: skip
         yield from _chunks(made.combine_chunks(), begin, end)
+
+
+def recount_decision(folder: Path) -> None:
+    """Count records by stratum again after some were taken out (`forgetting`); what was decided stands,
+    and what people's labels said of it is as it was then."""
+    decision = read_decision(folder)
+    if decision is None or not ledger.path_of(folder, ledger.SCORES).is_file():
+        return
+    p, place, names = _scores(folder)
+    gated = _gated(folder, len(p))
+    by_score = np.zeros(len(p), bool)
+    for batch in batches(folder, ledger.FINDINGS, ["row", "rule"]):
+        ours = pc.starts_with(batch["rule"], SCORE_RULES).to_numpy(zero_copy_only=False)
+        by_score[batch["row"].to_numpy()[ours]] = True
+    strata = []
+    for stratum in decision.strata:
+        if stratum.name in names:
+            inside = place == names.index(stratum.name)
+            counts = (
+                int(inside.sum()),
+                int((inside & gated).sum()),
+                int((inside & by_score).sum()),
+            )
+            strata.append(
+                replace(stratum, records=counts[0], by_rules=counts[1], by_score=counts[2])
+            )
+    made = replace(decision, strata=tuple(strata))
+    write_json(folder / ledger.DECISION_FILE, made.to_dict())

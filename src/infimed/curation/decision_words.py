@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from infimed.curation import ledger
 from infimed.curation.evidence import GROUNDING, JUDGE, NOTING
-from infimed.curation.findings import DIMENSIONS, shorten
+from infimed.curation.findings import DIMENSIONS, SCORE_RULES, shorten
 from infimed.curation.ledger_columns import rows_between
-from infimed.curation.score_features import SCORE_RULES
 from infimed.curation.score_table import told
 from infimed.data.privacy.identifiers import redact_text
 

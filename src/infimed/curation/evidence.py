@@ -7,7 +7,7 @@ without which the log-odds of a defect would fall furthest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +59,7 @@ def weigh(evaluator: Evaluator, seen: PartFeatures) -> Weighed:
     rules = np.column_stack([by_rules(evaluator, name, seen.inputs[name]) for name in DIMENSIONS])
     ratios = None
     if evaluator.evidence is not None:
-        plain = plain_columns(evaluator, rules, seen.gaps)
+        plain = plain_columns(evaluator.evidence.plain_names, rules, seen.gaps)
         first, *supposed = (
             ratios_of(evaluator, rules, codes, seen.log_length, plain)
             for codes in (seen.codes, *supposing(seen.codes))
@@ -81,9 +81,8 @@ def by_rules(evaluator: Evaluator, dimension: str, x: Floats) -> Floats:
     return np.ones(len(x)) if model is None else model.probability(x)
 
 
-def plain_columns(evaluator: Evaluator, rules: Floats, gaps: Floats) -> Floats:
-    """What stands beside a judge's levels [n, 5, g], in the order of the evidence's `plain_names`."""
-    assert evaluator.evidence is not None
+def plain_columns(wanted: Sequence[str], rules: Floats, gaps: Floats) -> Floats:
+    """What stands beside a judge's levels [n, 5, g], the `wanted` of `scoring.PLAIN` in order."""
     n = len(rules)
     measured = np.isfinite(gaps)
     held = np.clip(np.where(measured, gaps, 0.0), -LARGEST_GAP, LARGEST_GAP)
@@ -92,7 +91,6 @@ def plain_columns(evaluator: Evaluator, rules: Floats, gaps: Floats) -> Floats:
         "gap_swapped": held[:, 1],
         "gap_measured": measured[:, 0].astype(np.float64),
     }
-    wanted = evaluator.evidence.plain_names
     made = np.zeros((n, len(QUALITY), len(wanted)))
     for at, name in enumerate(wanted):
         if name == "rules":
@@ -181,7 +179,7 @@ def _log_ratio(
         return np.log(rules_ratio(evaluator, dimension, p_ok))
     changed = rules.copy()
     changed[:, at] = p_ok
-    plain = plain_columns(evaluator, changed, gaps)
+    plain = plain_columns(evaluator.evidence.plain_names, changed, gaps)
     model = evaluator.evidence.models[at]
     p = model.probability(codes[:, at], seen.log_length[:, None], plain[:, at])
     ratio = likelihood_ratios(p[:, None], np.array([model.prior]))[:, 0]

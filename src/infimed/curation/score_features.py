@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from infimed.curation import ledger
 from infimed.curation.calibration import Floats
-from infimed.curation.findings import DIMENSIONS, QUALITY
+from infimed.curation.findings import DIMENSIONS, QUALITY, SCORE_RULES
 from infimed.curation.grounding_table import GROUNDING_FILE
 from infimed.curation.judge_scoring import NONE, Codes
 from infimed.curation.judge_tables import JUDGEMENTS_FILE, level_codes
@@ -27,9 +27,6 @@ from infimed.curation.ledger_columns import RowRanges, rows_between
 from infimed.curation.scoring import GATES, SIGNAL_FEATURES, rise
 
 Flags = NDArray[np.bool_]
-
-SCORE_RULES: Final = "score."
-"""Rule ids that begin so are the score's own findings."""
 
 _TEXT: Final = (
     "text_chars", "ending", "words", "medical_terms", "everyday_words", "odd_words", "misspelt",
