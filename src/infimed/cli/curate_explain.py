@@ -28,11 +28,10 @@ def explain_record(
     """
     from infimed.core import console
     from infimed.core.errors import InfiMedError
-    from infimed.curation import explain
+    from infimed.curation import explain, score_table
     from infimed.curation.engine import read_summary
     from infimed.curation.explaining import limits_in_force, record_lines
     from infimed.curation.judge_evidence import evidence_lines
-    from infimed.curation import score_table
     from infimed.curation.origin import open_curated, read_rubric
     from infimed.curation.tables import explanation_lines
 

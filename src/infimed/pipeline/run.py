@@ -94,6 +94,9 @@ def reader_options(recipe: Recipe) -> dict[str, Any]:
 def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
     """Shards of the recipe's data."""
     benchmarks = keep_benchmarks(recipe, run)  # before the work: they may be missing
+    scored = {}
+    if recipe.curation.evaluator is not None:
+        scored = {"evaluator": evaluator_named(recipe.curation.evaluator).identity}
     folder = run / "shards"
     with progress("import", None, unit="items") as advance:
         summary = import_data(
@@ -111,7 +114,7 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
             style="yellow",
         )
     shards = open_shards(folder)
-    run.check_data({"shards": shards.data_hash, **benchmarks})
+    run.check_data({"shards": shards.data_hash, **benchmarks, **scored})
     return shards
 
 
