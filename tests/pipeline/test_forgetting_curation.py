@@ -16,8 +16,8 @@ import pytest
 
 from infimed.core.files import read_json, write_json
 from infimed.curation import curate, default_rubric, forgetting, ledger, read_summary, score_pass
-from infimed.curation.decision import read_decision
 from infimed.curation.deciding import decide_ledger
+from infimed.curation.decision import read_decision
 from infimed.curation.findings import QUALITY
 from infimed.curation.grounding_table import GROUNDING_FILE, SCHEMA, read_grounding, summarise
 from infimed.curation.judge import Band, plan, run_judge
@@ -59,8 +59,7 @@ def fill(run: Path, root: Path) -> None:
     bench = open_shards(root / "bench-shards")
     curate(shards, folder)
     found = compare_sets(shards, bench, folder)
-    few = type(found)(found.leaks[:2], *(getattr(found, n) for n in ("data_hash", "against_hash", "against", "unreadable")))  # fmt: skip
-    assert {leak.record_id for leak in found.leaks} >= set(GONE) and few.leaks
+    assert {leak.record_id for leak in found.leaks} >= set(GONE)
     curate(shards, folder, rubric=with_leaks(default_rubric(), found).with_settings({RULE: "note"}))
     compare_sets(shards, bench, run / "leakage")
     note_shards(folder, shards)
