@@ -58,9 +58,7 @@ class AtOnce(Executor):
         future = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: B036 (a kill must travel as well)
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # a kill is none, and travels
             future.set_exception(error)
         return future
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from infimed.studies.cells import cell_of, distinct, plan
 from infimed.studies.base import load_base
+from infimed.studies.cells import cell_of, distinct, plan
 from infimed.studies.definition import load_study
 from tests.studies.fakes import STUDY, tiny_study
 

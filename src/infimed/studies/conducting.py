@@ -14,7 +14,7 @@ from infimed.studies.cells import Planned, distinct, plan
 from infimed.studies.data import source_identity
 from infimed.studies.definition import Split, Study, load_study, study_names
 from infimed.studies.foreseeing import foresee
-from infimed.studies.opening import open_test
+from infimed.studies.opening import open_test, opened_studies
 from infimed.studies.page import write_page
 from infimed.studies.results import result_rows, write_results
 from infimed.studies.runner import Doing, Outcome, parse_budget, quiet_cell, run_cells
@@ -164,26 +164,23 @@ def report(folder: Path, page: Path) -> Path:
 
 
 def _whole(folder: Path) -> tuple[list[Study], list[Planned]]:
-    """All studies that ship and whose test split was opened here, with their cells."""
-    studies = chosen_studies(ALL)
+    """All studies that ship or were opened here, as they were opened, and the cells of the opened ones."""
+    studies = {study.name: study for study in chosen_studies(ALL)}
     planned: list[Planned] = []
-    for preset in base_names():
-        opened = [s for s in studies if _opened(folder, s, preset)]
-        if opened:
-            planned += plan(opened, preset, "test")
-    return studies, planned
-
-
-def _opened(folder: Path, study: Study, preset: str) -> bool:
-    return preset in study.presets and (folder / "opened" / f"{study.name}-{preset}.json").is_file()
+    for study, preset in opened_studies(folder, list(studies.values())):
+        studies[study.name] = study
+        planned += plan([study], preset, "test")
+    return sorted(studies.values(), key=lambda study: study.number), planned
 
 
 def _found(studies: Sequence[Study], planned: Sequence[Planned], folder: Path) -> list[Found]:
-    ran = list(dict.fromkeys((one.study, one.preset) for one in planned))
-    by_name = {study.name: study for study in studies}
-    order = [study.name for study in studies]
-    ran.sort(key=lambda pair: (order.index(pair[0]), base_names().index(pair[1])))
-    return [analyse(by_name[name], preset, planned, folder) for name, preset in ran]
+    ran = {(one.study, one.preset) for one in planned}
+    return [
+        analyse(study, preset, planned, folder)
+        for study in studies
+        for preset in study.presets
+        if (study.name, preset) in ran
+    ]
 
 
 def _check_source(folder: Path, preset: str, root: Path | None) -> None:

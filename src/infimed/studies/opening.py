@@ -8,6 +8,7 @@ would have helped to choose it. Going on with the same study after a kill, or wi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,22 @@ def opening_file(out: Path, study: str, preset: str) -> Path:
     return out / "opened" / f"{study}-{preset}.json"
 
 
+def opened_studies(out: Path, shipped: Sequence[Study]) -> list[tuple[Study, str]]:
+    """(study, preset) of everything whose test split was opened in `out`; words are those of now, where it ships."""
+    by_name = {study.name: study for study in shipped}
+    found = []
+    for file in sorted((out / "opened").glob("*.json")):
+        known = read_json(file)
+        stored = Study.model_validate(known["definition"])
+        preset = file.stem.removeprefix(f"{stored.name}-")
+        now = by_name.get(stored.name)
+        same = (
+            now is not None and preset in now.presets and fingerprint(now, preset) == known["study"]
+        )
+        found.append((now if now is not None and same else stored, preset))
+    return found
+
+
 def open_test(study: Study, preset: str, out: Path) -> None:
     """Open the test split for a study, or go on with it.
 
@@ -49,7 +66,10 @@ def open_test(study: Study, preset: str, out: Path) -> None:
     found = fingerprint(study, preset)
     if not file.is_file():
         when = time.strftime("%Y-%m-%d", time.gmtime())
-        write_json(file, {"study": found, "opened": when, "commit": commit()})
+        definition = study.model_dump(mode="json")
+        write_json(
+            file, {"study": found, "opened": when, "commit": commit(), "definition": definition}
+        )
         return
     known = read_json(file)
     if known["study"] != found:
