@@ -21,6 +21,7 @@ from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
 from infimed.cli.score import score
 from infimed.cli.serve import serve
+from infimed.cli.study import app as study_app
 from infimed.cli.train import train
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
@@ -53,6 +54,7 @@ app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")
 app.add_typer(eval_app, name="eval")
 app.add_typer(audit_app, name="audit")
+app.add_typer(study_app, name="study")
 
 
 @app.command("version")
