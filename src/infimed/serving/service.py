@@ -23,7 +23,17 @@ from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
 from infimed.serving.admission import Gate, Place, check_headers, read_body
-from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
+from infimed.serving.asking import (
+    Answerer,
+    Ask,
+    Done,
+    Event,
+    Failed,
+    First,
+    Piece,
+    closable,
+    refusal_of,
+)
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
 from infimed.serving.protocol import ChatRequest, ImageUrl, SchemaFormat, TextPart, parse
@@ -118,7 +128,7 @@ class Service:
         images = await self._images(asked.image_parts)
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
-        answer = _Answer(_closable(events))
+        answer = _Answer(closable(events))
         try:
             event = await anext(answer.events)
             if isinstance(event, Failed):
@@ -235,10 +245,7 @@ class Service:
             self.meters.abstentions.inc(math.exp(answer.first.chosen.logprob) < below)
 
     def _fail(self, event: Failed) -> NoReturn:
-        refusal = Refusal(event.code, detail=event.detail)
-        if refusal.status == 503:
-            refusal.retry_after = self.settings.times.retry_after
-        raise refusal
+        raise refusal_of(event, self.settings.times.retry_after)
 
 
 @dataclass
@@ -273,16 +280,6 @@ class _Held(StreamingResponse):
         finally:
             self._held.close()
             await self._answer.events.aclose()
-
-
-async def _closable(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """The events as a generator, whose end is also theirs."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
 
 
 async def unless_gone(http: HttpRequest, work: Awaitable[Result]) -> Result:
