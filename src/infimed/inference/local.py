@@ -228,7 +228,7 @@ class LocalModel:
                 LossRow(
                     members[0].trunk,
                     tuple(
-                        _answered(m.branch, ids) for m in members for ids in options[m.request.id]
+                        answered(m.branch, ids) for m in members for ids in options[m.request.id]
                     ),
                     shown(members[0], features),
                 )
@@ -328,7 +328,7 @@ def writer_of(
     )
 
 
-def _answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
+def answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
     """A question with an answer, of which the answer's tokens are predicted."""
     silent = len(branch) - 1
     return Continuation((*branch, *answer[:-1]), (*[IGNORE] * silent, *answer))

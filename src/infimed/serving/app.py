@@ -17,6 +17,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from infimed import __version__
+from infimed.serving.applications import routes as applications
+from infimed.serving.evidence import routes as evidence
 from infimed.serving.front import Front, refused
 from infimed.serving.keys import Keys
 from infimed.serving.protocol import ChatRequest
@@ -58,6 +60,8 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
     )
     _add_refusals(inner)
     _add_routes(inner, service)
+    evidence.add_routes(inner, service)
+    applications.add_routes(inner, service)
     return Front(inner, keys, service.meters, hosts, service.settings.times.idle_stream)
 
 

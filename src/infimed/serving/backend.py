@@ -257,7 +257,6 @@ class Reader:
             return [Failed("backend_error")]
         return made
 
-
     def _add(self, choice: Mapping[str, Any], text: str) -> None:
         """Count a chunk's tokens in; text without probabilities leaves the whole's unknown."""
         content = (choice.get("logprobs") or {}).get("content") or []

@@ -73,7 +73,7 @@ class Applications:
         within(asked, service.settings.limits)
         if asked.model != service.name:
             raise Refusal("model_not_found", param="model")
-        images = await service.shown(asked.image_places())
+        images = await service.images(asked.image_places())
         noted["images"] = len(images)
         seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
         session = Session(

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from infimed.serving.applications.applications import BODIES, Result, Update
 from infimed.serving.applications.presets import PRESETS
 from infimed.serving.applications.requests import ApplicationRequest
+from infimed.serving.evidence.routes import described
 from infimed.serving.protocol import parsed
 from infimed.serving.refusals import Refusal
 from infimed.serving.service import Held, Service, unless_gone
@@ -75,12 +76,8 @@ def _event(update: Update) -> bytes:
     return event({"type": "delta", "text": update.text, "part": update.part})
 
 
-def add_routes(inner: FastAPI, service: Service, bodies: dict[str, dict[str, Any]]) -> None:
-    """Add the addresses.
-
-    Args:
-        bodies: the OpenAPI description of each application's body, by its name.
-    """
+def add_routes(inner: FastAPI, service: Service) -> None:
+    """Add the addresses."""
 
     def add(name: str) -> None:
         async def application(http: HttpRequest) -> Response:
@@ -89,7 +86,7 @@ def add_routes(inner: FastAPI, service: Service, bodies: dict[str, dict[str, Any
         application.__doc__ = PRESETS[name].does.capitalize() + "."
         inner.post(
             f"/v1/infimed/{name}",
-            openapi_extra=bodies[name],
+            openapi_extra=described(BODIES[name]),
             response_model=None,
             operation_id=name,
         )(application)
