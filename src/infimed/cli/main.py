@@ -9,6 +9,7 @@ import typer
 
 from infimed import __version__
 from infimed.cli import curate, data, run
+from infimed.cli.calibrate import calibrate
 from infimed.cli.chat import chat
 from infimed.cli.compare import compare
 from infimed.cli.estimate import estimate
@@ -46,6 +47,7 @@ app.command("card")(card)
 app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
+app.command("calibrate")(calibrate)
 app.command("serve")(serve)
 app.command("index")(index)
 app.command("judge")(judge)
