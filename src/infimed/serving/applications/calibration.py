@@ -66,7 +66,7 @@ class KindCalibration(_Part):
     def rises(self) -> Self:
         if self.method == "isotonic":
             raw, sure = zip(*self.points, strict=True)
-            if list(raw) != sorted(set(raw)) or list(sure) != sorted(sure):
+            if list(raw) != sorted(raw) or list(sure) != sorted(sure):
                 raise ValueError("the points of an isotonic map rise")
             if not 0 <= sure[0] <= sure[-1] <= 1:
                 raise ValueError("probabilities are in 0..1")

@@ -7,6 +7,7 @@ what every answer needs (`wanting`), it is asked back instead of guessed at, unl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from infimed.data.record import Message
@@ -30,9 +31,9 @@ async def consult(
     said = [turn.text for turn in asked.messages if turn.role == "user"]
     answers = [turn.text for turn in asked.messages if turn.role == "assistant"]
     language = presets.language_of(said[-1])
-    urgent = signs(said)
+    urgent = await asyncio.to_thread(signs, said)
     warning = escalation(urgent, language)
-    lacking = [] if urgent else wanting(said, answers, len(images))
+    lacking = [] if urgent else await asyncio.to_thread(wanting, said, answers, len(images))
     if warning is not None:
         yield Delta(warning, ESCALATION)
     if lacking:

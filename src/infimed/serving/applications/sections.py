@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Final
 
 FINDINGS, IMPRESSION = "findings", "impression"
@@ -72,9 +73,8 @@ def read_sections(text: str) -> Sections:
     """The sections of a complete report; text under a heading that comes twice is joined."""
     found: dict[str, list[str]] = {}
     hits = list(_INSIDE.finditer(text))
-    ends = [hit.start() for hit in hits[1:]] + [len(text)]
-    for hit, end in zip(hits, ends, strict=True):
-        own = text[hit.end() : end].strip()
+    for hit, following in zip_longest(hits, hits[1:]):
+        own = text[hit.end() : following.start() if following else len(text)].strip()
         if own:
             found.setdefault(_NAMES[hit[1].lower()], []).append(own)
     joined = {name: "\n".join(parts) for name, parts in found.items()}

@@ -163,7 +163,7 @@ NOT_ALONE: Final = {
 
 _SIMPLE: Final = str.maketrans("難過氣殺暈無沒頭劇癱腦癲癇驚嘔過嚴視內傷輕兒發燒熱腫痺們", "难过气杀晕无没头剧瘫脑癫痫惊呕过严视内伤轻儿发烧热肿痹们")  # fmt: skip
 _HARD: Final = re.compile(
-    r"[.;!?\n]|\b(?:but|however|although|though|except|yet|because|due to|since|when|until|unless|instead|then|and (?:i|my|now|then|he|she|his|her))\b"
+    r"[.:;!?\n]|\b(?:but|however|although|though|except|yet|because|due to|since|when|until|unless|instead|then|and (?:i|my|now|then|he|she|his|her))\b"
 )
 _NOT: Final = re.compile(
     r"\b(?:no|not|never|without|den(?:y|ies|ied)|denying|neither|nor|free of|negative for|absence of"
@@ -172,6 +172,8 @@ _NOT: Final = re.compile(
 _NOT_DENIED: Final = re.compile(r"^\s*(?:only|just|sure|certain|know|knowing|understand|sleep\w*|able|really sure|doubt|yet sure|stop\w*|matter)\b")  # fmt: skip
 _OR: Final = re.compile(r"\b(?:or|nor)\b")
 _MOST_WORDS: Final = 8
+_REACH: Final = 200
+"""Characters that are looked at on either side of a sign."""
 _AFTER: Final = re.compile(
     r"^\s*(?:(?:[:=-]|is|was|are)\s*(?:no\b|none|absent|negative|denied|not present|nil)"
     r"|(?:,?\s*(?:which|that))?\s*(?:is|has|have|had|was|are|'s)?\s*(?:now |completely |already |all |since )*"
@@ -201,8 +203,17 @@ def plain(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", folded.translate(_SIMPLE))
 
 
+def _bounded(pattern: str) -> str:
+    """Words of at most 20 letters, so that no text without spaces is read in time that grows with its square."""
+    return pattern.replace(r"\w+", "[a-z]{1,20}").replace(r"\w*", "[a-z]{0,20}")
+
+
 _COMPILED: Final = tuple(
-    (sign, re.compile(rf"(?<![a-z])(?:{sign.english})(?![a-z])"), re.compile(sign.chinese))
+    (
+        sign,
+        re.compile(rf"(?<![a-z])(?:{_bounded(sign.english)})(?![a-z])"),
+        re.compile(sign.chinese),
+    )
     for sign in SIGNS
 )
 
@@ -223,11 +234,9 @@ def urgent_signs(text: str) -> list[Said]:
 
 def _denied(read: str, hit: re.Match[str]) -> bool:
     """Whether a negation before the sign reaches it, or what follows takes it back."""
-    after = read[hit.end() :]
+    before, after = _around(read, hit, _HARD)
     if _AFTER.match(after) and not _BACK.search(after[:60]):
         return True
-    breaks = [one.end() for one in _HARD.finditer(read, 0, hit.start())]
-    before = read[breaks[-1] if breaks else 0 : hit.start()]
     for cue in reversed(list(_NOT.finditer(before))):
         between = before[cue.end() :]
         if _NOT_DENIED.match(between) or len(between.split()) > _MOST_WORDS:
@@ -254,11 +263,15 @@ def _listed(between: str, after: str) -> bool:
 
 
 def _denied_zh(read: str, hit: re.Match[str]) -> bool:
-    if _AFTER_ZH.match(read[hit.end() :]):
-        return True
-    breaks = [one.end() for one in _STOP_ZH.finditer(read, 0, hit.start())]
-    before = read[breaks[-1] if breaks else 0 : hit.start()]
-    return bool(_NOT_ZH.search(before))
+    before, after = _around(read, hit, _STOP_ZH)
+    return bool(_AFTER_ZH.match(after) or _NOT_ZH.search(before))
+
+
+def _around(read: str, hit: re.Match[str], stop: re.Pattern[str]) -> tuple[str, str]:
+    """What stands before a sign in its clause, and what follows it."""
+    before = read[max(0, hit.start() - _REACH) : hit.start()]
+    breaks = [one.end() for one in stop.finditer(before)]
+    return before[breaks[-1] if breaks else 0 :], read[hit.end() : hit.end() + _REACH]
 
 
 def escalation(found: list[Said], language: str) -> str | None:

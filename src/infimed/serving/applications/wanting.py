@@ -48,7 +48,7 @@ _BODY: Final = re.compile(
     r"\b(?:head\w*|face|eyes?|ears?|nose|mouth|teeth|tooth\w*|jaw|throat|neck|shoulders?|arms?|elbows?|wrists?|hands?|fingers?|thumbs?|chest"
     r"|breasts?|ribs?|back\w*|spine|abdom\w*|stomach|belly|flanks?|kidneys?|pelvi\w*|groin|hips?|buttocks?|legs?|thighs?|knees?|calf|calves|shins?"
     r"|ankles?|feet|foot|heels?|toes?|skin|scalp|joints?|muscles?|lungs?|heart)\b"
-    r"|[头脸面眼耳鼻口嘴牙喉颈脖肩臂肘腕手指胸乳肋背腰腹肚胃肾髋臀腿膝踝脚足趾皮肤骨肺心]|关节|肌肉|全身|身上"
+    r"|手(?!术|机|册|段|续)|(?<!伤)口|[头脸面眼耳鼻嘴牙喉颈脖肩臂肘腕指胸乳肋背腰腹肚胃肾髋臀腿膝踝脚足趾皮肤骨肺心]|关节|肌肉|全身|身上"
 )
 _PAIRED: Final = re.compile(
     r"\b(?:eyes?|ears?|shoulders?|arms?|elbows?|wrists?|hands?|breasts?|flanks?|kidneys?|hips?|legs?|thighs?|knees?|calf|calves|shins?|ankles?|foot|feet|heels?)\b"
