@@ -8,18 +8,18 @@ so that whoever shows it decides how; nothing else is taken away.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from infimed.inference.reading import yes_no
 from infimed.serving.applications import presets
 from infimed.serving.applications.calibration import (
-    UNKNOWN,
     Calibration,
     Judged,
     judge_options,
     judge_written,
 )
 from infimed.serving.applications.requests import AskRequest
-from infimed.serving.applications.session import Session, Written
+from infimed.serving.applications.session import Session
 from infimed.serving.applications.updates import Delta, Result, Update
 from infimed.serving.media import Shown
 
@@ -46,22 +46,22 @@ async def ask(
             [{"text": text, "probability": share} for text, share in listed],
         )
         return
-    async for update in session.write(
-        session.turns(record), images, presets.PRESETS["ask"].new_tokens
-    ):
-        if isinstance(update, Delta):
-            yield update
-        elif isinstance(update, Written):
+    tokens = presets.PRESETS["ask"].new_tokens
+    async with aclosing(session.write(session.turns(record), images, tokens)) as updates:
+        async for update in updates:
+            if isinstance(update, Delta):
+                yield update
+                continue
             judged = judge_written(calibration, update.first, update.done)
-            if not session.sampling.greedy and judged.confidence is not None:
-                judged = Judged(judged.raw)  # fitted on greedy answers
+            if not session.sampling.greedy:
+                judged = Judged(judged.raw)  # a calibration is fitted on greedy answers
             yield _result(session, update.done.text, judged, [])
 
 
 def _result(
     session: Session, text: str, judged: Judged, choices: list[dict[str, object]]
 ) -> Result:
-    if judged is not UNKNOWN and judged.abstained is not None:
+    if judged.abstained is not None:
         session.service.meters.abstentions.inc(judged.abstained)
     return Result(
         {

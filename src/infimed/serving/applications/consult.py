@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from infimed.data.record import Message
 from infimed.serving.applications import presets
@@ -41,16 +42,13 @@ async def consult(
         yield Delta(message, MESSAGE)
     else:
         message = ""
-        async for update in session.write(
-            turns(asked, len(images)),
-            images,
-            presets.PRESETS["consult"].new_tokens,
-            part=MESSAGE,
-        ):
-            if isinstance(update, Written):
-                message = update.done.text
-            else:
-                yield update
+        shown, tokens = turns(asked, len(images)), presets.PRESETS["consult"].new_tokens
+        async with aclosing(session.write(shown, images, tokens, part=MESSAGE)) as updates:
+            async for update in updates:
+                if isinstance(update, Written):
+                    message = update.done.text
+                else:
+                    yield update
         asks = message.rstrip().endswith(_ENDS)
     yield Result(
         {

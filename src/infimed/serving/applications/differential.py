@@ -9,12 +9,12 @@ nothing about how the probabilities came about.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from infimed.data.record import Message
 from infimed.serving.applications import presets
 from infimed.serving.applications.calibration import Calibration, judge_options
-from infimed.serving.applications.presets import PRESETS
 from infimed.serving.applications.requests import DifferentialRequest
 from infimed.serving.applications.session import Session, Written
 from infimed.serving.applications.updates import Result, Update
@@ -45,13 +45,13 @@ async def differential(
             said = sentence[language].format(name=entry["name"])
             messages = _asked_about(asked.history.strip(), said, images)
             part = f"{side}: {entry['name']}"
-            async for update in session.write(
-                messages, images, PRESETS["differential"].new_tokens, part=part
-            ):
-                if isinstance(update, Written):
-                    entry[side] = update.done.text
-                else:
-                    yield update
+            tokens = presets.PRESETS["differential"].new_tokens
+            async with aclosing(session.write(messages, images, tokens, part=part)) as updates:
+                async for update in updates:
+                    if isinstance(update, Written):
+                        entry[side] = update.done.text
+                    else:
+                        yield update
     # Cannot tell is the likeliest, or the likeliest is not likely enough.
     unsure = calibrated[-1] >= max(calibrated[:-1]) or bool(judged.abstained)
     if judged.abstained is not None:

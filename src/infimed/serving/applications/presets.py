@@ -58,6 +58,7 @@ CHANGED: Final = {
     "en": "The first image is the prior, the second the current one. What has changed?",
     "zh": "第一张是既往图像，第二张是当前图像。有什么变化？",
 }
+COMPARISON_TOKENS: Final = 64
 WHICH: Final = {"en": "Which of these is present?", "zh": "下列哪一项存在？"}
 CANNOT_TELL: Final = {"en": "Cannot tell", "zh": "无法判断"}
 SPEAKS_FOR: Final = {"en": "What speaks for {name}?", "zh": "有哪些依据支持{name}？"}

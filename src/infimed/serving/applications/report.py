@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from infimed.serving.applications import presets
@@ -43,25 +44,27 @@ async def report(
     current = images[: len(asked.images)]
     text, cut, found = "", False, Sections(None, None)
     splitter = Splitter()
-    async for update in _first(session, asked, current):
-        if isinstance(update, Written):
-            text, cut = update.done.text, update.done.finish == "length"
-            found = from_json(text) if asked.form == "json" else read_sections(text)
-        elif asked.form == "text":
-            for part, piece in splitter.feed(update.text):
-                yield Delta(piece, part)
+    async with aclosing(_first(session, asked, current)) as updates:
+        async for update in updates:
+            if isinstance(update, Written):
+                text, cut = update.done.text, update.done.finish == "length"
+                found = from_json(text) if asked.form == "json" else read_sections(text)
+            elif asked.form == "text":
+                for part, piece in splitter.feed(update.text):
+                    yield Delta(piece, part)
     for part, piece in splitter.end():
         yield Delta(piece, part)
     comparison = None
     if asked.prior is not None:
-        record = presets.question(presets.CHANGED[asked.language], [images[-1], current[0]])
-        async for update in session.write(
-            session.turns(record), [images[-1], current[0]], 64, part=COMPARISON
-        ):
-            if isinstance(update, Written):
-                comparison = update.done.text or None
-            else:
-                yield update
+        both = [images[-1], current[0]]
+        turns = session.turns(presets.question(presets.CHANGED[asked.language], both))
+        tokens = presets.COMPARISON_TOKENS
+        async with aclosing(session.write(turns, both, tokens, part=COMPARISON)) as compared:
+            async for update in compared:
+                if isinstance(update, Written):
+                    comparison = update.done.text or None
+                else:
+                    yield update
     yield Result(
         {
             "findings": found.findings,
@@ -89,11 +92,11 @@ async def _first(
     record = presets.question(prompt(asked), images)
     messages = record.messages[:-1]  # no "answer in a word": a report is none
     schema = SCHEMA if asked.form == "json" else None
+    tokens = presets.PRESETS["report"].new_tokens
     try:
-        async for update in session.write(
-            messages, images, presets.PRESETS["report"].new_tokens, schema=schema
-        ):
-            yield update
+        async with aclosing(session.write(messages, images, tokens, schema=schema)) as updates:
+            async for update in updates:
+                yield update
     except Refusal as refusal:
         if refusal.param is not None and refusal.param.startswith("response_format"):
             refusal.param = "form"

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from infimed.core.errors import DataError, MemoryBudgetError
@@ -133,9 +134,10 @@ class Session:
         self, messages: Sequence[Message], images: Sequence[Shown], new_tokens: int
     ) -> Written:
         """The same without its pieces."""
-        async for update in self.write(messages, images, new_tokens):
-            if isinstance(update, Written):
-                return update
+        async with aclosing(self.write(messages, images, new_tokens)) as updates:
+            async for update in updates:
+                if isinstance(update, Written):
+                    return update
         raise Refusal("internal")
 
     async def shares(self, record: Record, images: Sequence[Shown], order: Sequence[int] | None = None) -> list[float]:  # fmt: skip
@@ -173,9 +175,7 @@ class Session:
         for start in range(0, len(request.choices), each):
             some = replace(request, choices=request.choices[start : start + each])
             try:
-                found = await self.service.answerer.work(
-                    lambda model, some=some: _score(model, some), client
-                )  # type: ignore[misc]
+                found = await self.service.answerer.work(partial(_score, some), client)
             except MemoryBudgetError:
                 raise Refusal(
                     "out_of_memory", retry_after=self.service.settings.times.retry_after
@@ -265,7 +265,7 @@ def _lengths(local: LocalModel, request: Request) -> tuple[int, int, int]:
     return made.tokens, len(made.branch), longest
 
 
-def _score(local: LocalModel, request: Request) -> ChoiceScores:
+def _score(request: Request, local: LocalModel) -> ChoiceScores:
     return local.score_choices([request])[0]
 
 
