@@ -62,14 +62,7 @@ def serve(
     from infimed.serving import starting
     from infimed.serving.keys import Keys, read_keys
     from infimed.serving.settings import read_settings
-    from infimed.serving.starting import (
-        Bind,
-        backend_service,
-        check_type,
-        listen,
-        local_service,
-        need_extra,
-    )
+    from infimed.serving.starting import Bind
 
     if (run is None) == (backend is None):
         raise UsageError("give a run or --backend URL, one of them", fix="infimed serve runs/nano")
@@ -77,18 +70,20 @@ def serve(
         raise UsageError(
             "an index needs the model in this process", where="--index", fix="give a run"
         )
-    check_type(dtype)
-    need_extra()
+    starting.check_type(dtype)
+    starting.need_extra()
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     chosen = read_settings(settings)
     bind = Bind(host, port, keys, tuple(allow_host or ()))
-    listening = listen(bind)
+    listening = starting.listen(bind)
     if run is not None:
-        service = local_service(run, name or run.resolve().name, chosen, dtype, device, index)
+        service = starting.local_service(
+            run, name or run.resolve().name, chosen, dtype, device, index
+        )
     else:
         assert backend is not None
         key = read_key(backend_key_file) if backend_key_file is not None else ""
-        service = backend_service(backend, backend_model, key, name, chosen)
+        service = starting.backend_service(backend, backend_model, key, name, chosen)
     err.print(DISCLAIMER, style="yellow")
 
     def told(url: str) -> None:

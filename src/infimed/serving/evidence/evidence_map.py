@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import cv2
@@ -25,27 +25,38 @@ class EvidenceMap:
     """What was found.
 
     Attributes:
-        heat: float32 [rows, columns] in 0..1 over the WHOLE image as shown; all 0 where the answer hardly depends
-            on it.
+        values: nats [rows, columns] over the WHOLE image as shown: what hiding each cell takes from the answer's
+            log-probability, or what the cell adds to it.
         target: the text whose probability was looked at. logprob: its log-probability with the whole image, nats.
-        most: what the cell that matters most takes or adds, nats. total: what hiding all of the image takes.
-        sha256: of the image, as asked. prompt_tokens, passes: versions of the image that were looked at.
+        total: what hiding all of the image takes, nats. sha256: of the image, as asked.
+        prompt_tokens: with the image. passes: versions of the image that the model looked at.
     """
 
-    heat: NDArray[np.float32]
+    values: NDArray[np.float64] = field(repr=False)
     method: Method
-    target: str
+    target: str = field(repr=False)
     logprob: float
-    most: float
     total: float
     sha256: str
     prompt_tokens: int = 0
     passes: int = 0
 
     @property
+    def most(self) -> float:
+        """What the cell that matters most takes or adds, nats."""
+        return float(self.values.max())
+
+    @property
     def depends(self) -> bool:
         """Whether the answer depends on the image at all."""
         return max(self.most, abs(self.total)) >= LEAST
+
+    @property
+    def heat(self) -> NDArray[np.float32]:
+        """0..1 [rows, columns], a share of `most`; all 0 where the answer hardly depends on the image."""
+        if not self.depends or self.most <= 0:
+            return np.zeros(self.values.shape, np.float32)
+        return (np.maximum(self.values, 0) / self.most).astype(np.float32)
 
     @property
     def note(self) -> str:
@@ -73,17 +84,6 @@ class EvidenceMap:
             over: uint8 [H, W, 3], the whole image at any resolution.
         """
         return encode_png(overlay(self.heat, over))
-
-
-def mapped(values: NDArray[np.float64], total: float, **known: Any) -> EvidenceMap:
-    """The map of what each cell takes or adds, nats [rows, columns]; `known` are the other fields."""
-    most = float(values.max())
-    hot = np.maximum(values, 0) / most if most > 0 else np.zeros_like(values)
-    made = EvidenceMap(hot.astype(np.float32), most=most, total=total, **known)
-    if made.depends:
-        return made
-    cold = np.zeros_like(made.heat)
-    return EvidenceMap(cold, most=most, total=total, **known)
 
 
 def overlay(heat: NDArray[np.float32], over: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from infimed.core.errors import DataError
 from infimed.inference.local import LocalModel
-from infimed.serving.evidence.evidence_map import EvidenceMap, mapped
+from infimed.serving.evidence.evidence_map import EvidenceMap
 from infimed.serving.evidence.gradient import STEPS, attribution, gradients, middles, smoothed
 from infimed.serving.evidence.hiding import Box, Hideable
 from infimed.serving.evidence.nearest import Index, Near, pooled
@@ -135,15 +135,15 @@ class Evidence:
             values, passes = await _by_gradient(engaged, what, seen, asked.grid), STEPS
         else:
             values, passes = await _by_occlusion(engaged, what, seen, asked.grid, logprob)
-        return mapped(
+        return EvidenceMap(
             values,
+            asked.method,
+            asked.answer,
+            logprob,
             logprob - blank,
-            method=asked.method,
-            target=asked.answer,
-            logprob=logprob,
-            sha256=image.sha256,
-            prompt_tokens=what.prompt_tokens,
-            passes=passes + 2,
+            image.sha256,
+            what.prompt_tokens,
+            passes + 2,
         )
 
     async def nearest(self, source: Source, noted: dict[str, Any], k: int = 5) -> list[Near]:
