@@ -65,17 +65,7 @@ class InlineDecoders(Decoders):
         from infimed.data.limits import ImageError
         from infimed.serving.decoder import decoded
 
-        limits = self.settings.limits
-        order = {
-            "suffix": source.suffix,
-            "frame": source.frame,
-            "max_pixels": min(limits.image_pixels, pixels_left),
-            "max_bytes": limits.image_bytes,
-            "min_side": limits.image_side,
-            "volume_bytes": 2**26,
-            "side": self.wanted.side,
-            "tiles": self.wanted.tiles,
-        }
+        order = {**self.order(source, pixels_left), "volume_bytes": 2**26}
         try:
             return self._shown(source, *decoded(order, source.data))
         except ImageError as error:
