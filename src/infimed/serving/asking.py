@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from infimed.inference.requests import Pixels, Request
 from infimed.serving.media import Shown
+
+if TYPE_CHECKING:
+    from infimed.inference.local import LocalModel
 
 __all__ = [
     "Answerer", "Ask", "Done", "Event", "Failed", "First", "Piece", "TokenScore",
 ]  # fmt: skip
 
 Finish = Literal["stop", "length"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,16 @@ class Answerer(Protocol):
 
         Raises:
             Refusal: the question cannot be asked like this.
+        """
+
+    async def work(self, function: Callable[[LocalModel], Made], client: str) -> Made:
+        """What `function` makes of the model, when it is the client's turn; cancellable while it waits.
+
+        Other answers wait while it runs, so a long piece of work is given in parts of a fraction of a second.
+
+        Raises:
+            Refusal: there is no model in this process ("unsupported"), the queue is full, or it waited too
+                long. What `function` raises is raised here, and here only.
         """
 
     async def ready(self) -> bool:

@@ -15,7 +15,7 @@ import re
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from infimed.core.files import sha256_json
 from infimed.inference.endpoint_settings import (
@@ -27,10 +27,13 @@ from infimed.inference.endpoint_settings import (
 )
 from infimed.inference.requests import Picture
 from infimed.inference.wire import body as wire_body
-from infimed.serving.asking import Ask, Done, Event, Failed, First, Piece, TokenScore
+from infimed.serving.asking import Ask, Done, Event, Failed, First, Made, Piece, TokenScore
 from infimed.serving.refusals import Refusal
 from infimed.serving.schema import DEAD, Automaton
 from infimed.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from infimed.inference.local import LocalModel
 
 LINE_BYTES: Final = 2**20
 ANSWER_BYTES: Final = 2**23
@@ -88,6 +91,14 @@ class Backend:
             return bool((await self._asking.get(url)).status_code == 200)
         except self._httpx.HTTPError:
             return False
+
+    async def work(self, function: Callable[[LocalModel], Made], client: str) -> Made:
+        """There is no model here to work with.
+
+        Raises:
+            Refusal: always.
+        """
+        raise Refusal("unsupported", detail="the model is not in this process")
 
     async def answer(self, ask: Ask) -> AsyncIterator[Event]:
         """See `asking.Answerer`."""

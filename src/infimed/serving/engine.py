@@ -31,7 +31,7 @@ from infimed.inference.chat import TOKENS_PER_PART
 from infimed.inference.decoding import choose_next, feed_newest
 from infimed.inference.local import LocalModel, encode_views, prepare, shown
 from infimed.serving.answers import Answer, Form, Vocabulary
-from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Piece
+from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Made, Piece
 from infimed.serving.batch import Batch, Job
 from infimed.serving.logs import frames_of
 from infimed.serving.queueing import FairQueue
@@ -39,6 +39,7 @@ from infimed.serving.refusals import Refusal
 from infimed.serving.remembering import Conversation, FeatureCache, PrefixCache
 from infimed.serving.schema import Automaton
 from infimed.serving.settings import Settings
+from infimed.serving.work import Unit, Works
 
 LOG: Final = logging.getLogger("infimed.serving")
 IDLE_SECONDS: Final = 0.5
@@ -80,6 +81,7 @@ class Engine:
         self.prefixes = PrefixCache(settings.engine.prefix_bytes)
         self._vocabulary: Vocabulary | None = None
         self._waiting: FairQueue[Job] = FairQueue()
+        self._works = Works()
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -94,8 +96,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
+        """Requests and units of work in the queue."""
+        return len(self._waiting) + len(self._works)
 
     @property
     def running(self) -> int:
@@ -152,6 +154,20 @@ class Engine:
         finally:
             self.cancel(job)
 
+    async def work(self, function: Callable[[LocalModel], Made], client: str) -> Made:
+        """See `asking.Answerer`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Made] = loop.create_future()
+        unit = Unit(function, loop, done, self._clock() + self.settings.times.queue)
+        with self._wake:
+            self._check_room()
+            self._works.put(client, unit)
+            self._wake.notify()
+        try:
+            return await done
+        finally:
+            unit.cancelled = True
+
     def prepared(self, ask: Ask, emit: Callable[[Event], None]) -> Job:
         """A request as token ids, its schema as an automaton; takes milliseconds.
 
@@ -182,12 +198,15 @@ class Engine:
             Refusal: the engine is closing or full.
         """
         with self._wake:
-            if self._closing:
-                raise Refusal("draining", retry_after=self.settings.times.retry_after)
-            if len(self._waiting) >= self.settings.limits.requests:
-                raise Refusal("overloaded", retry_after=self.settings.times.retry_after)
+            self._check_room()
             self._waiting.put(job.ask.client, job)
             self._wake.notify()
+
+    def _check_room(self) -> None:
+        if self._closing:
+            raise Refusal("draining", retry_after=self.settings.times.retry_after)
+        if self.waiting >= self.settings.limits.requests:
+            raise Refusal("overloaded", retry_after=self.settings.times.retry_after)
 
     def cancel(self, job: Job) -> None:
         """Stop writing; the row is free before the next step."""
@@ -206,7 +225,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                if not self._waiting and not self._batch.jobs and not self._closing:
+                if not self.waiting and not self._batch.jobs and not self._closing:
                     self._wake.wait(IDLE_SECONDS)
                 closing = self._closing
             if closing:
@@ -221,7 +240,8 @@ class Engine:
                 self._broken("internal", error)
 
     def _turn(self) -> None:
-        """Let requests join and leave, then write one token of every answer."""
+        """Do one unit of work, let requests join and leave, then write one token of every answer."""
+        self._work()
         taken = self._take()
         now = self._clock()
         for job in self._batch.leave(lambda job: job.cancelled or now > job.write_until):
@@ -235,6 +255,12 @@ class Engine:
             self._batch.jobs.extend(job for job in taken if job not in there)
             raise
         self._step()
+
+    def _work(self) -> None:
+        with self._wake:
+            unit = self._works.next(self._clock(), self.settings.times.retry_after)
+        if unit is not None:
+            unit.run(self.local)
 
     def _take(self) -> list[Job]:
         """Requests that fit beside the running ones, one client after another."""
@@ -418,5 +444,8 @@ class Engine:
     def _fail_all(self, code: str) -> None:
         with self._wake:
             waiting = self._waiting.sweep(lambda _: True)
+            units = self._works.sweep(lambda _: True)
+        for unit in units:
+            unit.fail(Refusal(code, retry_after=self.settings.times.retry_after))
         for job in (*waiting, *self._batch.forget()):
             job.emit(Failed(code))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,8 +22,13 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 SEEDS: Final = 2**63
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """The body of a request, or a part of one: every field is known and of its type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=False)
+
+
+Asked = TypeVar("Asked", bound=Body)
 
 
 def _parts(value: object) -> object:
@@ -34,7 +39,7 @@ def _strings(value: object) -> object:
     return [value] if isinstance(value, str) else [] if value is None else value
 
 
-class TextPart(_Body):
+class TextPart(Body):
     """Text of a turn."""
 
     type: Literal["text"]
@@ -44,7 +49,7 @@ class TextPart(_Body):
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 
 
-class ImageUrl(_Body):
+class ImageUrl(Body):
     """Where an image is, and what of it is meant.
 
     `frame` (ours) picks one of a multi-frame DICOM file or an axial slice of a volume, from 0; by default the first
@@ -64,7 +69,7 @@ class ImageUrl(_Body):
         return self
 
 
-class ImagePart(_Body):
+class ImagePart(Body):
     """An image of a user's turn."""
 
     type: Literal["image_url"]
@@ -74,7 +79,7 @@ class ImagePart(_Body):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class Turn(_Body):
+class Turn(Body):
     """One message; ``developer`` is read as ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -83,7 +88,7 @@ class Turn(_Body):
     refusal: None = None
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """A named JSON schema, see `schema`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -92,27 +97,27 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class SchemaFormat(_Body):
+class SchemaFormat(Body):
     """The answer is JSON of this schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
 
-class TextFormat(_Body):
+class TextFormat(Body):
     """The answer is text."""
 
     type: Literal["text"]
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """How an answer is streamed."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatRequest(_Body):
+class ChatRequest(Body):
     """The body of ``POST /v1/chat/completions``."""
 
     model: str
@@ -193,15 +198,24 @@ def parse(body: bytes, limits: Limits) -> ChatRequest:
     Raises:
         Refusal: a field is unknown, missing or out of range.
     """
+    request = parsed(ChatRequest, body, limits)
+    _check(request, limits)
+    return request
+
+
+def parsed(kind: type[Asked], body: bytes, limits: Limits) -> Asked:
+    """A body of any kind; what depends on the limits is left to check.
+
+    Raises:
+        Refusal: a field is unknown, missing or out of its range.
+    """
     value = load_json(body, limits)
     if not isinstance(value, dict):
         raise Refusal("invalid_value", detail="the body is a JSON object")
     try:
-        request = ChatRequest.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         raise _refusal(error) from None
-    _check(request, limits)
-    return request
 
 
 def _refusal(error: ValidationError) -> Refusal:
@@ -250,7 +264,7 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         for at, part in enumerate(turn.content):
             place = f"messages.{number}.content.{at}"
             if isinstance(part, TextPart):
-                _encodable(part.text, place)
+                encodable(part.text, place)
                 characters += len(part.text)
             elif turn.role != "user":
                 raise Refusal("invalid_value", param=place, detail="only a user shows images")
@@ -270,7 +284,7 @@ def _check(request: ChatRequest, limits: Limits) -> None:
     if len(request.stop) > limits.stop_strings:
         raise Refusal("invalid_value", param="stop", detail=f"at most {limits.stop_strings}")
     for word in request.stop:
-        _encodable(word, "stop")
+        encodable(word, "stop")
         if not 0 < len(word) <= limits.stop_characters:
             detail = f"1 to {limits.stop_characters} characters"
             raise Refusal("invalid_value", param="stop", detail=detail)
@@ -286,8 +300,12 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         raise Refusal("invalid_value", param="stop", detail="a JSON schema says where to end")
 
 
-def _encodable(text: str, place: str) -> None:
-    """Half a surrogate pair is a JSON string, and no text."""
+def encodable(text: str, place: str) -> None:
+    """Half a surrogate pair is a JSON string, and no text.
+
+    Raises:
+        Refusal: it holds one.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

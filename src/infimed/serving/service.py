@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -22,17 +22,24 @@ from starlette.types import Receive, Scope, Send
 from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
-from infimed.serving.admission import Gate, check_headers, read_body
+from infimed.serving.admission import Gate, Place, check_headers, read_body
 from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
 from infimed.serving.protocol import ChatRequest, ImageUrl, SchemaFormat, TextPart, parse
 from infimed.serving.refusals import Refusal
 from infimed.serving.remote import RemoteImages
-from infimed.serving.settings import Settings
+from infimed.serving.settings import Limits, Settings
 from infimed.serving.shapes import Heading, failure
 
 Result = TypeVar("Result")
+
+
+class _NamesModel(Protocol):
+    model: str
+
+
+Named = TypeVar("Named", bound=_NamesModel)
 
 
 @dataclass
@@ -76,22 +83,35 @@ class Service:
         noted: dict[str, Any] = http.scope["state"]
         with ExitStack() as held:
             place = held.enter_context(self.gate.admit(noted["client"]))
-            check_headers(http.headers, self.settings)
-            try:
-                body = await read_body(http.stream(), place)
-            except ClientDisconnect:
-                raise Refusal("cancelled") from None
-            noted["body_bytes"] = len(body)
-            asked = await asyncio.to_thread(parse, body, self.settings.limits)
-            del body
-            if asked.model != self.name:
-                raise Refusal("model_not_found", param="model")
+            asked = await self.body(http, place, parse)
             answer = await unless_gone(http, self._begun(asked, noted))
             if asked.stream:
                 return _Held(self._events(asked, answer, noted), answer, held.pop_all())
             async with aclosing(answer.events):
                 value = await unless_gone(http, self._whole(asked, answer, noted))
             return JSONResponse(value)
+
+    async def body(
+        self, http: HttpRequest, place: Place, parse: Callable[[bytes, Limits], Named]
+    ) -> Named:
+        """The body of an admitted request, which names the model.
+
+        Args:
+            place: the request's, which its bytes are counted in. parse: takes the body and the limits.
+
+        Raises:
+            Refusal: it is no plain JSON, too large, too slow, not what `parse` takes, or for another model.
+        """
+        check_headers(http.headers, self.settings)
+        try:
+            body = await read_body(http.stream(), place)
+        except ClientDisconnect:
+            raise Refusal("cancelled") from None
+        http.scope["state"]["body_bytes"] = len(body)
+        asked = await asyncio.to_thread(parse, body, self.settings.limits)
+        if asked.model != self.name:
+            raise Refusal("model_not_found", param="model")
+        return asked
 
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
