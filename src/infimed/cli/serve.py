@@ -29,6 +29,10 @@ def serve(
     settings: Annotated[
         Path | None, typer.Option("--settings", help="Limits and times as YAML; see docs/serving.md.")
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="A page for people at /page/; by default where it is installed and only this machine can reach it."),
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16|fp16")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     backend: Annotated[
@@ -42,7 +46,7 @@ def serve(
         Path | None, typer.Option("--backend-key-file", help="The key that it asks for.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Serve a model to programs, with OpenAI's chat API.
+    """Serve a model to programs, with OpenAI's chat API, and to people, with a page.
 
     Examples:
 
@@ -58,7 +62,14 @@ def serve(
     from infimed.inference.endpoint_settings import read_key
     from infimed.serving.keys import Keys, read_keys
     from infimed.serving.settings import read_settings
-    from infimed.serving.starting import Bind, backend_service, listen, local_service, need_extra
+    from infimed.serving.starting import (  # fmt: skip
+        Bind,
+        backend_service,
+        listen,
+        local_service,
+        need_extra,
+        page_wanted,
+    )
     from infimed.serving.starting import serve as run_server
 
     if (run is None) == (backend is None):
@@ -73,6 +84,7 @@ def serve(
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     chosen = read_settings(settings)
     bind = Bind(host, port, keys, tuple(allow_host or ()))
+    with_page = page_wanted(page, bind)
     listening = listen(bind)
     if run is not None:
         service = local_service(run, name or run.resolve().name, chosen, dtype, device)
@@ -84,6 +96,8 @@ def serve(
 
     def told(url: str) -> None:
         err.print(f"{service.name} answers at {url}", markup=False)
+        if with_page:
+            err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
-    run_server(service, bind, listening, told)
+    run_server(service, bind, listening, told, with_page)
