@@ -15,6 +15,7 @@ from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
 from infimed.cli.export import card, export
 from infimed.cli.import_ import import_
+from infimed.cli.index import index
 from infimed.cli.judge import judge
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
@@ -46,6 +47,7 @@ app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
 app.command("serve")(serve)
+app.command("index")(index)
 app.command("judge")(judge)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")

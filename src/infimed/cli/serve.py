@@ -35,6 +35,9 @@ def serve(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16|fp16")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    index: Annotated[
+        Path | None, typer.Option("--index", help="Folder of `infimed index`: training images that resemble one are shown.")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="URL", help="Instead of a run: an OpenAI-compatible server, such as vLLM."),
@@ -57,29 +60,29 @@ def serve(
       infimed serve --backend http://127.0.0.1:9000/v1
     """
     from infimed.core.console import err
-    from infimed.core.errors import UsageError, nearest_name
+    from infimed.core.errors import UsageError
     from infimed.inference.disclaimer import DISCLAIMER
     from infimed.inference.endpoint_settings import read_key
+    from infimed.serving import starting
     from infimed.serving.keys import Keys, read_keys
     from infimed.serving.settings import read_settings
-    from infimed.serving.starting import (  # fmt: skip
+    from infimed.serving.starting import (
         Bind,
         backend_service,
+        check_type,
         listen,
         local_service,
         need_extra,
         page_wanted,
     )
-    from infimed.serving.starting import serve as run_server
 
     if (run is None) == (backend is None):
         raise UsageError("give a run or --backend URL, one of them", fix="infimed serve runs/nano")
-    accepted = ("fp32", "bf16", "fp16")
-    if dtype not in accepted:
-        nearest = nearest_name(dtype, accepted)
+    if index is not None and run is None:
         raise UsageError(
-            "no such type", where="--dtype", seen=dtype, accepted=accepted, nearest=nearest
+            "an index needs the model in this process", where="--index", fix="give a run"
         )
+    check_type(dtype)
     need_extra()
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     chosen = read_settings(settings)
@@ -87,7 +90,7 @@ def serve(
     with_page = page_wanted(page, bind)
     listening = listen(bind)
     if run is not None:
-        service = local_service(run, name or run.resolve().name, chosen, dtype, device)
+        service = local_service(run, name or run.resolve().name, chosen, dtype, device, index)
     else:
         assert backend is not None
         key = read_key(backend_key_file) if backend_key_file is not None else ""
@@ -100,4 +103,4 @@ def serve(
             err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
-    run_server(service, bind, listening, told, with_page)
+    starting.serve(service, bind, listening, told, with_page)

@@ -17,6 +17,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from infimed import __version__
+from infimed.serving.applications import routes as applications
+from infimed.serving.evidence import routes as evidence
 from infimed.serving.front import Front, refused
 from infimed.serving.keys import Keys
 from infimed.serving.protocol import ChatRequest
@@ -60,6 +62,8 @@ def make_app(
     )
     _add_refusals(inner)
     _add_routes(inner, service)
+    evidence.add_routes(inner, service)
+    applications.add_routes(inner, service)
     idle = service.settings.times.idle_stream
     if not page:
         return Front(inner, keys, service.meters, hosts, idle)

@@ -422,7 +422,8 @@ class Engine:
             self._remember(job)
             finish: Finish = "stop" if answer.stopped else "length"
             tokens = job.prepared.tokens
-            job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
+            count = len(answer.ids)
+            job.emit(Done(answer.text, finish, tokens, count, job.reused, answer.logprob))
 
     def _remember(self, job: Job) -> None:
         """Keep the keys and values of a conversation that may go on."""

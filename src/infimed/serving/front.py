@@ -31,6 +31,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG: Final = logging.getLogger("infimed.serving")
 ROUTES: Final = (
     "/v1/chat/completions", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json",
+    "/v1/infimed/evidence", "/v1/infimed/nearest", "/v1/infimed/ask", "/v1/infimed/report",
+    "/v1/infimed/differential", "/v1/infimed/consult",
 )  # fmt: skip
 OPEN: Final = frozenset({"/health", "/ready"})
 """Addresses that ask for no key: they say one word."""

@@ -42,6 +42,7 @@ class Limits(_Part):
     stop_strings: int = Field(4, ge=0)
     stop_characters: int = Field(64, ge=1)
     top_logprobs: int = Field(20, ge=0)
+    evidence_grid: int = Field(32, ge=2, le=32, description="cells of a side of an evidence map")
     schema_states: int = Field(20_000, ge=100, description="of the automaton of a JSON schema")
 
 
@@ -79,8 +80,6 @@ class Settings(_Part):
     """All of it.
 
     Attributes:
-        abstain_below: an answer whose first token is less likely than this is flagged as an abstention;
-            None where no threshold was fitted, and then the flag is null.
         image_hosts: from which images may be fetched, ``host`` or ``host:port``; none by default.
         backend_control: further control tokens of the model behind `--backend`, refused in texts.
     """
@@ -89,7 +88,6 @@ class Settings(_Part):
     times: Times = Times()
     engine: EngineSettings = EngineSettings()
     decoder: DecoderSettings = DecoderSettings()
-    abstain_below: float | None = Field(None, ge=0, le=1)
     image_hosts: tuple[str, ...] = ()
     backend_control: tuple[str, ...] = ()
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infimed.core.errors import UsageError
+from infimed.core.errors import UsageError, nearest_name
 from infimed.serving.keys import Keys, check_bind, is_loopback_host
 from infimed.serving.settings import Settings
 
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
+    from infimed.serving.applications.calibration import Calibration
     from infimed.serving.service import Service
 
 
@@ -25,6 +26,8 @@ PACKAGES: Final = {
     "httpx": "httpx",
 }
 """Of the extra ``serve``: what is imported, and what is installed."""
+TYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Types of weights, as the command line and as torch name them."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,59 @@ def need_extra() -> None:
             raise missing_extra("serve", package)
 
 
-def local_service(run: Path, name: str, settings: Settings, dtype: str, device: str) -> Service:
+def local_service(
+    run: Path, name: str, settings: Settings, dtype: str, device: str, index: Path | None = None
+) -> Service:
     """A server's inside around a checkpoint in this process.
+
+    Args:
+        index: of training images, made from the same tower.
+
+    Raises:
+        DataError: there is no complete checkpoint, or the index or the calibration is another model's.
+        UsageError: there is no such type or device.
+    """
+    from infimed.serving.applications.calibration import read_calibration
+
+    opened = None
+    if index is not None:
+        from infimed.serving.evidence.nearest import Index, tower_fingerprint
+
+        opened = Index.open(index)  # before the model, which takes longer
+    local = local_model(run, dtype, device)
+    if opened is not None:
+        opened.check_tower(tower_fingerprint(local))
+    service = around(local, name, settings, read_calibration(run, local.fingerprint))
+    service.evidence.index = opened
+    return service
+
+
+def check_type(dtype: str) -> None:
+    """That weights can be of this type.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if dtype not in TYPES:
+        nearest = nearest_name(dtype, TYPES)
+        raise UsageError(
+            "no such type", where="--dtype", seen=dtype, accepted=TYPES, nearest=nearest
+        )
+
+
+def local_model(run: Path, dtype: str, device: str) -> LocalModel:
+    """A checkpoint in this process.
 
     Raises:
         DataError: there is no complete checkpoint.
-        UsageError: there is no such device.
+        UsageError: there is no such type or device.
     """
     import torch
 
     from infimed.inference.local import LocalModel
 
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    local = LocalModel.open(run, dtype=types[dtype])
+    check_type(dtype)
+    local = LocalModel.open(run, dtype=getattr(torch, TYPES[dtype]))
     try:
         local.model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -104,10 +147,12 @@ def local_service(run: Path, name: str, settings: Settings, dtype: str, device: 
             seen=device,
             accepted="cpu, cuda, cuda:N",
         ) from error
-    return around(local, name, settings)
+    return local
 
 
-def around(local: LocalModel, name: str, settings: Settings) -> Service:
+def around(
+    local: LocalModel, name: str, settings: Settings, calibration: Calibration | None = None
+) -> Service:
     """A server's inside around a model that is loaded already."""
     from infimed.serving.engine import Engine
     from infimed.serving.media import Decoders, Wanted
@@ -119,7 +164,8 @@ def around(local: LocalModel, name: str, settings: Settings) -> Service:
     for level in engine_levels(engine):
         meters.show(*level)
     wanted = Wanted(local.processor.image_size, local.processor.tiles)
-    return Service(settings, engine, Decoders(settings, wanted), meters, name)
+    decoders = Decoders(settings, wanted)
+    return Service(settings, engine, decoders, meters, name, calibration=calibration)
 
 
 def backend_service(url: str, model: str | None, key: str, name: str | None, settings: Settings) -> Service:  # fmt: skip
