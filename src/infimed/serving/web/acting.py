@@ -23,7 +23,7 @@ from infimed.serving.refusals import Refusal
 from infimed.serving.web import parts
 from infimed.serving.web.door import PREFIX
 from infimed.serving.web.holding import Finished, Kept
-from infimed.serving.web.images import said
+from infimed.serving.web.images import placed, said
 from infimed.serving.web.results import bars, near_lines, ranked, reasons, seen, sureness
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import Viewer
@@ -88,7 +88,8 @@ class Acting:
         result = done.result
         unsure = bool(result.get("abstained"))
         levels = bars(result)
-        can_look = bool(event.kept.images) and event.service.evidence is not None
+        here = event.service.answerer.fingerprint_of == "weights"  # not behind another server
+        can_look = here and bool(event.kept.images)
         return {
             p.unsure: gr.update(visible=unsure),
             p.reveal: gr.update(visible=True),
@@ -119,9 +120,10 @@ class Acting:
 
     async def _evidence(self, p: parts.AskParts, event: Event, method: str, which: Any) -> Changes:
         done, images = event.kept.finished.get("ask"), event.kept.images
-        if done is None or not isinstance(which, int) or not 0 <= which < len(images):
+        at = placed(which, images)
+        if done is None or at is None:
             raise Refusal("invalid_value", detail="ask about an image first")
-        held, service = images[which], event.service
+        held, service = images[at], event.service
         body = {
             "image": held.asked().model_dump(),
             "question": done.asked["question"],
@@ -306,9 +308,9 @@ class Acting:
                         if isinstance(update, Delta):
                             written[update.part] = written.get(update.part, "") + update.text
                             urgent = written.get("escalation", "")
-                            texts = [text for part, text in written.items() if part != "escalation"]
+                            said_so_far = "\n\n".join(written.values())
                             yield {
-                                p.talk: spoken([*talk, {"role": "assistant", "text": "".join(texts)}]),
+                                p.talk: spoken([*talk, {"role": "assistant", "text": said_so_far}]),
                                 **({p.urgent: gr.update(value=urgent, visible=True)} if urgent else {}),
                             }  # fmt: skip
                         elif isinstance(update, Result):

@@ -69,14 +69,14 @@ class Images:
         """The chosen image goes."""
         event = self.sessions.event(request)
         images = event.kept.images
-        if (at := _place(which, images)) is not None:
+        if (at := placed(which, images)) is not None:
             del images[at]
         return await self._moved(request, len(images) - 1)
 
     async def _moved(self, request: gr.Request, which: Any, **view: Any) -> Updates:
         event = self.sessions.event(request)
         images = event.kept.images
-        at = _place(which, images)
+        at = placed(which, images)
         if at is None:
             gone = which is not None and which != -1
             forgotten = {self.parts.problem: said(FORGOTTEN)} if gone else {}
@@ -138,7 +138,8 @@ def said(problem: str) -> Any:
     return gr.update(value=problem, visible=bool(problem))
 
 
-def _place(which: Any, images: list[Held]) -> int | None:
+def placed(which: Any, images: list[Held]) -> int | None:
+    """The place of the chosen image, as the page says it; None where there is none."""
     if isinstance(which, int) and not isinstance(which, bool) and 0 <= which < len(images):
         return which
     return None

@@ -13,29 +13,19 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
-from infimed.serving.applications.requests import (
-    AskRequest,
-    ConsultRequest,
-    DifferentialRequest,
-    ReportRequest,
-    reader,
-)
+from infimed.serving.applications.applications import BODIES
 from infimed.serving.applications.updates import Update
 from infimed.serving.logs import frames_of
+from infimed.serving.protocol import parsed
 from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
 from infimed.serving.settings import Limits
 from infimed.serving.web.holding import Holding, Kept
 
 LOG: Final = logging.getLogger("infimed.serving")
-BODIES: Final = {
-    "ask": AskRequest,
-    "report": ReportRequest,
-    "differential": DifferentialRequest,
-    "consult": ConsultRequest,
-}
 Made = TypeVar("Made")
 
 
@@ -60,7 +50,7 @@ class Event:
             Refusal: at any point.
         """
         with self.service.gate.admit(self.client):
-            asked = await self.read(reader(BODIES[name]), body)
+            asked = await self.read(partial(parsed, BODIES[name]), body)
             async with aclosing(self.service.applications.run(name, asked, self.noted)) as updates:
                 async for update in updates:
                     yield update
