@@ -84,13 +84,15 @@ def service_of(
 
 
 @contextmanager
-def running(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Iterator[str]:
+def running(
+    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = (), page: bool = False
+) -> Iterator[str]:
     """The server on a free port of the loopback, as its base URL."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     made = server(
-        make_app(service, keys, hosts),
+        make_app(service, keys, hosts, page),
         host="127.0.0.1",
         port=port,
         header_seconds=service.settings.times.header,

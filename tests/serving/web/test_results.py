@@ -88,7 +88,7 @@ def test_a_structured_report_has_the_shape_of_its_template():
             assert inner["relationship"] in ("CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES")  # fmt: skip
             check(inner)
 
-    for name, result in RESULTS.items():
+    for name in RESULTS:
         tree = json.loads(as_sr(finished(name)))
         assert tree["template"]["identifier"] == "1500"
         assert tree["verification_flag"] == "UNVERIFIED"
