@@ -29,6 +29,10 @@ def serve(
     settings: Annotated[
         Path | None, typer.Option("--settings", help="Limits and times as YAML; see docs/serving.md.")
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="A page for people at /page/; by default where it is installed and only this machine can reach it."),
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16|fp16")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     index: Annotated[
@@ -45,7 +49,7 @@ def serve(
         Path | None, typer.Option("--backend-key-file", help="The key that it asks for.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Serve a model to programs, with OpenAI's chat API.
+    """Serve a model to programs, with OpenAI's chat API, and to people, with a page.
 
     Examples:
 
@@ -75,6 +79,7 @@ def serve(
     keys = read_keys(api_key_file) if api_key_file is not None else Keys()
     chosen = read_settings(settings)
     bind = Bind(host, port, keys, tuple(allow_host or ()))
+    with_page = starting.page_wanted(page, bind)
     listening = starting.listen(bind)
     if run is not None:
         service = starting.local_service(
@@ -88,6 +93,8 @@ def serve(
 
     def told(url: str) -> None:
         err.print(f"{service.name} answers at {url}", markup=False)
+        if with_page:
+            err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
-    starting.serve(service, bind, listening, told)
+    starting.serve(service, bind, listening, told, with_page)

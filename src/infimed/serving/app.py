@@ -1,7 +1,7 @@
 """The addresses of the server, and their description as OpenAPI.
 
-There are no pages: `/openapi.json` describes the API, and FastAPI's own viewers are off because they load
-scripts from elsewhere.
+`/openapi.json` describes the API, and FastAPI's own viewers are off because they load scripts from elsewhere.
+The page for people, where it is wanted, is `web`'s.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ NO_TELEMETRY: Final[Any] = dict.fromkeys(
 Versions that cannot do that yet take the argument and do nothing with it."""
 
 
-def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Front:
+def make_app(
+    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = (), page: bool = False
+) -> Front:
     """The server as an ASGI application.
 
     Args:
-        hosts: names in ``Host`` that it answers to; none for all.
+        hosts: names in ``Host`` that it answers to; none for all. page: whether it has the page at ``/page/``.
     """
 
     @asynccontextmanager
@@ -62,7 +64,13 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
     _add_routes(inner, service)
     evidence.add_routes(inner, service)
     applications.add_routes(inner, service)
-    return Front(inner, keys, service.meters, hosts, service.settings.times.idle_stream)
+    idle = service.settings.times.idle_stream
+    if not page:
+        return Front(inner, keys, service.meters, hosts, idle)
+    from infimed.serving.web.door import is_page
+    from infimed.serving.web.mounting import mount
+
+    return Front(mount(inner, service, keys), keys, service.meters, hosts, idle, is_page)
 
 
 def _add_refusals(inner: FastAPI) -> None:

@@ -223,8 +223,11 @@ class Service:
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)
             data = await self.remote.fetch(part.url, place)
-            return checked(data, "application/octet-stream", part.frame, place, self.settings)
-        return await asyncio.to_thread(from_url, part.url, part.frame, place, self.settings)
+            kind = "application/octet-stream"
+            return checked(data, kind, part.frame, place, self.settings, part.window)
+        return await asyncio.to_thread(
+            from_url, part.url, part.frame, place, self.settings, part.window
+        )
 
     async def _whole(
         self, asked: ChatRequest, answer: _Answer, noted: dict[str, Any]

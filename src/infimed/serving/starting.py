@@ -54,6 +54,22 @@ class Bind:
         return (*local, *named) if local or named else ()
 
 
+def page_wanted(asked: bool | None, bind: Bind) -> bool:
+    """Whether the page is put up: as asked, else where it is installed and only this machine can reach it.
+
+    Raises:
+        UsageError: it is asked for, and the extra ``web`` is missing.
+    """
+    from importlib.util import find_spec
+
+    from infimed.core.errors import missing_extra
+
+    there = find_spec("gradio") is not None
+    if asked and not there:
+        raise missing_extra("web", "gradio")
+    return there and is_loopback_host(bind.host) if asked is None else asked
+
+
 def need_extra() -> None:
     """Say what to install, before anything slow is done.
 
@@ -197,11 +213,17 @@ def listen(bind: Bind) -> socket.socket:
     return made
 
 
-def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable[[str], object]) -> None:  # fmt: skip
+def serve(
+    service: Service,
+    bind: Bind,
+    listening: socket.socket,
+    told: Callable[[str], object],
+    page: bool = False,
+) -> None:
     """Answer until a signal comes.
 
     Args:
-        told: given the URL before the first request is taken.
+        told: given the URL before the first request is taken. page: whether there is one for people.
     """
     from infimed.serving import logs
     from infimed.serving.app import make_app
@@ -217,7 +239,7 @@ def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     running = server(
-        make_app(service, bind.keys, bind.answered),
+        make_app(service, bind.keys, bind.answered, page),
         host=bind.host,
         port=port,
         header_seconds=times.header,
