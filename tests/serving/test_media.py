@@ -42,7 +42,9 @@ def with_decoders(
     asyncio.run(run())
 
 
-async def shown(decoders: Decoders, data: bytes, kind: str = "image/png", frame: int = 0) -> Shown:
+async def shown(
+    decoders: Decoders, data: bytes, kind: str = "image/png", frame: int | None = None
+) -> Shown:
     return await decoders.decode(from_url(data_url(data, kind), frame, "p", SETTINGS), PIXELS)
 
 

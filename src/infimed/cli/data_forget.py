@@ -20,11 +20,15 @@ def forget(
         list[Path] | None,
         typer.Option("--runs", help="Run folder or curation folder; may be given several times."),
     ] = None,
+    indexes: Annotated[
+        list[Path] | None,
+        typer.Option("--index", help="Folder of `infimed index`; may be given several times."),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it; without this only show what would be done.")
     ] = False,
 ) -> None:
-    """Remove one patient: records, images, findings, verdicts, plan entries, answers.
+    """Remove one patient: records, images, findings, verdicts, plan entries, answers, indexed images.
 
     Shows what holds the group and which checkpoints were trained on it; changes files only with
     --yes. Interrupted, the same command completes it. Sources, backups and checkpoints are yours to
@@ -36,12 +40,13 @@ def forget(
     from infimed.pipeline.forgetting import forget as carry_out
     from infimed.pipeline.forgetting import survey
 
-    found = survey(group, shards or [], runs or [])
+    found = survey(group, shards or [], runs or [], indexes or [])
     for target in found.targets:
         rows = [
             ("records", len(target.found.rows)),
             ("images that only they show", len(target.found.images)),
             ("ledgers, plans and evaluation files looked through", len(target.ledgers) + len(target.plans) + len(target.answers)),
+            ("indexes of training images", len(target.indexes)),
             ("pages deleted, to be made again", len(target.reports)),
             ("checkpoints that were trained on them", len(target.checkpoints)),
         ]  # fmt: skip

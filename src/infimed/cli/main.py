@@ -10,12 +10,14 @@ import typer
 from infimed import __version__
 from infimed.cli import curate, data, run
 from infimed.cli.audit import app as audit_app
+from infimed.cli.calibrate import calibrate
 from infimed.cli.chat import chat
 from infimed.cli.compare import compare
 from infimed.cli.estimate import estimate
 from infimed.cli.eval import app as eval_app
 from infimed.cli.export import card, export
 from infimed.cli.import_ import import_
+from infimed.cli.index import index
 from infimed.cli.judge import judge
 from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
@@ -47,7 +49,9 @@ app.command("card")(card)
 app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
+app.command("calibrate")(calibrate)
 app.command("serve")(serve)
+app.command("index")(index)
 app.command("judge")(judge)
 app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")

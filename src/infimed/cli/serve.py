@@ -29,8 +29,15 @@ def serve(
     settings: Annotated[
         Path | None, typer.Option("--settings", help="Limits, times, and any of these options, as YAML; see docs/serving.md.")
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="A page for people at /page/; by default where it is installed and only this machine can reach it."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="fp32|bf16|fp16", help="fp32 by default.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu (the default), cuda or cuda:N.")] = None,
+    index: Annotated[
+        str | None, typer.Option("--index", metavar="DIR", help="Folder of `infimed index`: training images that resemble one are shown.")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="URL", help="Instead of a run: an OpenAI-compatible server, such as vLLM."),
@@ -48,7 +55,7 @@ def serve(
         str | None, typer.Option("--audit-key-file", metavar="FILE", help="The key of these hashes.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Serve a model to programs, with OpenAI's chat API.
+    """Serve a model to programs, with OpenAI's chat API, and to people, with a page.
 
     Examples:
 
@@ -63,42 +70,42 @@ def serve(
     from infimed.core.console import err
     from infimed.inference.disclaimer import DISCLAIMER
     from infimed.inference.endpoint_settings import read_key
+    from infimed.serving import starting
     from infimed.serving.keys import Keys, read_keys
     from infimed.serving.settings import read_settings
-    from infimed.serving.starting import (
-        Bind,
-        audit_of,
-        backend_service,
-        listen,
-        local_service,
-        need_extra,
-    )
-    from infimed.serving.starting import serve as run_server
+    from infimed.serving.starting import Bind
 
     chosen = read_settings(settings)
     start = chosen.serve.given(
         run=run, host=host, port=port, api_key_file=api_key_file, name=name, dtype=dtype, device=device,
         allow_host=tuple(allow_host) if allow_host else None, backend=backend, backend_model=backend_model,
-        backend_key_file=backend_key_file, audit=audit, audit_key_file=audit_key_file,
+        backend_key_file=backend_key_file, audit=audit, audit_key_file=audit_key_file, page=page, index=index,
     )  # fmt: skip
-    need_extra()
+    starting.need_extra()
     keys = read_keys(Path(start.api_key_file)) if start.api_key_file is not None else Keys()
     bind = Bind(start.host, start.port, keys, start.allow_host)
-    listening = listen(bind)
-    written = audit_of(start, keys)
+    with_page = starting.page_wanted(start.page, bind)
+    listening = starting.listen(bind)
+    written = starting.audit_of(start, keys)
     if start.run is not None:
         folder = Path(start.run)
-        name = start.name or folder.resolve().name
-        service = local_service(folder, name, chosen, start.dtype, start.device)
+        indexed = Path(start.index) if start.index is not None else None
+        service = starting.local_service(
+            folder, start.name or folder.resolve().name, chosen, start.dtype, start.device, indexed
+        )
     else:
         assert start.backend is not None
         key = read_key(Path(start.backend_key_file)) if start.backend_key_file is not None else ""
-        service = backend_service(start.backend, start.backend_model, key, start.name, chosen)
+        service = starting.backend_service(
+            start.backend, start.backend_model, key, start.name, chosen
+        )
     service.answerer.audit = written
     err.print(DISCLAIMER, style="yellow")
 
     def told(url: str) -> None:
         err.print(f"{service.name} answers at {url}", markup=False)
+        if with_page:
+            err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
-    run_server(service, bind, listening, told)
+    starting.serve(service, bind, listening, told, with_page)

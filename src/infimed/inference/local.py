@@ -93,7 +93,10 @@ def encode_pictures(
         loaded = []
         for picture in distinct[start : start + IMAGES_PER_PASS]:
             try:
-                loaded.append((picture.sha256, processor.views(picture.load(), picture.size)))
+                views = picture.views
+                if views is None:
+                    views = processor.views(picture.load(), picture.size)
+                loaded.append((picture.sha256, views))
             except (DataError, OSError) as error:
                 failed[picture.sha256] = str(error).splitlines()[0]
         made = encode_views(model, processor, [views for _, views in loaded])
@@ -225,7 +228,7 @@ class LocalModel:
                 LossRow(
                     members[0].trunk,
                     tuple(
-                        _answered(m.branch, ids) for m in members for ids in options[m.request.id]
+                        answered(m.branch, ids) for m in members for ids in options[m.request.id]
                     ),
                     shown(members[0], features),
                 )
@@ -325,7 +328,7 @@ def writer_of(
     )
 
 
-def _answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
+def answered(branch: Sequence[int], answer: Sequence[int]) -> Continuation:
     """A question with an answer, of which the answer's tokens are predicted."""
     silent = len(branch) - 1
     return Continuation((*branch, *answer[:-1]), (*[IGNORE] * silent, *answer))

@@ -1,4 +1,4 @@
-"""`infimed data forget`: one patient out of shards, ledgers, plans and evaluation files.
+"""`infimed data forget`: one patient out of shards, ledgers, plans, evaluation files and image indexes.
 
 First everything is looked up and shown; with consent a journal is written beside the shards, the new
 shards are built, every file that names the patient is replaced, and the shards are swapped last. A
@@ -30,9 +30,12 @@ from infimed.data import forgetting
 from infimed.data.forgetting import GroupRows
 from infimed.data.shards import open_shards
 from infimed.evaluation.folder import FILE as EVALUATION_FILE
+from infimed.serving.evidence.index_files import names_data, without_records
 
 RECORD_FILE: Final = "forgotten.json"
 """In a run folder: what was forgotten there and which checkpoints saw it."""
+LISTS: Final = ("ledgers", "plans", "answers", "reports", "runs", "checkpoints", "indexes")
+"""Fields of a `Target` that are paths."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Target:
         shards: its folder. found: the group's rows. ledgers: curation folders about these shards.
         plans: plan files. answers: evaluation files. reports: pages that may show the patient.
         runs: run folders. checkpoints: folders of checkpoints that were trained on the group.
+        indexes: folders of image indexes of these shards, unfinished ones among them.
     """
 
     shards: Path
@@ -53,11 +57,11 @@ class Target:
     reports: tuple[Path, ...] = ()
     runs: tuple[Path, ...] = ()
     checkpoints: tuple[Path, ...] = ()
+    indexes: tuple[Path, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` inverts it."""
-        names = ("ledgers", "plans", "answers", "reports", "runs", "checkpoints")
-        lists = {name: [str(path) for path in getattr(self, name)] for name in names}
+        lists = {name: [str(path) for path in getattr(self, name)] for name in LISTS}
         return {"shards": str(self.shards), "found": vars(self.found), **lists}
 
     @staticmethod
@@ -68,8 +72,7 @@ class Target:
             tuple(kept["rows"]), tuple(kept["record_ids"]), tuple(kept["images"]),
             kept["data_before"], kept["total"],
         )  # fmt: skip
-        names = ("ledgers", "plans", "answers", "reports", "runs", "checkpoints")
-        lists = {name: tuple(Path(path) for path in value[name]) for name in names}
+        lists = {name: tuple(Path(path) for path in value.get(name, ())) for name in LISTS}
         return Target(Path(value["shards"]), found, **lists)
 
 
@@ -82,12 +85,15 @@ class Survey:
     already: tuple[Path, ...] = field(default_factory=tuple)
 
 
-def survey(group: str, shards: Sequence[Path], runs: Sequence[Path]) -> Survey:
+def survey(
+    group: str, shards: Sequence[Path], runs: Sequence[Path], indexes: Sequence[Path] = ()
+) -> Survey:
     """Look up everything that holds a group; changes nothing.
 
     Args:
         group: the records' group, as the shards state it. shards: folders of shards. runs: run
-            folders or curation folders; shards inside a run folder are looked at too.
+            folders or curation folders; shards inside a run folder are looked at too. indexes: folders of
+            image indexes, beside those that lie in a run folder or next to shards.
 
     Raises:
         DataError: no shards were given or found, or none of them knows the group.
@@ -115,7 +121,8 @@ def survey(group: str, shards: Sequence[Path], runs: Sequence[Path]) -> Survey:
         found = forgetting.find_group(opened, group)
         opened.close()
         if found.rows:
-            targets.append(_dependents(folder, found, [_plain(run) for run in runs]))
+            beside = [*map(_plain, indexes), *_children(folder.parent)]
+            targets.append(_dependents(folder, found, [_plain(run) for run in runs], beside))
         elif forgetting.was_forgotten(folder, group) is not None:
             already.append(folder)
     if not targets and not already:
@@ -152,6 +159,8 @@ def forget(found: Survey) -> None:
             _without_answers(file, set(ids))
             if file.name == EVALUATION_FILE:
                 _of_data(file, target.found.data_before, after)
+        for folder in target.indexes:
+            without_records(folder, set(ids), target.found.data_before, after)
         for file in target.reports:
             file.unlink(missing_ok=True)
         for run in target.runs:
@@ -172,8 +181,14 @@ def _begun(shards: Path) -> bool:
     return _journal(shards).is_file()
 
 
-def _dependents(shards: Path, found: GroupRows, runs: Sequence[Path]) -> Target:
-    """Files of these runs that are about these shards."""
+def _children(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
+def _dependents(
+    shards: Path, found: GroupRows, runs: Sequence[Path], beside: Sequence[Path]
+) -> Target:
+    """Files of these runs that are about these shards, and indexes among these folders and theirs."""
     ledgers: list[Path] = []
     plans: list[Path] = []
     answers: list[Path] = []
@@ -191,13 +206,15 @@ def _dependents(shards: Path, found: GroupRows, runs: Sequence[Path]) -> Target:
             continue
         mine.append(run)
         for part in (run, run / "blind"):
-            own = _plans(part)
+            own = plan_files(part)
             plans.extend(own)
             seen.extend(_checkpoints(part, run, set(found.rows)))
         for folder in sorted(run.glob("evaluation*")):
             answers.extend(sorted(folder.rglob("*.json*")))
         reports.extend(sorted(run.glob("*.html")))
     unique = tuple(dict.fromkeys(reports))
+    folders = dict.fromkeys([*beside, *(each for run in runs for each in _children(run))])
+    indexes = tuple(folder for folder in folders if names_data(folder, found.data_before))
     return Target(
         shards,
         found,
@@ -207,11 +224,12 @@ def _dependents(shards: Path, found: GroupRows, runs: Sequence[Path]) -> Target:
         unique,
         tuple(mine),
         tuple(seen),
+        indexes,
     )
 
 
-def _plans(part: Path) -> list[Path]:
-    """Stage plans; token lengths are a cache of the old data and go with the plan."""
+def plan_files(part: Path) -> list[Path]:
+    """Stage plans below a run folder or its blind twin's; token lengths are a cache of the old data and go with the plan."""
     files = sorted((part / "plan").glob("*.parquet"))
     return [file for file in files if "record" in pq.read_schema(file).names]
 

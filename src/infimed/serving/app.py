@@ -1,7 +1,7 @@
 """The addresses of the server, and their description as OpenAPI.
 
-There are no pages: `/openapi.json` describes the API, and FastAPI's own viewers are off because they load
-scripts from elsewhere.
+`/openapi.json` describes the API, and FastAPI's own viewers are off because they load scripts from elsewhere.
+The page for people, where it is wanted, is `web`'s.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from infimed import __version__
+from infimed.serving.applications import routes as applications
 from infimed.serving.description import (
     COMPLETION,
     FORM,
@@ -27,6 +28,7 @@ from infimed.serving.description import (
     json_answer,
     json_body,
 )
+from infimed.serving.evidence import routes as evidence
 from infimed.serving.front import Front, refused
 from infimed.serving.keys import Keys
 from infimed.serving.refusals import Refusal
@@ -39,11 +41,13 @@ NO_TELEMETRY: Final[Any] = dict.fromkeys(
 Versions that cannot do that yet take the argument and do nothing with it."""
 
 
-def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Front:
+def make_app(
+    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = (), page: bool = False
+) -> Front:
     """The server as an ASGI application.
 
     Args:
-        hosts: names in ``Host`` that it answers to; none for all.
+        hosts: names in ``Host`` that it answers to; none for all. page: whether it has the page at ``/page/``.
     """
 
     @asynccontextmanager
@@ -73,7 +77,15 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
     )
     _add_refusals(inner)
     _add_routes(inner, service)
-    return Front(inner, keys, service.meters, hosts, service.settings.times.idle_stream)
+    evidence.add_routes(inner, service)
+    applications.add_routes(inner, service)
+    idle = service.settings.times.idle_stream
+    if not page:
+        return Front(inner, keys, service.meters, hosts, idle)
+    from infimed.serving.web.door import is_page
+    from infimed.serving.web.mounting import mount
+
+    return Front(mount(inner, service, keys), keys, service.meters, hosts, idle, is_page)
 
 
 def _add_refusals(inner: FastAPI) -> None:

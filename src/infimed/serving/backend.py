@@ -224,6 +224,7 @@ class Reader:
         self._finish: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._told = False
+        self._logprob: float | None = 0.0
 
     async def events(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
         """First, pieces, and Done or Failed."""
@@ -256,7 +257,7 @@ class Reader:
             return Failed("backend_error")
         finish: Any = self._finish
         counts = [_count(self._usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return Done("".join(self._text).strip(), finish, *counts)
+        return Done("".join(self._text).strip(), finish, *counts, logprob=self._logprob)
 
     def _read(self, said: bytes) -> list[Event]:
         made: list[Event] = []
@@ -269,6 +270,7 @@ class Reader:
             choice = value["choices"][0]
             text = choice.get("delta", {}).get("content") or ""
             self._finish = choice.get("finish_reason") or self._finish
+            self._add(choice, text)
             first = _first(choice) if not self._told else None
             if first is not None:
                 self._told = True
@@ -280,6 +282,14 @@ class Reader:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return [Failed("backend_error")]
         return made
+
+    def _add(self, choice: Mapping[str, Any], text: str) -> None:
+        """Count a chunk's tokens in; text without probabilities leaves the whole's unknown."""
+        content = (choice.get("logprobs") or {}).get("content") or []
+        if text and not content:
+            self._logprob = None
+        elif self._logprob is not None:
+            self._logprob += sum(_score(each).logprob for each in content)
 
 
 def _first(choice: Mapping[str, Any]) -> First | None:

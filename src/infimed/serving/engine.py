@@ -371,7 +371,8 @@ class Engine:
         if not answer.open:
             finish: Finish = "stop" if answer.stopped else "length"
             tokens = job.prepared.tokens
-            job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
+            count = len(answer.ids)
+            job.emit(Done(answer.text, finish, tokens, count, job.reused, answer.logprob))
             try:
                 self._prompts.remember(self._batch, job)
             except Exception as error:  # the next turn is computed from its beginning, no more

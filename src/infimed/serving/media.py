@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,20 +60,26 @@ class Source:
     """An image as it came.
 
     Attributes:
-        data: encoded. suffix: as `TYPES` has it. frame: of a multi-frame file.
+        data: encoded. suffix: as `TYPES` has it. frame: of a multi-frame file or volume; None for the usual one.
         place: the field of the request, for refusals.
+        window: center and width in units after rescale; None for the file's own.
     """
 
     data: bytes = field(repr=False)
     suffix: str
-    frame: int
+    frame: int | None
     place: str
+    window: tuple[float, float] | None = None
 
     @property
     def sha256(self) -> str:
-        """Hash of content and frame."""
-        own = sha256_bytes(self.data)
-        return own if not self.frame else f"{own}#frame={self.frame}"
+        """Hash of content, frame and window."""
+        named = sha256_bytes(self.data)
+        if self.frame is not None:
+            named += f"#frame={self.frame}"
+        if self.window is not None:
+            named += "#window={!r},{!r}".format(*self.window)
+        return named
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,34 @@ class Shown:
     png: bytes = field(default=b"", repr=False)
 
 
-def from_url(url: str, frame: int, place: str, settings: Settings) -> Source:
+@dataclass(frozen=True)
+class Look:
+    """A picture of an image for a screen, and what its controls can do.
+
+    Attributes:
+        png: of at most the side that was asked for. size: width and height of the image itself.
+        frames, frame: of a multi-frame file or volume, from 0.
+        window: center and width; None for what has none, as colour. range: lowest and highest value, in `units`.
+    """
+
+    png: bytes = field(repr=False)
+    size: tuple[int, int]
+    format: str
+    frames: int = 1
+    frame: int = 0
+    modality: str = ""
+    units: str = ""
+    window: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None
+
+
+def from_url(
+    url: str,
+    frame: int | None,
+    place: str,
+    settings: Settings,
+    window: Sequence[float] | None = None,
+) -> Source:
     """The image in a ``data:`` URL.
 
     Raises:
@@ -110,10 +144,17 @@ def from_url(url: str, frame: int, place: str, settings: Settings) -> Source:
         data = base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise Refusal("image_corrupt", param=place, detail="it is not base64") from None
-    return checked(data, kind, frame, place, settings)
+    return checked(data, kind, frame, place, settings, window)
 
 
-def checked(data: bytes, kind: str, frame: int, place: str, settings: Settings) -> Source:
+def checked(
+    data: bytes,
+    kind: str,
+    frame: int | None,
+    place: str,
+    settings: Settings,
+    window: Sequence[float] | None = None,
+) -> Source:
     """An image whose content is what its type says.
 
     Raises:
@@ -131,7 +172,10 @@ def checked(data: bytes, kind: str, frame: int, place: str, settings: Settings) 
     if wanted and found != wanted:
         detail = f"declared {kind}, the content is {found}"
         raise Refusal("image_type", param=place, detail=detail)
-    return Source(data, suffix, frame, place)
+    if found != "NIFTI":  # whose usual slice is the middle one, not the first
+        frame = frame or None
+    shown = None if window is None else (float(window[0]), float(window[1]))
+    return Source(data, suffix, frame, place, shown)
 
 
 @dataclass(frozen=True)
@@ -176,17 +220,46 @@ class Decoders:
         Raises:
             Refusal: it is refused, no decoder was free in time, or its own was too slow or died.
         """
-        limits, decoder = self.settings.limits, self.settings.decoder
-        order = {
+        return self._shown(source, *await self._done(source, self.order(source, pixels_left)))
+
+    async def look(self, source: Source, side: int) -> Look:
+        """A picture of at most `side` pixels for a screen.
+
+        Raises:
+            Refusal: as in `decode`.
+        """
+        order = {**self.order(source, self.settings.limits.image_pixels), "shown_side": side}
+        header, png = await self._done(source, order)
+        window, span = header.get("window"), header.get("range")
+        return Look(
+            png,
+            (int(header["width"]), int(header["height"])),
+            header["format"],
+            int(header["frames"]),
+            int(header["frame"]),
+            header["modality"],
+            header["units"],
+            None if window is None else (window[0], window[1]),
+            None if span is None else (span[0], span[1]),
+        )
+
+    def order(self, source: Source, pixels_left: int) -> dict[str, Any]:
+        """What a decoder is told; see `decoder.decoded`."""
+        limits = self.settings.limits
+        return {
             "suffix": source.suffix,
             "frame": source.frame,
+            "window": source.window,
             "max_pixels": max(0, min(limits.image_pixels, pixels_left)),
             "max_bytes": limits.image_bytes,
             "min_side": limits.image_side,
-            "volume_bytes": decoder.memory_bytes // 4,
+            "volume_bytes": self.settings.decoder.memory_bytes // 4,
             "side": self.wanted.side,
             "tiles": self.wanted.tiles,
         }
+
+    async def _done(self, source: Source, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """An order carried out, in a process that is replaced when it fails."""
         try:
             async with asyncio.timeout(self.settings.times.queue):
                 process = await self._free.get()
@@ -203,7 +276,7 @@ class Decoders:
         if code is not None:
             code = f"image_{code}"
             raise Refusal(code if code in CODES else "image_failed", param=source.place)
-        return self._shown(source, header, payload)
+        return header, payload
 
     async def _exchange(
         self, process: asyncio.subprocess.Process | None, order: dict[str, Any], source: Source

@@ -23,7 +23,21 @@ from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
 from infimed.serving.admission import Gate, Place, check_headers, check_origin, read_body
-from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
+from infimed.serving.applications.applications import Applications
+from infimed.serving.applications.calibration import Calibration
+from infimed.serving.applications.signals import TOP
+from infimed.serving.asking import (
+    Answerer,
+    Ask,
+    Done,
+    Event,
+    Failed,
+    First,
+    Piece,
+    closable,
+    refusal_of,
+)
+from infimed.serving.evidence.job import Evidence
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
 from infimed.serving.protocol import ChatRequest, ImageUrl, SchemaFormat, TextPart, parse
@@ -49,6 +63,7 @@ class Service:
 
     Attributes:
         name: the model's, as clients name it. created: when the server began, seconds since 1970.
+        calibration: of this model; None where none was fitted, and then no answer is called an abstention.
     """
 
     settings: Settings
@@ -57,9 +72,12 @@ class Service:
     meters: Meters
     name: str
     created: int = field(default_factory=lambda: int(time.time()))
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.settings)
+        self.evidence = Evidence(self)
+        self.applications = Applications(self, self.calibration)
         limits = self.settings.limits
         self.remote = RemoteImages(self.settings.image_hosts, limits.image_bytes)
         self.uploads = Uploads(self.settings)
@@ -89,7 +107,7 @@ class Service:
             asked = await self.body(http, place, parse)
             answer = await unless_gone(http, self._begun(asked, noted))
             if asked.stream:
-                return _Held(self._events(asked, answer, noted), answer, held.pop_all())
+                return Held(self._events(asked, answer, noted), answer.events, held.pop_all())
             async with aclosing(answer.events):
                 value = await unless_gone(http, self._whole(asked, answer, noted))
             return JSONResponse(value)
@@ -148,10 +166,10 @@ class Service:
 
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
-        images = await self._images(asked.image_parts, noted["client"])
+        images = await self.images(asked.image_parts, noted["client"])
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
-        answer = _Answer(_closable(events))
+        answer = _Answer(closable(events))
         try:
             event = await anext(answer.events)
             if isinstance(event, Failed):
@@ -189,36 +207,63 @@ class Service:
             request,
             noted["client"],
             {image.sha256: image for image in images},
-            top=asked.top_logprobs or 0,
+            top=max(
+                asked.top_logprobs or 0, min(TOP, limits.top_logprobs) if self._judges(asked) else 0
+            ),
             stream=bool(asked.stream),
             schema=form.json_schema.schema_ if isinstance(form, SchemaFormat) else None,
         )
 
-    async def _images(self, parts: list[tuple[str, ImageUrl]], client: str) -> list[Shown]:
-        """All images of a client's request, decoded; each content once."""
+    async def images(self, parts: list[tuple[str, ImageUrl]], client: str) -> list[Shown]:
+        """All images of a client's request, decoded; each content once.
+
+        Args:
+            parts: with the places of their fields, for refusals. client: whose uploads they may name.
+
+        Raises:
+            Refusal: one of them is refused.
+        """
         left = self.settings.limits.request_pixels
         found: dict[str, Shown] = {}
         shown = []
         for place, part in parts:
-            source = await self._source(place, part, client)
+            source = await self.source(place, part, client)
             if source.sha256 not in found:
-                began = time.perf_counter()
-                image = found[source.sha256] = await self.decoders.decode(source, left)
-                self.meters.decoding.observe(time.perf_counter() - began)
+                image = found[source.sha256] = await self.decoded(source, left)
                 left -= image.size[0] * image.size[1]
             shown.append(found[source.sha256])
         return shown
 
-    async def _source(self, place: str, part: ImageUrl, client: str) -> Source:
+    async def decoded(self, source: Source, pixels_left: int | None = None) -> Shown:
+        """One image, of at most so many pixels; of a request's without a number.
+
+        Raises:
+            Refusal: it cannot be decoded.
+        """
+        began = time.perf_counter()
+        left = self.settings.limits.request_pixels if pixels_left is None else pixels_left
+        image = await self.decoders.decode(source, left)
+        self.meters.decoding.observe(time.perf_counter() - began)
+        return image
+
+    async def source(self, place: str, part: ImageUrl, client: str) -> Source:
+        """An image as it came.
+
+        Raises:
+            Refusal: its address or its content is refused.
+        """
         if part.url.startswith(PREFIX):
             sent = self.uploads.get(client, part.url, place)
-            return checked(sent.data, sent.kind, part.frame, place, self.settings)
+            return checked(sent.data, sent.kind, part.frame, place, self.settings, part.window)
         if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)
             data = await self.remote.fetch(part.url, place)
-            return checked(data, "application/octet-stream", part.frame, place, self.settings)
-        return await asyncio.to_thread(from_url, part.url, part.frame, place, self.settings)
+            kind = "application/octet-stream"
+            return checked(data, kind, part.frame, place, self.settings, part.window)
+        return await asyncio.to_thread(
+            from_url, part.url, part.frame, place, self.settings, part.window
+        )
 
     async def _whole(
         self, asked: ChatRequest, answer: _Answer, noted: dict[str, Any]
@@ -227,8 +272,9 @@ class Service:
             if isinstance(event, Failed):
                 self._fail(event)
             if isinstance(event, Done):
-                self._count(answer, event, noted)
-                return self._heading(asked, noted).completion(answer.first, event)
+                heading = self._heading(asked, noted)
+                self._count(heading, answer, event, noted)
+                return heading.completion(answer.first, event)
         raise Refusal("internal")
 
     async def _events(
@@ -242,7 +288,7 @@ class Service:
             if isinstance(event, Piece):
                 yield heading.piece(event.text)
             elif isinstance(event, Done):
-                self._count(answer, event, noted)
+                self._count(heading, answer, event, noted)
                 yield heading.closing(answer.first, event, bool(options and options.include_usage))
             elif isinstance(event, Failed):
                 noted["code"] = event.code
@@ -255,26 +301,24 @@ class Service:
             self.name,
             self.answerer.fingerprint,
             self.answerer.fingerprint_of,
-            self.settings.abstain_below,
-            bool(asked.logprobs),
+            self.calibration if self._judges(asked) else None,
+            (asked.top_logprobs or 0) if asked.logprobs else None,
         )
 
-    def _count(self, answer: _Answer, done: Done, noted: dict[str, Any]) -> None:
+    def _judges(self, asked: ChatRequest) -> bool:
+        """Whether the calibration speaks of such a request: one question, answered greedily in free words."""
+        alone = len(asked.messages) == 1 and not asked.temperature and not asked.stop
+        return self.calibration is not None and alone and asked.response_format is None
+
+    def _count(self, heading: Heading, answer: _Answer, done: Done, noted: dict[str, Any]) -> None:
         noted["prompt_tokens"], noted["new_tokens"] = done.prompt_tokens, done.new_tokens
         noted["reused_tokens"] = done.reused_tokens
         self.meters.tokens.labels("prompt").inc(done.prompt_tokens)
         self.meters.tokens.labels("new").inc(done.new_tokens)
-        below = self.settings.abstain_below
-        if below is not None and answer.first is not None:
-            import math
-
-            self.meters.abstentions.inc(math.exp(answer.first.chosen.logprob) < below)
+        self.meters.abstentions.inc(bool(heading.judged(answer.first, done).abstained))
 
     def _fail(self, event: Failed) -> NoReturn:
-        refusal = Refusal(event.code, detail=event.detail)
-        if refusal.status == 503:
-            refusal.retry_after = self.settings.times.retry_after
-        raise refusal
+        raise refusal_of(event, self.settings.times.retry_after)
 
 
 @dataclass
@@ -295,12 +339,14 @@ class _Answer:
             yield event
 
 
-class _Held(StreamingResponse):
-    """A stream that gives back the request's place when it ends, however it ends."""
+class Held(StreamingResponse):
+    """A stream that gives back the request's place when it ends, however it ends, and ends what it is made of."""
 
-    def __init__(self, content: AsyncIterator[bytes], answer: _Answer, held: ExitStack) -> None:
+    def __init__(
+        self, content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], held: ExitStack
+    ) -> None:
         super().__init__(content, media_type="text/event-stream")
-        self._answer, self._held = answer, held
+        self._source, self._held = source, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
@@ -308,17 +354,7 @@ class _Held(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._held.close()
-            await self._answer.events.aclose()
-
-
-async def _closable(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """The events as a generator, whose end is also theirs."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
+            await self._source.aclose()
 
 
 async def unless_gone(http: HttpRequest, work: Awaitable[Result]) -> Result:

@@ -43,6 +43,7 @@ class Limits(_Part):
     stop_strings: int = Field(4, ge=0)
     stop_characters: int = Field(64, ge=1)
     top_logprobs: int = Field(20, ge=0)
+    evidence_grid: int = Field(32, ge=2, le=32, description="cells of a side of an evidence map")
     schema_states: int = Field(20_000, ge=100, description="of the automaton of a JSON schema")
     upload_bytes: int = Field(256 * MEBIBYTE, ge=0, description="of all uploads that are kept")
     upload_bytes_per_client: int = Field(64 * MEBIBYTE, ge=0, description="of them, of one client")
@@ -83,7 +84,7 @@ class Start(_Part):
     """What the command line says, option by option and with its names; an option that is given wins.
 
     Attributes:
-        run, api_key_file, backend_key_file, audit, audit_key_file: paths; in a file relative to its folder.
+        run, api_key_file, backend_key_file, audit, audit_key_file, index: paths; in a file relative to its folder.
     """
 
     run: str | None = None
@@ -99,6 +100,8 @@ class Start(_Part):
     backend_key_file: str | None = None
     audit: str | None = None
     audit_key_file: str | None = None
+    page: bool | None = None
+    index: str | None = None
 
     def given(self, **options: object) -> Start:
         """With the options of a command line; None is one that was not given.
@@ -119,6 +122,10 @@ class Start(_Part):
             raise UsageError(
                 "give a run or --backend URL, one of them", fix="infimed serve runs/nano"
             )
+        if made.index is not None and made.run is None:
+            raise UsageError(
+                "an index needs the model in this process", where="--index", fix="give a run"
+            )
         if (made.audit is None) != (made.audit_key_file is None):
             raise UsageError(
                 "--audit and --audit-key-file go together",
@@ -127,7 +134,7 @@ class Start(_Part):
         return made
 
 
-PATHS: Final = ("run", "api_key_file", "backend_key_file", "audit", "audit_key_file")
+PATHS: Final = ("run", "api_key_file", "backend_key_file", "audit", "audit_key_file", "index")
 
 
 class Settings(_Part):
@@ -135,8 +142,6 @@ class Settings(_Part):
 
     Attributes:
         serve: what to serve, and where; see `Start`.
-        abstain_below: an answer whose first token is less likely than this is flagged as an abstention;
-            None where no threshold was fitted, and then the flag is null.
         image_hosts: from which images may be fetched, ``host`` or ``host:port``; none by default.
         backend_control: further control tokens of the model behind `--backend`, refused in texts.
     """
@@ -146,7 +151,6 @@ class Settings(_Part):
     times: Times = Times()
     engine: EngineSettings = EngineSettings()
     decoder: DecoderSettings = DecoderSettings()
-    abstain_below: float | None = Field(None, ge=0, le=1)
     image_hosts: tuple[str, ...] = ()
     backend_control: tuple[str, ...] = ()
 

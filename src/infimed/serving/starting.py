@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infimed.core.errors import UsageError
+from infimed.core.errors import UsageError, nearest_name
 from infimed.serving.keys import Keys, check_bind, is_loopback_host
 from infimed.serving.settings import Settings, Start
 
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
+    from infimed.serving.applications.calibration import Calibration
     from infimed.serving.audit import Audit
     from infimed.serving.service import Service
 
@@ -27,6 +28,8 @@ PACKAGES: Final = {
     "python_multipart": "python-multipart",
 }
 """Of the extra ``serve``: what is imported, and what is installed."""
+TYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Types of weights, as the command line and as torch name them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,22 @@ class Bind:
         return (*local, *named) if local or named else ()
 
 
+def page_wanted(asked: bool | None, bind: Bind) -> bool:
+    """Whether the page is put up: as asked, else where it is installed and only this machine can reach it.
+
+    Raises:
+        UsageError: it is asked for, and the extra ``web`` is missing.
+    """
+    from importlib.util import find_spec
+
+    from infimed.core.errors import missing_extra
+
+    there = find_spec("gradio") is not None
+    if asked and not there:
+        raise missing_extra("web", "gradio")
+    return there and is_loopback_host(bind.host) if asked is None else asked
+
+
 def need_extra() -> None:
     """Say what to install, before anything slow is done.
 
@@ -68,19 +87,59 @@ def need_extra() -> None:
             raise missing_extra("serve", package)
 
 
-def local_service(run: Path, name: str, settings: Settings, dtype: str, device: str) -> Service:
+def local_service(
+    run: Path, name: str, settings: Settings, dtype: str, device: str, index: Path | None = None
+) -> Service:
     """A server's inside around a checkpoint in this process.
+
+    Args:
+        index: of training images, made from the same tower.
+
+    Raises:
+        DataError: there is no complete checkpoint, or the index or the calibration is another model's.
+        UsageError: there is no such type or device.
+    """
+    from infimed.serving.applications.calibration import read_calibration
+
+    opened = None
+    if index is not None:
+        from infimed.serving.evidence.nearest import Index, tower_fingerprint
+
+        opened = Index.open(index)  # before the model, which takes longer
+    local = local_model(run, dtype, device)
+    if opened is not None:
+        opened.check_tower(tower_fingerprint(local))
+    service = around(local, name, settings, read_calibration(run, local.fingerprint))
+    service.evidence.index = opened
+    return service
+
+
+def check_type(dtype: str) -> None:
+    """That weights can be of this type.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if dtype not in TYPES:
+        nearest = nearest_name(dtype, TYPES)
+        raise UsageError(
+            "no such type", where="--dtype", seen=dtype, accepted=TYPES, nearest=nearest
+        )
+
+
+def local_model(run: Path, dtype: str, device: str) -> LocalModel:
+    """A checkpoint in this process.
 
     Raises:
         DataError: there is no complete checkpoint.
-        UsageError: there is no such device.
+        UsageError: there is no such type or device.
     """
     import torch
 
     from infimed.inference.local import LocalModel
 
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    local = LocalModel.open(run, dtype=types[dtype])
+    check_type(dtype)
+    local = LocalModel.open(run, dtype=getattr(torch, TYPES[dtype]))
     try:
         local.model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -90,10 +149,12 @@ def local_service(run: Path, name: str, settings: Settings, dtype: str, device: 
             seen=device,
             accepted="cpu, cuda, cuda:N",
         ) from error
-    return around(local, name, settings)
+    return local
 
 
-def around(local: LocalModel, name: str, settings: Settings) -> Service:
+def around(
+    local: LocalModel, name: str, settings: Settings, calibration: Calibration | None = None
+) -> Service:
     """A server's inside around a model that is loaded already."""
     from infimed.serving.engine import Engine
     from infimed.serving.media import Decoders, Wanted
@@ -105,7 +166,8 @@ def around(local: LocalModel, name: str, settings: Settings) -> Service:
     for level in engine_levels(engine):
         meters.show(*level)
     wanted = Wanted(local.processor.image_size, local.processor.tiles)
-    return Service(settings, engine, Decoders(settings, wanted), meters, name)
+    decoders = Decoders(settings, wanted)
+    return Service(settings, engine, decoders, meters, name, calibration=calibration)
 
 
 def backend_service(url: str, model: str | None, key: str, name: str | None, settings: Settings) -> Service:  # fmt: skip
@@ -166,11 +228,17 @@ def listen(bind: Bind) -> socket.socket:
     return made
 
 
-def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable[[str], object]) -> None:  # fmt: skip
+def serve(
+    service: Service,
+    bind: Bind,
+    listening: socket.socket,
+    told: Callable[[str], object],
+    page: bool = False,
+) -> None:
     """Answer until a signal comes.
 
     Args:
-        told: given the URL before the first request is taken.
+        told: given the URL before the first request is taken. page: whether there is one for people.
     """
     from infimed.serving import logs
     from infimed.serving.app import make_app
@@ -186,7 +254,7 @@ def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     running = server(
-        make_app(service, bind.keys, bind.answered),
+        make_app(service, bind.keys, bind.answered, page),
         host=bind.host,
         port=port,
         header_seconds=times.header,

@@ -1,0 +1,1 @@
+"""Where the model looked, and which training records resemble an image."""
