@@ -118,11 +118,11 @@ def test_an_upload_can_be_taken_back(url):
     ],
 )
 def test_only_images_are_kept(url, service, data, kind, expected):
-    before = service.uploads.bytes
+    before = service.uploads.held_bytes
     refused = send(url, data, "x", kind)
     expected = "image_format" if expected == "invalid_value" else expected
     assert code_of(refused) == expected and refused.status_code in (400, 413)
-    assert service.uploads.bytes == before
+    assert service.uploads.held_bytes == before
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(url, service):
     sent = [send(url, data) for data in large]
     assert [each.status_code for each in sent] == [200, 200, 200, 429, 429]
     assert code_of(sent[3]) == "too_many_uploads" and 0 < int(sent[3].headers["retry-after"]) <= 600
-    assert service.uploads.bytes <= 3 * 2**20
+    assert service.uploads.held_bytes <= 3 * 2**20
     for each in sent[:3]:
         assert answer_to(url, each.json()["id"])
     service.uploads._kept.clear()
@@ -221,7 +221,7 @@ def test_an_upload_is_forgotten_after_its_time():
         now[0] = 600.0
         with pytest.raises(Refusal) as refused:
             uploads.get("a", name, "p")
-        assert refused.value.code == "image_upload" and uploads.bytes == 0
+        assert refused.value.code == "image_upload" and uploads.held_bytes == 0
 
     with_clock(work)
 
@@ -230,7 +230,7 @@ def test_an_upload_is_forgotten_also_where_nobody_comes_again():
     async def work() -> None:
         uploads = Uploads(settings_of(times={"upload": 0.01}))
         uploads.put("a", b"image", "image/png")
-        while uploads.bytes:
+        while uploads.held_bytes:
             await asyncio.sleep(0.005)
 
     asyncio.run(asyncio.wait_for(work(), 30))
@@ -240,7 +240,7 @@ def test_the_same_again_takes_no_more_room_and_begins_its_time_anew():
     async def work(uploads: Uploads, now: list[float]) -> None:
         name = uploads.put("a", b"image", "image/png")
         now[0] = 500.0
-        assert uploads.put("a", b"image", "image/png") == name and uploads.bytes == 5
+        assert uploads.put("a", b"image", "image/png") == name and uploads.held_bytes == 5
         now[0] = 900.0
         assert uploads.get("a", name, "p")
 

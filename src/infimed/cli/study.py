@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -125,7 +125,7 @@ def _run(
     from infimed.studies import conducting
 
     studies = conducting.chosen_studies(name)
-    split = "dev" if dev else "test"
+    split: Literal["dev", "test"] = "dev" if dev else "test"
     if dry_run:
         conducting.show_plan(studies, preset, split, out, workers)
         return

@@ -252,7 +252,8 @@ def fit(
             said[method][~inside] = _FITS[method](sure[inside], good[inside]).of(sure[~inside])
     nll = {method: negative_log_likelihood(own, good) for method, own in said.items()}
     best = min(said, key=lambda method: nll[method])
-    found = {"raw": negative_log_likelihood(sure, good), **nll}
+    found: dict[str, float] = {"raw": negative_log_likelihood(sure, good)}
+    found.update((str(method), value) for method, value in nll.items())
     return Fitted(_FITS[best](sure, good), tuple(said[best].tolist()), found)
 
 

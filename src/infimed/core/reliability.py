@@ -114,7 +114,8 @@ def risk_coverage(confidence: Sequence[float], right: Sequence[float]) -> RiskCo
 def _blocks(sure: Floats, good: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Errors and samples of each block of equal confidence, the surest first."""
     _, inverse, counts = np.unique(-sure, return_inverse=True, return_counts=True)
-    return np.bincount(inverse, weights=1 - good, minlength=len(counts)), counts
+    wrong = np.bincount(inverse, weights=1 - good, minlength=len(counts)).astype(np.float64)
+    return wrong, counts.astype(np.int64)
 
 
 def _risks(wrong: Floats, counts: NDArray[np.int64]) -> Floats:

@@ -64,7 +64,7 @@ def fit_on_labels(folder: Path, base: Evaluator, *, l2: float = 1.0, seed: int =
     lot.offer(np.arange(records))
     drawn = np.sort(np.array(lot.rows, np.int64))
     labelled, population = _read(folder, base, records, (rows, drawn))
-    without, swapped = np.isfinite(labelled.gaps).any(axis=0).tolist()
+    without, swapped = (bool(np.isfinite(gap).any()) for gap in labelled.gaps.T)
     here = {"rules": True, "gap_without": without, "gap_swapped": swapped, "gap_measured": without}
     names = tuple(name for name in PLAIN if here[name])
     scorer = fit_judge_scorer(

@@ -152,7 +152,7 @@ def _strongest(
                 evaluator, dimension, at, seen, rules, rules[:, at], codes, seen.gaps
             )
             offer(JUDGE, judged, without)
-        measured = np.isfinite(seen.gaps).any(axis=1)
+        measured = np.asarray(np.isfinite(seen.gaps).any(axis=1), bool)
         if measured.any():
             gaps = np.full_like(seen.gaps, np.nan)
             without = _log_ratio(

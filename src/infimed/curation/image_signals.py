@@ -204,7 +204,7 @@ def kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
     sample = values[::16]
     wanted = min(len(sample), k // 16 + k // 128 + 16)
     top = values[values >= np.partition(sample, -wanted)[-wanted]]
-    return np.partition(values if len(top) < k else top, -k)[-k]  # type: ignore[no-any-return]
+    return np.partition(values if len(top) < k else top, -k)[-k]
 
 
 def _worst_direction(

@@ -322,7 +322,7 @@ def fit_judge_scorer(
         models = [_rebased(model, drawn, at) for at, model in enumerate(models)]
         joint = joint.tilted([1 - model.prior for model in models])
     p_ok = joint.posterior(_ratios(models, given))[0][whole]
-    sound = labels[whole].all(axis=1)
+    sound = np.asarray(labels[whole].all(axis=1), bool)
     overall = UNCHANGED
     if 0 < sound.sum() < len(sound):
         overall = fit_logistic(logit(p_ok)[:, None], sound, l2)

@@ -301,7 +301,7 @@ def _apply(
 
     def seen(batch: NDArray[np.int64]) -> list[int]:
         beside = side_by_side(columns, alive, batch) if rule.group and rule.sees_pairs else batch
-        return np.union1d(batch, beside).tolist()  # type: ignore[no-any-return]
+        return np.union1d(batch, beside).tolist()
 
     found: list[tuple[int, Finding]] = []
     if processes is not None and shared:

@@ -332,7 +332,7 @@ def _written(own: Sequence[Answered], target: Target) -> tuple[KindCalibration, 
     raw = [one.found[best] for one in own]
     found = fit(raw, right, groups)
     sure = found.map.of(np.array(raw)).tolist()
-    return _entry(best, found, raw, sure, right, groups, dict(aurc), target)
+    return _entry(best, found, raw, sure, right, groups, {str(name): value for name, value in aurc.items()}, target)
 
 
 def _choices(own: Sequence[Answered], target: Target) -> tuple[KindCalibration, HeldOut]:
@@ -379,7 +379,7 @@ def _entry(
         threshold = threshold_for_coverage(sure, target.value)
     else:
         threshold = threshold_for_risk(sure, right, target.value)
-    kept: Floats = np.array(sure) >= (np.inf if threshold is None else threshold)
+    kept = np.array(sure) >= (np.inf if threshold is None else threshold)
     wrong = 1 - np.array(right)
     entry = KindCalibration(
         signal=signal,

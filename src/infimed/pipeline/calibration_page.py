@@ -14,6 +14,7 @@ from infimed.core.reliability import Point, Reliability, reliability, risk_cover
 from infimed.evaluation.compare.drawing import Series, chart, legend
 from infimed.pipeline.calibrating import HeldOut
 from infimed.serving.applications.calibration import Calibration
+from infimed.serving.applications.signals import Kind
 
 PICTURE: Final = "calibration.png"
 PAGE: Final = "calibration.html"
@@ -38,7 +39,7 @@ class Curves:
     random: float
 
 
-def curves_of(held_out: Mapping[str, HeldOut]) -> list[Curves]:
+def curves_of(held_out: Mapping[Kind, HeldOut]) -> list[Curves]:
     """The curves of every kind."""
     made = []
     for kind, own in held_out.items():

@@ -256,8 +256,11 @@ class Reader:
         if self._finish not in ("stop", "length"):
             return Failed("backend_error")
         finish: Any = self._finish
-        counts = [_count(self._usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return Done("".join(self._text).strip(), finish, *counts, logprob=self._logprob)
+        asked, written = (
+            _count(self._usage, name) for name in ("prompt_tokens", "completion_tokens")
+        )
+        text = "".join(self._text).strip()
+        return Done(text, finish, asked, written, logprob=self._logprob)
 
     def _read(self, said: bytes) -> list[Event]:
         made: list[Event] = []

@@ -84,7 +84,7 @@ class Service:
         self.meters.show("infimed_requests_in_flight", "Requests.", lambda: self.gate.requests)
         self.meters.show("infimed_body_bytes_in_flight", "Bodies.", lambda: self.gate.bytes)
         self.meters.show("infimed_decoders_replaced", "So far.", lambda: self.decoders.replaced)
-        self.meters.show("infimed_upload_bytes", "Uploads kept.", lambda: self.uploads.bytes)
+        self.meters.show("infimed_upload_bytes", "Uploads kept.", lambda: self.uploads.held_bytes)
 
     def models(self) -> list[dict[str, Any]]:
         """The entry of the one model."""

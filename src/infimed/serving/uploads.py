@@ -47,7 +47,7 @@ class Uploads:
         self._kept: dict[tuple[str, str], Upload] = {}  # in the order in which they are forgotten
 
     @property
-    def bytes(self) -> int:
+    def held_bytes(self) -> int:
         """Of all files that are kept."""
         return sum(len(upload.data) for upload in self._kept.values())
 
@@ -63,7 +63,7 @@ class Uploads:
         own = [upload for (whose, _), upload in self._kept.items() if whose == client]
         if sum(len(upload.data) for upload in own) + len(data) > limits.upload_bytes_per_client:
             raise self._full("too_many_uploads", own)
-        if self.bytes + len(data) > limits.upload_bytes:
+        if self.held_bytes + len(data) > limits.upload_bytes:
             raise self._full("overloaded", list(self._kept.values()))
         seconds = self.settings.times.upload
         kept = data if before is None else before.data

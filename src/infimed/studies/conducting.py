@@ -69,7 +69,7 @@ def show_plan(
     cells = [
         sum(getattr(line, name) for line in lines) for name in ("cells", "shared", "done", "new")
     ]
-    rows.append(("all", "", "", *cells, _minutes(total)))  # type: ignore[arg-type]
+    rows.append(("all", "", "", *cells, _minutes(total)))
     heads = ["study", "arms", "seeds", "cells", "shared", "done", "new", "min, about"]
     out.print(table(f"plan, preset {preset}", heads, rows))
     out.print(

@@ -156,11 +156,8 @@ def write_page(
 
 
 def _point(arm: ArmRow, effect: Effect, reference: bool) -> Point:
-    scaled = (
-        100 * effect.mean,
-        *(None if v is None else 100 * v for v in (effect.low, effect.high)),
-    )
-    return Point(arm.label, *scaled, reference=reference)
+    low, high = (None if v is None else 100 * v for v in (effect.low, effect.high))
+    return Point(arm.label, 100 * effect.mean, low, high, reference=reference)
 
 
 def _percent(effect: Effect | None) -> str:

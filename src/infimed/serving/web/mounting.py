@@ -142,4 +142,4 @@ def _say_nothing() -> None:
     import gradio.routes
 
     for module in (gradio.queueing, gradio.routes):
-        module.traceback = _Silent  # type: ignore[attr-defined]
+        module.traceback = _Silent
