@@ -67,11 +67,7 @@ def test_ask_takes_the_probabilities_that_the_server_tells():
         found = send(url, "ask", question="Is it left?", images=[{"url": png_url()}]).json()
     assert found["answer"] == "Yes." and found["decision"] == "yes" and found["confidence"] is None
     assert found["raw_probability"] == pytest.approx(0.75) and found["model_hash_of"] == "name"
-    (text,) = [
-        part["text"]
-        for part in stub.calls[-1][0]["messages"][0]["content"]
-        if part["type"] == "text"
-    ]
+    text = text_of(stub.calls[-1][0])
     assert text == "Is it left?\nAnswer with a word or a short phrase."
 
 

@@ -27,7 +27,9 @@ HEADINGS: Final = {
     "zh": {"findings": "所见", "impression": "印象", COMPARISON: "与既往比较"},
 }
 NOT_GIVEN: Final = {"en": "not given by the model", "zh": "模型未给出"}
-_TEXT: Final = {"type": "string", "maxLength": 1000}
+_TEXT: Final = {
+    "type": "string"
+}  # its length is limited by tokens; a bound here would be thousands of states
 SCHEMA: Final[dict[str, object]] = {
     "type": "object",
     "properties": {"findings": _TEXT, "impression": _TEXT},
