@@ -78,7 +78,7 @@ def open_tab(browser: Any, site: Site) -> Iterator[Any]:
 
     def opens(width: int = 1440, height: int = 1000, url: str = "", **more: Any) -> Tab:
         context = browser.new_context(viewport={"width": width, "height": height}, **more)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(10_000)
         page = context.new_page()
         tab = Tab(page)
         page.on("request", lambda request: tab.requests.append(request.url))

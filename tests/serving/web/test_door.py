@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ def visitor(site: Site) -> Iterator[httpx.Client]:
         yield client
 
 
-def visiting(site: Site, key: str) -> httpx.Client:
+@contextmanager
+def visiting(site: Site, key: str) -> Iterator[httpx.Client]:
     """A browser that has shown a key."""
-    client = httpx.Client(base_url=site.url, trust_env=False, timeout=30)
-    answer = client.post("/page/login", data={"key": key})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/page/")
-    return client
+    with httpx.Client(base_url=site.url, trust_env=False, timeout=30) as client:
+        answer = client.post("/page/login", data={"key": key})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/page/")
+        yield client
 
 
 def folder() -> Path:

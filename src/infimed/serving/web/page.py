@@ -95,7 +95,7 @@ def _stoppable(go: Any, stop: Any, problem: Any, events: list[Any]) -> None:
 
 def _wire_ask(acting: Acting, ask: parts.AskParts) -> None:
     outputs = [
-        ask.ask, ask.stop, acting.problem, ask.unsure, ask.answer, ask.bars, ask.sure, ask.evidence, ask.note, ask.overlay,
+        ask.ask, ask.stop, acting.problem, ask.unsure, ask.reveal, ask.answer, ask.bars, ask.sure, ask.evidence, ask.note, ask.overlay,
         ask.near, ask.near_pictures, *ask.downloads.all,
     ]  # fmt: skip
     inputs = [ask.question, ask.choices]
