@@ -27,6 +27,9 @@ LOCAL = tiny_local()
 SMALL = {"limits": {"image_bytes": 2**20, "new_tokens": 16, "default_new_tokens": 4}}
 DESCRIBED = make_app(service_of(LOCAL, settings_of(**SMALL))).app.openapi()  # type: ignore[attr-defined]
 OPERATIONS = [(method, path) for path, ways in DESCRIBED["paths"].items() for method in ways]
+TAKING = [(method, path) for method, path in OPERATIONS if "application/json" in DESCRIBED["paths"][path][method].get("requestBody", {}).get("content", {})]  # fmt: skip
+ASKED = [(*each, True) for each in OPERATIONS] + [(*each, False) for each in TAKING]
+"""What takes nothing cannot be asked wrongly, and a form that is none is asked below."""
 BOUNDED = settings(
     max_examples=25,
     deadline=None,
@@ -42,8 +45,7 @@ def url() -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda each: str(each))
+@pytest.mark.parametrize(("method", "path", "right"), ASKED, ids=lambda each: str(each))
 def test_every_answer_is_one_that_is_described(url, method, path, right):
     import requests
     from schemathesis import GenerationMode
@@ -54,13 +56,7 @@ def test_every_answer_is_one_that_is_described(url, method, path, right):
     schema = schemathesis.openapi.from_dict(DESCRIBED)
     mode = GenerationMode.POSITIVE if right else GenerationMode.NEGATIVE
     operation = schema[path][method]
-    try:
-        cases = operation.as_strategy(generation_mode=mode)
-        cases.validate()
-    except Exception as error:  # an address that takes nothing cannot be asked wrongly
-        if right:
-            raise
-        pytest.skip(type(error).__name__)
+    cases = operation.as_strategy(generation_mode=mode)
     session = requests.Session()
     session.trust_env = False
 

@@ -57,7 +57,6 @@ def test_one_unit_runs_between_two_steps_round_robin_over_clients(engine):
             for client in "aaab":
                 note = lambda _, name=client: order.append((name, engine.counts.steps))  # noqa: E731
                 group.create_task(engine.work(note, client))
-                await asyncio.sleep(0)
 
     in_turns(engine, all_of_them())
     assert [client for client, _ in order] == ["a", "b", "a", "a"] or [

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -161,7 +161,9 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
             {"status": "ready" if there else "not ready"}, status_code=200 if there else 503
         )
 
-    @inner.get("/metrics", response_model=None)
+    shown = {200: {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @inner.get("/metrics", response_model=None, response_class=PlainTextResponse, responses=shown)  # fmt: skip
     async def metrics() -> Response:
         """Counts, times and levels for Prometheus."""
         page, kind = service.meters.page()

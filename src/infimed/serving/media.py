@@ -165,6 +165,8 @@ def checked(
         raise Refusal("image_empty", param=place)
     if len(data) > most:
         raise Refusal("image_bytes", param=place, detail=f"at most {most} bytes")
+    if kind not in TYPES:
+        raise Refusal("image_format", param=place, detail=f"accepted: {', '.join(TYPES)}")
     wanted, suffix = TYPES[kind]
     found = sniff(data, suffix)
     if found is None:

@@ -232,6 +232,8 @@ def _refusal(error: ValidationError) -> Refusal:
         return Refusal("unknown_field", param=place or None)
     if kind == "missing":
         return Refusal("missing_field", param=place or None)
+    if kind == "string_unicode":
+        return Refusal("invalid_text", param=place or None)
     return Refusal("invalid_value", param=place or None, detail=_KINDS.get(kind, ""))
 
 

@@ -36,7 +36,7 @@ def test_hostile_bodies(url, raw, codes):
     refused(post(url, raw), *codes)
 
 
-@pytest.mark.parametrize("name", ["tools", "<script>alert(1)</script>", "a" * 10_000, "\u202e", "__proto__", "JANEROE19560401"])  # fmt: skip
+@pytest.mark.parametrize("name", ["tools", "<script>alert(1)</script>", "a" * 10_000, "\u202e", "__proto__"])  # fmt: skip
 def test_unknown_fields_are_refused_and_strange_names_not_quoted(url, name):
     for value in (body("a", **{name: 1}), body({"type": "text", "text": "a", name: 1})):
         answer = post(url, value)

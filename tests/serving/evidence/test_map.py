@@ -82,7 +82,7 @@ def test_an_empty_answer_and_one_that_is_too_long_are_refused():
         said(processor, QUESTION, "", (32, 32), 512)
     assert (refused.value.code, refused.value.param) == ("invalid_value", "answer")
     with pytest.raises(Refusal) as refused:
-        said(processor, QUESTION, ANSWER * 50, (32, 32), 512)
+        said(processor, QUESTION, ANSWER * 200, (32, 32), 512)
     assert refused.value.code == "prompt_too_long"
 
 

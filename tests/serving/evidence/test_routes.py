@@ -194,7 +194,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"answer": "\ud800"}, "invalid_text", "answer"),
     ({"question": "\udfff"}, "invalid_text", "question"),
     ({"question": "x" * 70_000}, "prompt_too_long", "question"),
-    ({"answer": "left " * 400}, "prompt_too_long", "question"),
+    ({"answer": "left, " * 5000}, "prompt_too_long", "question"),
     ({"method": "tea leaves"}, "invalid_value", "method"),
     ({"method": "<script>alert(1)</script>"}, "invalid_value", "method"),
     ({"fill": "noise"}, "invalid_value", "fill"),
@@ -218,7 +218,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"image": {"url": data_url(b"<svg onload='x'/>", "image/svg+xml")}}, "image_format", "image"),
     ({"image": {"url": data_url(b"<html>")}}, "image_format", "image"),
     ({"image": {"url": data_url(encoded(smooth(30, 50)), "image/jpeg")}}, "image_type", "image"),
-    ({"image": {"url": data_url(encoded(smooth(30, 50))[:80])}}, "image_corrupt", "image"),
+    ({"image": {"url": data_url(encoded(smooth(30, 50))[:80])}}, "image_truncated", "image"),
     ({"image": {"url": data_url(encoded(noise(1, 1)))}}, "image_small", "image"),
 ]
 

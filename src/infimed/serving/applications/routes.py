@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from infimed.serving.applications.applications import BODIES, Result, Update
 from infimed.serving.applications.presets import PRESETS
 from infimed.serving.applications.requests import ApplicationRequest
+from infimed.serving.description import json_answer
 from infimed.serving.evidence.routes import described
 from infimed.serving.protocol import parsed
 from infimed.serving.refusals import Refusal
@@ -87,6 +88,9 @@ def add_routes(inner: FastAPI, service: Service) -> None:
         inner.post(
             f"/v1/infimed/{name}",
             openapi_extra=described(BODIES[name]),
+            responses=json_answer(
+                {"type": "object"}, "The result; as events where `stream` is true.", streams=True
+            ),
             response_model=None,
             operation_id=name,
         )(application)
