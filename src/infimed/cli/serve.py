@@ -75,6 +75,8 @@ def serve(
     from infimed.serving.settings import read_settings
     from infimed.serving.starting import Bind
 
+    if dtype is not None:
+        starting.check_type(dtype)
     chosen = read_settings(settings)
     start = chosen.serve.given(
         run=run, host=host, port=port, api_key_file=api_key_file, name=name, dtype=dtype, device=device,

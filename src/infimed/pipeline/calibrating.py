@@ -19,7 +19,6 @@ import numpy as np
 
 from infimed.core.calibration import (
     Fitted,
-    Floats,
     ProbabilityMap,
     fit,
     folds,
@@ -332,7 +331,16 @@ def _written(own: Sequence[Answered], target: Target) -> tuple[KindCalibration, 
     raw = [one.found[best] for one in own]
     found = fit(raw, right, groups)
     sure = found.map.of(np.array(raw)).tolist()
-    return _entry(best, found, raw, sure, right, groups, {str(name): value for name, value in aurc.items()}, target)
+    return _entry(
+        best,
+        found,
+        raw,
+        sure,
+        right,
+        groups,
+        {str(name): value for name, value in aurc.items()},
+        target,
+    )
 
 
 def _choices(own: Sequence[Answered], target: Target) -> tuple[KindCalibration, HeldOut]:

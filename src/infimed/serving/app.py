@@ -161,7 +161,9 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
             {"status": "ready" if there else "not ready"}, status_code=200 if there else 503
         )
 
-    shown = {200: {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    shown = {
+        200: {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
 
     @inner.get("/metrics", response_model=None, response_class=PlainTextResponse, responses=shown)  # fmt: skip
     async def metrics() -> Response:

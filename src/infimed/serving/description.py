@@ -129,7 +129,9 @@ def json_answer(
     """What an operation answers with, for `responses`."""
     content = {"application/json": {"schema": schema}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {
+            "schema": {"description": "`data:` lines, each a JSON value, or `[DONE]`."}
+        }
     return {200: {"description": what, "content": content}}
 
 

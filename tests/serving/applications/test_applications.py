@@ -375,7 +375,7 @@ def test_no_text_of_a_user_ends_a_turn(service, url, name, more, monkeypatch):
         ("ask", {"surprise": 1}, "unknown_field", "surprise"),
         ("ask", {"question": " "}, "invalid_value", "question"),
         ("ask", {"question": 3}, "invalid_value", "question"),
-        ("ask", {"question": "\ud800"}, "invalid_value", "question"),
+        ("ask", {"question": "\ud800"}, "invalid_text", "question"),
         ("ask", {"question": "a" * 70_000}, "prompt_too_long", None),
         ("ask", {"question": "a b c " * 200}, "prompt_too_long", "question"),
         ("ask", {"choices": ["a"]}, "invalid_value", "choices"),
