@@ -37,6 +37,7 @@ from infimed.curation.labels import rules_levels
 from infimed.curation.record_labels import labelled_records, majority
 from infimed.curation.recount import recount
 from infimed.curation.score_pass import score_ledger
+from infimed.curation.score_table import told
 from infimed.curation.scoring import DimensionModel, Evaluator, default_evaluator, feature_names
 from infimed.curation.stub_judge import StubJudge, sample_clinic
 from tests.curation.clinic import clinic
@@ -135,7 +136,7 @@ def test_every_rejected_record_says_why_in_words(
         assert line["threshold"] == pytest.approx(limits[score["stratum"]], abs=1e-6)
         assert score["p_ok"] < limits[score["stratum"]]
         assert line["evidence"].startswith(
-            f"{score['weakest']} P(ok) {score[score['weakest']]:.3f}"
+            f"{score['weakest']} {told(score[score['weakest']])}"
         )
     spoken = {line["evidence"].partition("most against it: ")[2].split(":")[0] for line in findings}
     assert {"the judge says 0", "the judge says 1"} <= spoken
