@@ -22,6 +22,8 @@ from tests.data.samples import encoded, noise
 from tests.serving.web.conftest import Site, page_service
 from tests.serving.world import code_of, running
 
+pytest.importorskip("gradio", reason="the extra 'web' is not installed")
+
 KEY, OTHER = "a-long-enough-key-1", "a-long-enough-key-2"
 
 

@@ -13,6 +13,8 @@ from tests.data.samples import dicom_bytes, encoded, noise, real
 from tests.serving.web.conftest import Site, Tab
 from tests.serving.web.scripted import SCRIPT
 
+pytest.importorskip("gradio", reason="the extra 'web' is not installed")
+
 PNG = encoded(noise(200, 300))
 NAME = "a<img src=x onerror=alert(3)>b.png"
 
