@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason="the extra 'web' is not installed")
-
 from infimed.serving.service import Service
 from tests.browser import BROWSER, FLAGS
 from tests.serving.web.scripted import Scripted, ScriptedEvidence

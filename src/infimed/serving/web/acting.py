@@ -349,7 +349,7 @@ class Acting:
 
         async def begun(request: gr.Request) -> Changes:
             self.sessions.event(request).kept.talk = []
-            return {p.talk: [], **hidden(p.urgent, p.downloads.row)}
+            return {p.talk: "", **hidden(p.urgent, p.downloads.row)}
 
         return begun
 
@@ -383,9 +383,10 @@ def hidden(*gone: Any) -> Changes:
     return {part: gr.update(**HIDDEN) for part in gone}
 
 
-def spoken(talk: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A conversation as the page's component has it."""
-    return [{"role": turn["role"], "content": turn["text"]} for turn in talk]
+def spoken(talk: list[dict[str, str]]) -> str:
+    """A conversation as one text."""
+    names = {"user": "You", "assistant": "Model"}
+    return "\n\n".join(f"{names[turn['role']]}: {turn['text']}" for turn in talk)
 
 
 def images_of(kept: Kept) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The page's layout: what there is, where it stands and what it is called. No behaviour.
 
-Texts of users and models are shown by components that set text, never HTML: text boxes, bars (`Label`), choices (`Radio`)
-and a conversation without Markdown. Static sentences of ours are the only Markdown.
+Texts of users and models are shown by components that set text, never HTML: text boxes, bars (`Label`) and choices
+(`Radio`). Gradio's `Chatbot` is none of them: it writes HTML even with Markdown switched off. Static sentences of ours are
+the only Markdown.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def viewer() -> ViewerParts:
             alt_text="The chosen image",
         )  # fmt: skip
         facts = gr.Textbox(
-            label="About this image", elem_id="facts", interactive=False, show_label=False, container=False, lines=1, max_lines=3
+            label="About this image", elem_id="facts", interactive=False, show_label=False, container=False, lines=2, max_lines=3
         )  # fmt: skip
         frame = gr.Slider(label="Image of this file", minimum=1, maximum=2, step=1, value=1, elem_id="frame", visible=False)  # fmt: skip
         with gr.Column(visible=False, elem_id="windows") as windows:
@@ -150,7 +151,7 @@ def ask_tab() -> AskParts:
         reveal = gr.Button("Show what it would have said", size="sm", elem_id="reveal")
     answer = text_out("Answer", "answer")
     bars = gr.Label(label="How sure", elem_id="bars", show_heading=False, visible=False)
-    sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=False, lines=1, max_lines=4)  # fmt: skip
+    sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=False, lines=2, max_lines=4)  # fmt: skip
     downloads = Downloads.made("ask")
     with gr.Column(visible=False, elem_id="evidence") as evidence:
         method = gr.Radio(
@@ -161,7 +162,7 @@ def ask_tab() -> AskParts:
             elem_classes=["chips"],
         )
         look = gr.Button("Show it on the image", size="sm", elem_id="look")
-        note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=False, lines=1, max_lines=6)  # fmt: skip
+        note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=False, lines=2, max_lines=6)  # fmt: skip
         overlay = gr.Image(
             label="Bright colours: the answer depends on these parts", interactive=False, elem_id="overlay", visible=False, buttons=["fullscreen"],
             alt_text="The image with the parts that the answer depends on in bright colours",
@@ -262,18 +263,7 @@ def consult_tab() -> ConsultParts:
     urgent = gr.Textbox(
         label="Urgent", elem_id="urgent", elem_classes=["problem"], visible=False, interactive=False, lines=2, max_lines=12
     )  # fmt: skip
-    talk = gr.Chatbot(
-        label="Conversation",
-        elem_id="talk",
-        height=380,
-        render_markdown=False,
-        sanitize_html=True,
-        allow_tags=False,
-        latex_delimiters=[],
-        feedback_options=None,
-        buttons=["copy"],
-        placeholder="Describe the complaint, or ask about the image.",
-    )
+    talk = text_out("Conversation", "talk", 8, placeholder="Describe the complaint, or ask about the image.")  # fmt: skip
     message = gr.Textbox(label="Your message", lines=1, max_lines=8, elem_id="message")
     send, stop = go("Send", "send")
     anew = gr.Button("New conversation", size="sm", elem_id="anew")
