@@ -135,9 +135,7 @@ def test_every_rejected_record_says_why_in_words(
         assert line["value"] == pytest.approx(score["p_ok"], abs=1e-6)
         assert line["threshold"] == pytest.approx(limits[score["stratum"]], abs=1e-6)
         assert score["p_ok"] < limits[score["stratum"]]
-        assert line["evidence"].startswith(
-            f"{score['weakest']} {told(score[score['weakest']])}"
-        )
+        assert line["evidence"].startswith(f"{score['weakest']} {told(score[score['weakest']])}")
     spoken = {line["evidence"].partition("most against it: ")[2].split(":")[0] for line in findings}
     assert {"the judge says 0", "the judge says 1"} <= spoken
     done = runner.invoke(app, ["explain", str(folder), findings[0]["record_id"]])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from infimed.core.errors import DataError
+from infimed.core.files import sha256_bytes
 from infimed.studies.base import Clinic
 from infimed.studies.clinic import clinic_records, splits_of
 from infimed.studies.damage import Verdicts, counts_of, damage_records, kept, without_findings
@@ -20,7 +23,16 @@ PIXELS = np.zeros((64, 64, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def records():
-    return clinic_records(CLINIC)
+    """As an import would have them: images with the hash of their content."""
+    return [
+        replace(
+            record,
+            images=tuple(
+                replace(ref, sha256=sha256_bytes(ref.locator.encode())) for ref in record.images
+            ),
+        )
+        for record in clinic_records(CLINIC)
+    ]
 
 
 def damaged(records, seed=1, **settings):

@@ -50,7 +50,7 @@ def test_the_studies_on_real_data_are_there():
         ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must differ"),
         ("name: c, label", "name: b, label", "arm names must differ"),
         ("compare: {arm: b, against: a}", "compare: {arm: b, against: c}", "among the comparisons"),
-        ("{arm: b, against: a}", "{arm: b, against: a, measure: 3}", "numbered from 0"),
+        ("{arm: c, against: a}", "{arm: c, against: a, measure: 3}", "numbered from 0"),
         ("label: arm a}", "label: arm a, way: image-zeroed}", "not among the ways"),
         ("label: arm a}", "label: arm a, damage: {share: 0.1, operators: [99]}}", "no operator 99"),
         ("label: arm a}", "label: arm a, lable: x}", "lable"),

@@ -31,7 +31,7 @@ def serve(
     ] = None,
     page: Annotated[
         bool | None,
-        typer.Option("--page/--no-page", help="A page for people at /page/; by default where it is installed and only this machine can reach it."),
+        typer.Option("--page/--no-page", help="A page for people at /page/ (experimental; extra web); off by default."),
     ] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="fp32|bf16|fp16", help="fp32 by default.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu (the default), cuda or cuda:N.")] = None,
@@ -86,7 +86,7 @@ def serve(
     starting.need_extra()
     keys = read_keys(Path(start.api_key_file)) if start.api_key_file is not None else Keys()
     bind = Bind(start.host, start.port, keys, start.allow_host)
-    with_page = starting.page_wanted(start.page, bind)
+    with_page = starting.page_wanted(start.page)
     listening = starting.listen(bind)
     written = starting.audit_of(start, keys)
     if start.run is not None:

@@ -161,7 +161,7 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
             {"status": "ready" if there else "not ready"}, status_code=200 if there else 503
         )
 
-    shown = {
+    shown: dict[int | str, dict[str, Any]] = {
         200: {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     }
 

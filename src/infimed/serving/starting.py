@@ -56,8 +56,8 @@ class Bind:
         return (*local, *named) if local or named else ()
 
 
-def page_wanted(asked: bool | None, bind: Bind) -> bool:
-    """Whether the page is put up: as asked, else where it is installed and only this machine can reach it.
+def page_wanted(asked: bool | None) -> bool:
+    """Whether the page is put up: only where it is asked for, while not all of its tests have run.
 
     Raises:
         UsageError: it is asked for, and the extra ``web`` is missing.
@@ -66,10 +66,9 @@ def page_wanted(asked: bool | None, bind: Bind) -> bool:
 
     from infimed.core.errors import missing_extra
 
-    there = find_spec("gradio") is not None
-    if asked and not there:
+    if asked and find_spec("gradio") is None:
         raise missing_extra("web", "gradio")
-    return there and is_loopback_host(bind.host) if asked is None else asked
+    return bool(asked)
 
 
 def need_extra() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from infimed.core.errors import UsageError
 from infimed.serving.keys import Keys, read_keys
-from infimed.serving.starting import Bind, page_wanted
+from infimed.serving.starting import page_wanted
 from infimed.serving.web.door import rewritten
 from tests.data.samples import encoded, noise
 from tests.serving.web.conftest import Site, page_service
@@ -350,11 +350,9 @@ def test_data_in_the_page_cannot_end_a_script():
 def test_the_page_is_on_where_it_is_installed_and_only_this_machine_asks(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    local, open_to_all = Bind(), Bind("0.0.0.0")
-    assert page_wanted(None, local) and not page_wanted(None, open_to_all)
-    assert page_wanted(True, open_to_all) and not page_wanted(False, local)
+    assert page_wanted(True) and not page_wanted(False) and not page_wanted(None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not page_wanted(None, local)
+    assert not page_wanted(None)
     with pytest.raises(UsageError, match=r"infimed\[web\]") as refused:
-        page_wanted(True, local)
+        page_wanted(True)
     assert "gradio" in str(refused.value)
