@@ -347,7 +347,7 @@ def test_data_in_the_page_cannot_end_a_script():
     assert '<body style="a"><header></header>' in made
 
 
-def test_the_page_is_on_where_it_is_installed_and_only_this_machine_asks(
+def test_the_page_is_put_up_only_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ):
     assert page_wanted(True) and not page_wanted(False) and not page_wanted(None)
