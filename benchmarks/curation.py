@@ -30,8 +30,10 @@ from typing import Any
 
 import cv2
 
+from curation_costs import costs
 from curation_data import Crowd, dicom_files, jpeg_shards
 from curation_peer import MATCHING, OPERATORS, run_peer, write_input
+from infimed.core.allocator import TUNABLES, VARIABLE
 from infimed.core.run import environment
 from infimed.curation import curate, default_rubric, engine, ledger, read_summary
 from infimed.curation.image_signals import measure_image
@@ -42,7 +44,7 @@ from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import ShardSet, open_shards
 
 CORES = 2
-PARTS = ("speed", "peer", "dicom", "again", "scale", "ray")
+PARTS = ("speed", "costs", "peer", "dicom", "again", "scale", "ray")
 
 
 def cpu_s() -> float:
@@ -93,7 +95,11 @@ def run_bare(folder: Path) -> tuple[float, float]:
     command = [sys.executable, __file__, "bare", str(folder), "--parts", str(CORES), "--part"]
     started = [
         subprocess.Popen(
-            [*command, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(i)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={VARIABLE: TUNABLES, **os.environ},  # as the worker processes
         )
         for i in range(CORES)
     ]
@@ -398,6 +404,7 @@ def main() -> int:
     print(f"load average {os.getloadavg()[0]:.1f} at the start")
     steps: dict[str, Callable[[], None]] = {
         "speed": lambda: speed(folder, given.records, given.rounds),
+        "costs": lambda: costs(jpeg_shards(folder, given.records)),
         "peer": lambda: peer(folder, min(4000, given.records), given.rounds, given.peer),
         "dicom": lambda: dicom(folder, 300),
         "again": lambda: again(folder, 100_000),

@@ -17,7 +17,6 @@ from infimed.data.phantom.dicom import STORAGE, write_dicom
 from infimed.data.record import ImageRef, Record, question_record
 from infimed.data.shards import ShardSet, open_shards
 
-GREY = ("chest_xray", "brain_mri", "abdomen_ct", "ultrasound")
 COLOUR = ("fundus", "histology")
 SENSOR_NOISE = 6.5
 """Grey levels; with it a 512x512 phantom at quality 90 takes about as many bytes as a real image."""

@@ -21,8 +21,8 @@ FLOORS = {
     "evaluation": 5,
     "serving": 5,
     "pipeline": 6,
-    "study": 6,
-    "cli": 7,
+    "studies": 7,
+    "cli": 8,
 }
 
 

@@ -7,7 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from infimed.core.reliability import MOST_POINTS, reliability, risk_coverage
+from infimed.core.reliability import MOST_POINTS, abstaining, reliability, risk_coverage
+from infimed.core.statistics import resample_counts
 
 
 def sample(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +90,41 @@ def test_what_is_no_confidence_or_no_verdict_is_refused(
     for function in (reliability, risk_coverage):
         with pytest.raises(ValueError, match="confidences"):
             function(sure, right)
+
+
+def test_abstaining_against_a_loop_over_resamples() -> None:
+    sure, right = sample(60, seed=3)
+    groups = [n // 4 for n in range(60)]
+    found = abstaining(sure.tolist(), right.tolist(), groups, coverage=0.7, resamples=50)
+
+    def values(chosen: list[int]) -> tuple[float, float]:
+        order = sorted(chosen, key=lambda at: -sure[at])
+        kept = order[: int(np.ceil(0.7 * len(order)))]
+        at = float(np.mean([right[i] for i in kept]))
+        risks = [1 - np.mean([right[i] for i in order[:k]]) for k in range(1, len(order) + 1)]
+        return at, float(np.mean(risks)) - float(1 - np.mean([right[i] for i in chosen]))
+
+    whole = values(list(range(60)))
+    assert found.at_coverage.mean == pytest.approx(whole[0])
+    assert found.excess.mean == pytest.approx(whole[1]) and whole[1] < 0
+    assert found.gain.mean == pytest.approx(whole[0] - right.mean())
+    drawn = []
+    for block in resample_counts(15, 50, 0):
+        for counts in block:
+            # Copies of one sample have one confidence; the mean over their orders is any of them.
+            drawn.append(values([i for i in range(60) for _ in range(int(counts[groups[i]]))]))
+    low, high = np.percentile([excess for _, excess in drawn], [2.5, 97.5])
+    assert found.excess.low == pytest.approx(low) and found.excess.high == pytest.approx(high)
+
+
+def test_a_constant_confidence_is_random_abstention() -> None:
+    _, right = sample(50)
+    found = abstaining([0.5] * 50, right.tolist(), list(range(50)), resamples=20)
+    assert found.excess.mean == pytest.approx(0) and found.gain.mean == pytest.approx(0)
+
+
+def test_abstaining_of_one_group_has_no_interval() -> None:
+    found = abstaining([0.5, 0.6], [1.0, 0.0], ["a", "a"])
+    assert found.excess.low is None and found.accuracy.groups == 1
+    with pytest.raises(ValueError, match="coverage"):
+        abstaining([0.5], [1.0], ["a"], coverage=0)

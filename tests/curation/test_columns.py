@@ -55,10 +55,11 @@ def test_groups_in_batches_find_what_all_lines_at_once_find(
     store = SignalStore(parts, ledger.path_of(tmp_path, ledger.SIGNALS), 16)
     columns = read_columns(store, chunks)
     lines, lookup = all_lines(store, chunks), judging._Lookup(memory)
+    examiner = judging.Examiner(memory, default_rubric(), store)
     alive = np.ones(len(memory), bool)
     for rule in default_rubric().dataset_rules:
         slow = sorted(rule.apply(lines, lookup, rule.limits()), key=lambda item: item[0])
-        assert judging._apply(rule, columns, alive, store, lookup) == slow, rule.id
+        assert judging._apply(rule, columns, alive, examiner) == slow, rule.id
         lost = {row for row, finding in slow if finding.severity == "drop"}
         lines = [line for line in lines if line.row not in lost]
         alive[list(lost)] = False

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from infimed.core.errors import DataError, UsageError
-from infimed.curation import curate, default_rubric, ledger, workers
+from infimed.curation import curate, default_rubric, judging, ledger, workers
 from infimed.curation.engine import engine_named
 from infimed.curation.rubric import Rubric
 from infimed.data.importing import import_data
@@ -75,6 +78,65 @@ def test_processes_write_the_ledger_of_one_thread(
     assert sum(counted) == 60
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Twelve images, then a brighter copy of each; three questions in all."""
+    folder = tmp_path_factory.mktemp("copied")
+    lines = []
+    for number in range(24):
+        pixels = cv2.add(picture(number % 12, 96), np.full((96, 96, 3), number // 12 * 6, np.uint8))
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        record = question_record(
+            id=f"r{number}", question=f"Is there a {('mass', 'cyst', 'stone')[number % 3]}?", answer="no",
+            images=(ImageRef(f"{number}.png"),), task="closed", source="disk",
+        )  # fmt: skip
+        lines.append(record.to_json())
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    out = tmp_path_factory.mktemp("imported") / "shards"
+    import_data(folder, out)
+    return open_shards(out)
+
+
+def test_near_images_are_found_by_the_processes_that_measured(
+    copied: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = workers.Processes.ask
+
+    def noted(
+        self: workers.Processes, questions: Sequence[Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        asked.extend("rule" if "rule" in question else "chunk" for question in questions)
+        return ask(self, questions)
+
+    monkeypatch.setattr(judging, "WORTH_SHARING", 20)
+    monkeypatch.setattr(workers.Processes, "ask", noted)
+    curate(copied, tmp_path / "alone")
+    assert not asked
+    curate(copied, tmp_path / "shared", workers=2, engine="processes")
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
+    assert (asked.count("chunk"), asked.count("rule")) == (3, 3)
+    found = ledger.read_ledger(tmp_path / "shared", ledger.FINDINGS)
+    near = [r for r, rule in zip(found["row"].to_pylist(), found["rule"].to_pylist(), strict=True)
+            if rule == "duplication.near_image"]  # fmt: skip
+    assert near == list(range(12, 24))
+
+
+def test_a_process_that_dies_over_near_images_ends_the_run(
+    copied: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(process: subprocess.Popen[str], question: Mapping[str, Any]) -> dict[str, Any]:
+        if "rule" in question:
+            process.kill()
+        return ask(process, question)
+
+    ask = workers._ask
+    monkeypatch.setattr(judging, "WORTH_SHARING", 20)
+    monkeypatch.setattr(workers, "_ask", dies)
+    with pytest.raises(DataError, match="ended unexpectedly"):
+        curate(copied, tmp_path, workers=2, engine="processes")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_writes_the_ledger_of_one_thread(
@@ -107,8 +169,11 @@ def test_what_a_process_refuses_reaches_the_user(shards: ShardSet, tmp_path: Pat
         "rubric": default_rubric().to_dict(), "reuse": True, "old_rubric": None,
     }  # fmt: skip
     ledger.Parts(tmp_path, {})
-    with pytest.raises(DataError, match="ended unexpectedly"):
-        list(workers.in_processes(job, [0], 1))  # there is no signal table to judge again
+    with (
+        workers.Processes(job, 1) as processes,
+        pytest.raises(DataError, match="ended unexpectedly"),
+    ):
+        list(processes.measure([0]))  # there is no signal table to judge again
 
 
 def test_sources_in_memory_and_foreign_rules_stay_in_this_process(

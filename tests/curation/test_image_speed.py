@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from infimed.curation.image_signals import (
     COARSE_SIGMA,
     EDGE_SIDE,
+    EDGE_STEP,
     FINE_SIGMA,
+    LIT,
     TILE_PIXELS,
     TILES,
+    _worst_direction,
+    kth_largest,
     measure_image,
     noise_level,
     pixel_hash,
@@ -69,6 +73,59 @@ def test_noise_from_one_vector_equals_the_printed_mask() -> None:
         for x in range(88):
             total += abs(int((grey[y : y + 3, x : x + 3].astype(int) * mask).sum()))
     assert noise_level(grey) == pytest.approx(total * np.sqrt(np.pi / 2) / (6 * 88 * 88))
+
+
+@pytest.mark.parametrize("shape", [(90, 70), (1, 40), (40, 1), (3, 3)])
+def test_shares_of_neighbours_equal_loops_over_pixels(shape: tuple[int, int]) -> None:
+    grey = np.random.default_rng(1).integers(0, 6, shape).astype(np.uint8) * 20
+    steps = [(int(row[i]), int(row[i + 1])) for row in grey for i in range(len(row) - 1)]
+    measured = measure_image(grey)
+    if not steps:
+        assert measured.edges == measured.flat == 0.0
+        return
+    edges = sum(abs(a - b) >= EDGE_STEP for a, b in steps) / len(steps)
+    lit = float((grey > LIT).mean()) * len(steps)
+    same = sum(a == b and b > LIT for a, b in steps) / lit
+    assert measured.edges == round(edges, 4)
+    assert measured.flat == pytest.approx(min(1.0, same), abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [20, 96, 250])
+def test_the_share_of_colour_equals_a_loop_over_its_grid(side: int) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    step = max(1, side // 96)
+    sampled = [pixels[y, x].tolist() for y in range(0, side, step) for x in range(0, side, step)]
+    expected = sum(max(p) - min(p) >= 30 for p in sampled) / len(sampled)
+    assert measure_image(pixels).colour == round(expected, 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_worst_direction_equals_a_sort_of_each_direction(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    gx, gy = random.normal(size=(2, 900)).astype(np.float32)
+    weight, along = np.hypot(gx, gy).round(2).astype(np.float64), random.random(900)
+    ratios = []
+    for direction in range(4):
+        angle = np.arctan2(gy, gx) * np.float32(4 / np.pi)
+        inside = [i for i in range(900) if int(np.rint(angle[i])) % 4 == direction]
+        inside.sort(key=lambda i: weight[i])
+        strong = inside[len(inside) // 2 :]
+        ratios.append(sum(along[i] for i in strong) / sum(weight[i] for i in strong))
+    assert _worst_direction(gx, gy, along, weight) == pytest.approx(min(ratios))
+
+
+@pytest.mark.parametrize("size", [1, 40, 1000, 65_536])
+@pytest.mark.parametrize("kind", ["noise", "zeros", "few", "rising"])
+def test_the_kth_largest_by_a_sample_is_that_of_a_sort(kind: str, size: int) -> None:
+    values = np.random.default_rng(size).random(size).astype(np.float32)
+    if kind == "zeros":
+        values[:] = 0
+    elif kind == "few":  # where the sample does not look
+        values[::16], values[values < 0.99] = 0, 0
+    elif kind == "rising":
+        values.sort()
+    for k in {1, -(-size // 33), size // 2 + 1, size}:
+        assert kth_largest(values, k) == np.sort(values)[-k]
 
 
 @pytest.mark.parametrize("side", [48, 160, 700])

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from infimed.matching import proposing
 from infimed.matching.alignment import WHOLE, compare, difference, turned
-from infimed.matching.fingerprint import WHOLE_ONLY, coefficients, fingerprint, resemblance, views
+from infimed.matching.fingerprint import (
+    FINE,
+    WHOLE_ONLY,
+    coefficients,
+    fingerprint,
+    resemblance,
+    turn,
+    views,
+)
 from infimed.matching.image import (
     MAX_LOCAL_DIFFERENCE,
     cross_matches,
@@ -227,3 +235,47 @@ def test_pairs_that_differ_are_told_once_compared() -> None:
     )
     assert [first for first, _ in found] == [0, 1]
     assert told == [(0, 1)]
+
+
+def _many_codes() -> list[bytes]:
+    """Fingerprints of pictures, of copies of them and of one flat image."""
+    images = [grey(seed, 96) for seed in range(24)]
+    copies = [copy for image in images[:6] for copy in _copies(image).values()]
+    return [fingerprint(image) for image in (*images, *copies, np.zeros((64, 64), np.uint8))]
+
+
+def test_products_of_matrices_lose_no_pair_that_resembles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_pairs(self: ProposalIndex, vectors: object, usable: NDArray[np.int64]) -> object:
+        return [(usable[:, None] * self.size + self._usable).ravel()]
+
+    codes = _many_codes()
+    quick = ProposalIndex(codes).proposals(codes, myself=True)
+    monkeypatch.setattr(ProposalIndex, "_hopeful", all_pairs)
+    slow = ProposalIndex(codes).proposals(codes, myself=True)
+    assert len(slow.query) > 40
+    for name in ("query", "found", "similarity"):
+        assert np.array_equal(getattr(quick, name), getattr(slow, name)), name
+
+
+def test_crops_of_several_images_at_once_rank_like_those_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codes = _many_codes()
+    several = ProposalIndex(codes).proposals(codes, myself=True)
+    monkeypatch.setattr(proposing, "_REFINED_AT_ONCE", 1)
+    monkeypatch.setattr(proposing, "_VIEWS_AT_ONCE", 7)
+    single = ProposalIndex(codes).proposals(codes, myself=True)
+    for name in ("query", "found", "similarity"):
+        assert np.array_equal(getattr(several, name), getattr(single, name)), name
+
+
+def test_hints_are_the_best_of_all_crops_and_orientations() -> None:
+    first, second = fingerprint(grey(5)), fingerprint(_copies(grey(5))["cropped at a corner"])
+    seen = views(coefficients([first, second]), FINE)
+    (best, *_) = hints(first, second)
+    cosines = [
+        float(np.abs(crops @ turn(whole[None], np.array([mirror]))[0]).max())
+        for crops, whole in ((seen[0], seen[1, 0]), (seen[1], seen[0, 0]))
+        for mirror in range(4)
+    ]
+    assert best.similarity == pytest.approx(max(cosines), abs=6e-4)

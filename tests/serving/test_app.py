@@ -114,14 +114,6 @@ def test_every_answer_says_what_it_is(client, url):
     assert answer.headers["cache-control"] == "no-store" and "server" not in answer.headers
 
 
-@pytest.mark.parametrize(("below", "expected"), [(0.0, False), (1.0, True)])
-def test_an_unlikely_first_token_is_an_abstention(below, expected):
-    with running(service_of(LOCAL, settings_of(abstain_below=below))) as url:
-        assert post(url, body("a")).json()["infimed"]["abstained"] is expected
-        page = httpx.get(f"{url}/metrics", trust_env=False).text
-    assert f"infimed_abstentions_total {float(expected)}" in page
-
-
 def test_logprobs_of_the_first_token(client):
     said = client.chat.completions.create(
         model="tiny", messages=[user("a")], max_tokens=2, logprobs=True, top_logprobs=3

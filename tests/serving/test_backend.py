@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -190,3 +191,30 @@ def test_admission_stands_before_it():
         )
         assert code_of(post(url, body("a", image_part("http://127.0.0.1/a.png")))) == "image_url"
         assert not stub.calls
+
+
+def test_whether_it_is_there_is_asked_once_for_all_who_want_to_know():
+    """`/ready` needs no key, so it must be no way to knock on another server as often as one likes."""
+    now, asked = [0.0], []
+
+    async def work() -> None:
+        backend = Backend(Endpoint("http://127.0.0.1:1/v1", "m"), settings_of(), clock=lambda: now[0])  # fmt: skip
+        answered = asyncio.Event()
+
+        async def lists_models() -> bool:
+            asked.append(now[0])
+            await answered.wait()
+            return len(asked) != 2
+
+        backend._lists_models = lists_models  # type: ignore[method-assign]
+        first, *others = [asyncio.create_task(backend.ready()) for _ in range(50)]
+        await asyncio.sleep(0)
+        first.cancel()  # its client has gone: the next one asks
+        answered.set()
+        assert not any(await asyncio.gather(*others)) and len(asked) == 2
+        now[0] = 0.9
+        assert not await backend.ready() and len(asked) == 2
+        now[0] = 1.0
+        assert await backend.ready() and len(asked) == 3
+
+    asyncio.run(work())

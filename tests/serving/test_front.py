@@ -115,13 +115,9 @@ def test_names_are_local_ones_on_loopback_and_all_elsewhere(keys):
 
 def test_settings_are_read_and_mistakes_are_named(tmp_path):
     file = tmp_path / "serve.yaml"
-    file.write_text("limits:\n  images: 2\nimage_hosts: [images.example.org]\nabstain_below: 0.5\n")
+    file.write_text("limits:\n  images: 2\nimage_hosts: [images.example.org]\n")
     made = read_settings(file)
-    assert (made.limits.images, made.image_hosts, made.abstain_below) == (
-        2,
-        ("images.example.org",),
-        0.5,
-    )
+    assert (made.limits.images, made.image_hosts) == (2, ("images.example.org",))
     assert read_settings(None) == Settings()
     for text, said in (
         ("limits:\n  imagse: 2\n", "did you mean: images"),

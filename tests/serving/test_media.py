@@ -42,7 +42,9 @@ def with_decoders(
     asyncio.run(run())
 
 
-async def shown(decoders: Decoders, data: bytes, kind: str = "image/png", frame: int = 0) -> Shown:
+async def shown(
+    decoders: Decoders, data: bytes, kind: str = "image/png", frame: int | None = None
+) -> Shown:
     return await decoders.decode(from_url(data_url(data, kind), frame, "p", SETTINGS), PIXELS)
 
 
@@ -283,3 +285,37 @@ def test_decoders_do_not_load_torch():
 
     code = "import sys, infimed.serving.decoder, infimed.model.tiling, infimed.data.dicom; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_client_that_leaves_costs_no_decoder():
+    """Its decoder ends what it does and is used again, instead of being killed and started anew."""
+
+    async def work(decoders: Decoders) -> None:
+        before = {process.pid for process in decoders._all}
+        large = from_url(data_url(encoded(noise(1500, 1500))), 0, "p", SETTINGS)
+        for _ in range(3):
+            leaving = asyncio.create_task(decoders.decode(large, PIXELS))
+            while not decoders._busy:
+                await asyncio.sleep(0)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            found = await shown(decoders, encoded(noise(50, 40)))
+            assert found.size == (40, 50)
+            assert np.array_equal(found.pixels, cut(decode(encoded(noise(50, 40))), SIDE, NO_TILES))
+        assert before == {process.pid for process in decoders._all} and decoders.replaced == 0
+
+    with_decoders(work)
+
+
+def test_decoders_end_while_one_works_for_a_client_that_left():
+    async def work(decoders: Decoders) -> None:
+        large = from_url(data_url(encoded(noise(1500, 1500))), 0, "p", SETTINGS)
+        leaving = asyncio.create_task(decoders.decode(large, PIXELS))
+        while not decoders._busy:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await decoders.close()
+        assert not decoders._all and not decoders._busy
+
+    with_decoders(work)

@@ -65,17 +65,7 @@ class InlineDecoders(Decoders):
         from infimed.data.limits import ImageError
         from infimed.serving.decoder import decoded
 
-        limits = self.settings.limits
-        order = {
-            "suffix": source.suffix,
-            "frame": source.frame,
-            "max_pixels": min(limits.image_pixels, pixels_left),
-            "max_bytes": limits.image_bytes,
-            "min_side": limits.image_side,
-            "volume_bytes": 2**26,
-            "side": self.wanted.side,
-            "tiles": self.wanted.tiles,
-        }
+        order = {**self.order(source, pixels_left), "volume_bytes": 2**26}
         try:
             return self._shown(source, *decoded(order, source.data))
         except ImageError as error:
@@ -94,13 +84,15 @@ def service_of(
 
 
 @contextmanager
-def running(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Iterator[str]:
+def running(
+    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = (), page: bool = False
+) -> Iterator[str]:
     """The server on a free port of the loopback, as its base URL."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     made = server(
-        make_app(service, keys, hosts),
+        make_app(service, keys, hosts, page),
         host="127.0.0.1",
         port=port,
         header_seconds=service.settings.times.header,

@@ -9,6 +9,8 @@ import typer
 
 from infimed import __version__
 from infimed.cli import curate, data, run
+from infimed.cli.audit import app as audit_app
+from infimed.cli.calibrate import calibrate
 from infimed.cli.chat import chat
 from infimed.cli.compare import compare
 from infimed.cli.estimate import estimate
@@ -21,6 +23,7 @@ from infimed.cli.label import app as label_app
 from infimed.cli.pack import pack
 from infimed.cli.score import score
 from infimed.cli.serve import serve
+from infimed.cli.study import app as study_app
 from infimed.cli.train import train
 from infimed.cli.weights import weights
 from infimed.core.errors import EXIT_SIGINT, InfiMedError
@@ -46,6 +49,7 @@ app.command("card")(card)
 app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
+app.command("calibrate")(calibrate)
 app.command("serve")(serve)
 app.command("index")(index)
 app.command("judge")(judge)
@@ -53,6 +57,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(curate.app, name="curate")
 app.add_typer(label_app, name="label")
 app.add_typer(eval_app, name="eval")
+app.add_typer(audit_app, name="audit")
+app.add_typer(study_app, name="study")
 
 
 @app.command("version")

@@ -10,14 +10,14 @@ import typer
 
 def serve(
     run: Annotated[
-        Path | None, typer.Argument(help="A run folder, or a checkpoint folder.")
+        str | None, typer.Argument(help="A run folder, or a checkpoint folder.")
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; another than this machine's own needs a key file.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+        str | None, typer.Option("--host", help="Address to listen on, 127.0.0.1 by default; another than this machine's own needs a key file.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="8000 by default; 0 takes a free one.")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="Keys that are accepted, one a line.")
+        str | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that are accepted, one a line.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -27,12 +27,16 @@ def serve(
         str | None, typer.Option("--name", help="What clients call the model; the folder's name by default.")
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option("--settings", help="Limits and times as YAML; see docs/serving.md.")
+        Path | None, typer.Option("--settings", help="Limits, times, and any of these options, as YAML; see docs/serving.md.")
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16|fp16")] = "fp32",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="A page for people at /page/ (experimental; extra web); off by default."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", metavar="fp32|bf16|fp16", help="fp32 by default.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu (the default), cuda or cuda:N.")] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", help="Folder of `infimed index`: training images that resemble one are shown.")
+        str | None, typer.Option("--index", metavar="DIR", help="Folder of `infimed index`: training images that resemble one are shown.")
     ] = None,
     backend: Annotated[
         str | None,
@@ -42,10 +46,16 @@ def serve(
         str | None, typer.Option("--backend-model", help="Its model; the first it lists by default.")
     ] = None,
     backend_key_file: Annotated[
-        Path | None, typer.Option("--backend-key-file", help="The key that it asks for.")
+        str | None, typer.Option("--backend-key-file", metavar="FILE", help="The key that it asks for.")
+    ] = None,
+    audit: Annotated[
+        str | None, typer.Option("--audit", metavar="FILE", help="Write who asked what there, as hashes; see docs/operations.md.")
+    ] = None,
+    audit_key_file: Annotated[
+        str | None, typer.Option("--audit-key-file", metavar="FILE", help="The key of these hashes.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Serve a model to programs, with OpenAI's chat API.
+    """Serve a model to programs, with OpenAI's chat API, and to people, with a page.
 
     Examples:
 
@@ -54,9 +64,10 @@ def serve(
       infimed serve runs/nano --host 0.0.0.0 --api-key-file keys.txt
 
       infimed serve --backend http://127.0.0.1:9000/v1
+
+      infimed serve --settings serve.yaml
     """
     from infimed.core.console import err
-    from infimed.core.errors import UsageError
     from infimed.inference.disclaimer import DISCLAIMER
     from infimed.inference.endpoint_settings import read_key
     from infimed.serving import starting
@@ -64,30 +75,39 @@ def serve(
     from infimed.serving.settings import read_settings
     from infimed.serving.starting import Bind
 
-    if (run is None) == (backend is None):
-        raise UsageError("give a run or --backend URL, one of them", fix="infimed serve runs/nano")
-    if index is not None and run is None:
-        raise UsageError(
-            "an index needs the model in this process", where="--index", fix="give a run"
-        )
-    starting.check_type(dtype)
-    starting.need_extra()
-    keys = read_keys(api_key_file) if api_key_file is not None else Keys()
+    if dtype is not None:
+        starting.check_type(dtype)
     chosen = read_settings(settings)
-    bind = Bind(host, port, keys, tuple(allow_host or ()))
+    start = chosen.serve.given(
+        run=run, host=host, port=port, api_key_file=api_key_file, name=name, dtype=dtype, device=device,
+        allow_host=tuple(allow_host) if allow_host else None, backend=backend, backend_model=backend_model,
+        backend_key_file=backend_key_file, audit=audit, audit_key_file=audit_key_file, page=page, index=index,
+    )  # fmt: skip
+    starting.need_extra()
+    keys = read_keys(Path(start.api_key_file)) if start.api_key_file is not None else Keys()
+    bind = Bind(start.host, start.port, keys, start.allow_host)
+    with_page = starting.page_wanted(start.page)
     listening = starting.listen(bind)
-    if run is not None:
+    written = starting.audit_of(start, keys)
+    if start.run is not None:
+        folder = Path(start.run)
+        indexed = Path(start.index) if start.index is not None else None
         service = starting.local_service(
-            run, name or run.resolve().name, chosen, dtype, device, index
+            folder, start.name or folder.resolve().name, chosen, start.dtype, start.device, indexed
         )
     else:
-        assert backend is not None
-        key = read_key(backend_key_file) if backend_key_file is not None else ""
-        service = starting.backend_service(backend, backend_model, key, name, chosen)
+        assert start.backend is not None
+        key = read_key(Path(start.backend_key_file)) if start.backend_key_file is not None else ""
+        service = starting.backend_service(
+            start.backend, start.backend_model, key, start.name, chosen
+        )
+    service.answerer.audit = written
     err.print(DISCLAIMER, style="yellow")
 
     def told(url: str) -> None:
         err.print(f"{service.name} answers at {url}", markup=False)
+        if with_page:
+            err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
-    starting.serve(service, bind, listening, told)
+    starting.serve(service, bind, listening, told, with_page)

@@ -28,7 +28,7 @@ from infimed.curation.redeciding import Rejudger
 from infimed.curation.rubric import Rubric, default_rubric
 from infimed.curation.signals import IMAGE_LEVELS, SIGNALS_VERSION, ImageLevel
 from infimed.curation.summary import CurationSummary
-from infimed.curation.workers import in_processes, in_threads
+from infimed.curation.workers import Processes, in_threads
 from infimed.data.shards import ShardSet
 
 __all__ = ["ENGINES", "Engine", "RecordSource", "curate", "engine_named", "read_summary"]
@@ -100,11 +100,12 @@ def curate(
     reuse = level is not None and IMAGE_LEVELS.index(level) >= IMAGE_LEVELS.index(rubric.needs)
     measured_key["images"] = rubric.needs
     run = _Run(shards, rubric, out, key, reuse, (stored or {}).get("rubric"))
-    with _one_opencv_thread():
-        run.measure(max(1, workers), engine, report)
+    with _one_opencv_thread(), run.processes(max(1, workers), engine) as processes:
+        run.measure(max(1, workers), engine, processes, report)
         if not reuse:
             run.keep_measurements(measured_key)
-        judged = judge_data_set(shards, rubric, run.final_store(), run.chunks)
+        signals = finished_signals(out, run.parts, run.chunk_rows)
+        judged = judge_data_set(shards, rubric, signals, run.chunks, processes)
         summary = _finish(out, judged, key, rubric, started, run.done, shards.data_hash)
     run.parts.remove()
     return summary
@@ -207,16 +208,14 @@ class _Run:
         self.chunk_rows = ledger.CHUNK_ROWS
         self.chunks = -(-len(self.shards) // self.chunk_rows)
 
-    def measure(self, workers: int, engine: Engine, report: OnProgress) -> None:
-        """Complete every chunk."""
-        marker = ledger.FINDINGS if self.reuse else ledger.SIGNALS
-        todo = [chunk for chunk in range(self.chunks) if not self.parts.done(chunk, marker)]
-        self.done = sum(map(self._size, todo))
-        report(len(self.shards) - self.done)
-        for records in self._engine(workers, engine, todo):
-            report(records)
+    def processes(
+        self, workers: int, engine: Engine
+    ) -> contextlib.AbstractContextManager[Processes | None]:
+        """The processes of this engine, none of them started yet; None where it has none.
 
-    def _engine(self, workers: int, engine: Engine, todo: Sequence[int]) -> Iterator[int]:
+        Raises:
+            UsageError: the engine cannot be used for this source or rubric.
+        """
         travels = isinstance(self.shards, ShardSet) and self.rubric.is_catalogue
         if engine in ("processes", "ray") and not travels:
             raise UsageError(
@@ -225,15 +224,33 @@ class _Run:
                 seen=engine,
                 accepted="auto, threads",
             )
-        if engine == "ray":
+        # Deciding again opens no image; nothing is worth a cluster.
+        local = engine == "auto" or (engine == "ray" and self.reuse)
+        if travels and (engine == "processes" or (local and workers > 1)):
+            return Processes(self._job(), workers)
+        return contextlib.nullcontext()
+
+    def measure(
+        self, workers: int, engine: Engine, processes: Processes | None, report: OnProgress
+    ) -> None:
+        """Complete every chunk."""
+        marker = ledger.FINDINGS if self.reuse else ledger.SIGNALS
+        todo = [chunk for chunk in range(self.chunks) if not self.parts.done(chunk, marker)]
+        self.done = sum(map(self._size, todo))
+        report(len(self.shards) - self.done)
+        for records in self._engine(workers, engine, processes, todo):
+            report(records)
+
+    def _engine(
+        self, workers: int, engine: Engine, processes: Processes | None, todo: Sequence[int]
+    ) -> Iterator[int]:
+        if engine == "ray" and not self.reuse:
             from infimed.curation.ray_engine import in_ray
 
-            if not self.reuse:
-                return in_ray(self._job(), self.parts, todo, workers)
-            engine = "auto"  # deciding again opens no image; nothing is worth a cluster
-        many = workers > 1 and len(todo) >= CHUNKS_A_PROCESS * workers
-        if todo and travels and (engine == "processes" or (engine == "auto" and many)):
-            return in_processes(self._job(), todo, workers)
+            return in_ray(self._job(), self.parts, todo, workers)
+        many = len(todo) >= CHUNKS_A_PROCESS * workers
+        if todo and processes is not None and (engine == "processes" or many):
+            return processes.measure(todo)
         maker = self._maker()
 
         def one(chunk: int) -> int:
@@ -271,10 +288,10 @@ class _Run:
             ledger.write_table(ledger.path_of(self.out, name), name, tables)
         write_json(self.out / ledger.MEASURED_FILE, measured_key)
 
-    def final_store(self) -> SignalStore:
-        """The finished signals."""
-        path = ledger.path_of(self.out, ledger.SIGNALS)
-        return SignalStore(self.parts, path, self.chunk_rows)
+
+def finished_signals(out: Path, parts: ledger.Parts, chunk_rows: int) -> SignalStore:
+    """The signals of a ledger once all chunks are measured."""
+    return SignalStore(parts, ledger.path_of(out, ledger.SIGNALS), chunk_rows)
 
 
 def chunk_maker(
@@ -290,6 +307,6 @@ def chunk_maker(
     """What makes the tables of a chunk: from the images, or (`reuse`) from the signals in `out`."""
     if not reuse:
         return Measurer(shards, rubric)
-    store = SignalStore(parts, ledger.path_of(out, ledger.SIGNALS), chunk_rows)
+    store = finished_signals(out, parts, chunk_rows)
     known = ledger.path_of(out, ledger.FINDINGS) if old_rubric else None
     return Rejudger(shards, rubric, store, known, old_rubric)

@@ -29,7 +29,6 @@ _LEVELS: Final = np.arange(256, dtype=np.float64)
 _SQUARE_5: Final = np.ones((5, 5), np.uint8)
 _SOBEL_X: Final = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
 _SOBEL: Final = np.stack([_SOBEL_X.reshape(-1), _SOBEL_X.T.reshape(-1)], axis=1)
-_SECOND: Final = np.array([1, -2, 1], np.float32)
 
 
 def measure_image(
@@ -84,14 +83,14 @@ def measure_image(
         bright_share=round(between(251, 255), 4),
         white_share=round(between(235, 255), 4),
         two_tone=round(between(0, 64) + between(235, 255), 4),
-        edges=round(_edge_share(steps), 4),
+        edges=round(edge_share(steps), 4),
         entropy=round(float(-(positive @ np.log2(positive))), 3),
         sharpness=round(sharp, 3),
         least_sharpness=round(least, 3),
         blocking=round(block_steps(steps if grey is full else _middle_steps(full)), 3),
         flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
         noise=round(noise_level(grey), 3),
-        colour=round(_colour_share(pixels), 4),
+        colour=round(colour_share(pixels), 4),
         axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
     )
 
@@ -172,12 +171,13 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     strength[:border], strength[-border:] = 0, 0
     strength[:, :border], strength[:, -border:] = 0, 0
     flat = strength.reshape(-1)
-    limit = float(np.partition(flat, -flat.size // 33)[-flat.size // 33])
+    limit = float(kth_largest(flat, -(-flat.size // 33)))
     if limit < 1.0:
         return 0.0, 0.0
     peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
     # Edges across a motion are weak; down to a quarter of the limit they count for directions.
-    ridge = np.flatnonzero((flat >= np.float32(0.25 * limit)) & (flat >= np.float32(0.98) * peak))
+    peak *= np.float32(0.98)
+    ridge = np.flatnonzero(flat >= np.maximum(peak, np.float32(0.25 * limit), out=peak))
     # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
     fine = _gaussian(small, FINE_SIGMA).reshape(-1)
     steps = np.arange(-1, 2)
@@ -199,21 +199,38 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
     return best, least
 
 
+def kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
+    """The k-th largest of many values; a sample of them says which may be it, in half the time of looking at all."""
+    sample = values[::16]
+    wanted = min(len(sample), k // 16 + k // 128 + 16)
+    top = values[values >= np.partition(sample, -wanted)[-wanted]]
+    return np.partition(values if len(top) < k else top, -k)[-k]
+
+
 def _worst_direction(
     gx: NDArray[np.float32],
     gy: NDArray[np.float32],
     along: NDArray[np.float64],
     weight: NDArray[np.float64],
 ) -> float:
-    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none."""
-    sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int64) % 4
+    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none.
+
+    Args:
+        gx, gy: coarse gradient. along: fine gradient in its direction. weight: its length, as float32 gave it.
+    """
+    # Positive floats lie in the order of their bits, and integers with the place behind are quick to sort.
+    bits = weight.astype(np.float32).view(np.int32).astype(np.int64)
+    order = np.sort(bits << 32 | np.arange(len(bits))) & 0xFFFFFFFF
+    sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int8)[order] & 3
+    along, weight = along[order], weight[order]
     worst = 0.0
     for direction in range(4):
-        inside = np.flatnonzero(sector == direction)
-        if len(inside) < DIRECTION_PIXELS:
+        inside = sector == direction
+        pixels = int(np.count_nonzero(inside))
+        if pixels < DIRECTION_PIXELS:
             continue
-        strongest = inside[np.argsort(weight[inside], kind="stable")[len(inside) // 2 :]]
-        ratio = float(along[strongest].sum() / weight[strongest].sum())
+        strongest = slice(pixels // 2, None)
+        ratio = float(along[inside][strongest].sum() / weight[inside][strongest].sum())
         worst = ratio if worst == 0.0 else min(worst, ratio)
     return worst
 
@@ -260,8 +277,8 @@ def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8], lit_share: flo
 
     if lit_share < 0.02 or not steps.size:
         return 0.0
-    lit = cv2.compare(grey[:, 1:], LIT, cv2.CMP_GT)
-    same = cv2.countNonZero(cv2.bitwise_and(lit, cv2.compare(steps, 0, cv2.CMP_EQ)))
+    lit = cv2.threshold(grey, LIT, 255, cv2.THRESH_BINARY)[1][:, 1:]
+    same = cv2.countNonZero(lit) - cv2.countNonZero(cv2.bitwise_and(lit, steps))
     return min(1.0, same / (lit_share * steps.size))
 
 
@@ -280,9 +297,12 @@ def noise_level(grey: NDArray[np.uint8]) -> float:
     height, width = grey.shape
     if min(height, width) < 3:
         return 0.0
-    # The mask [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] is this vector's outer product with itself.
-    response = cv2.sepFilter2D(grey, cv2.CV_16S, _SECOND, _SECOND)[1:-1, 1:-1]
-    total = float(cv2.norm(response, cv2.NORM_L1))
+    # The mask [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] is a difference taken twice down and twice across.
+    rest = grey.astype(np.int16)
+    for _ in range(2):
+        rest = np.asarray(cv2.subtract(rest[1:], rest[:-1]))
+    rest = np.asarray(cv2.subtract(rest[:, 1:], rest[:, :-1]))
+    total = float(cv2.norm(rest[:, 1:], rest[:, :-1], cv2.NORM_L1))
     return total * float(np.sqrt(np.pi / 2)) / (6.0 * (height - 2) * (width - 2))
 
 
@@ -305,19 +325,24 @@ def has_axis_lines(grey: NDArray[np.uint8]) -> bool:
     )
 
 
-def _edge_share(steps: NDArray[np.uint8]) -> float:
+def edge_share(steps: NDArray[np.uint8]) -> float:
+    """Share of the absolute differences of neighbours that are at least `EDGE_STEP`."""
+    import cv2
+
     if not steps.size:
         return 0.0
-    return float(np.count_nonzero(steps >= EDGE_STEP) / steps.size)
+    large = cv2.threshold(steps, EDGE_STEP - 1, 255, cv2.THRESH_BINARY)[1]
+    return cv2.countNonZero(large) / steps.size
 
 
-def _colour_share(pixels: NDArray[np.uint8]) -> float:
+def colour_share(pixels: NDArray[np.uint8]) -> float:
+    """Share of the pixels whose channels differ by 30 or more, on a grid of about 96 a side."""
     import cv2
 
     if pixels.ndim == 2:
         return 0.0
     height, width = pixels.shape[:2]
-    sampled = np.ascontiguousarray(pixels[:: max(1, height // 96), :: max(1, width // 96)])
-    red, green, blue = cv2.split(sampled)
+    sampled = pixels[:: max(1, height // 96), :: max(1, width // 96)]
+    red, green, blue = (np.ascontiguousarray(sampled[..., channel]) for channel in range(3))
     spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
     return float((spread >= 30).mean())

@@ -2,13 +2,14 @@
 
 Reads the finished chunks column by column. A data-set rule is shown only the records that share
 what it compares (`columns`), a hundred thousand at a time, so memory stays at about 100 bytes a
-record and time is linear however large the set is.
+record and time is linear however large the set is. A rule that opens images is shown its groups in
+worker processes, where there are any: groups do not depend on each other.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -32,6 +33,7 @@ from infimed.curation.rubric import Rubric
 from infimed.curation.rules import base
 from infimed.curation.rules.dataset import DataSetRule, Line
 from infimed.curation.summary import EXAMPLES, CurationSummary, RuleCount
+from infimed.curation.workers import Processes
 from infimed.data.record import ImageRef, Record
 from infimed.matching.image import thumbnail
 
@@ -40,6 +42,12 @@ LINES_AT_ONCE: Final = 100_000
 
 THUMBNAILS_HELD: Final = 2048
 """Thumbnails kept for the pairs to come, 36 KiB each."""
+
+WORTH_SHARING: Final = 512
+"""Living records below which starting processes would cost more than they save."""
+
+_SHARES: Final = 8
+"""Batches a process has to do, at least: groups differ in how long they take."""
 
 _LINE_COLUMNS = [
     "row",
@@ -94,10 +102,12 @@ class _Lookup:
         import cv2
 
         try:
-            pixels = self.shards.pixels(ref)
+            pixels = getattr(self.shards, "planes", self.shards.pixels)(ref)
         except (DataError, OSError):
             return None
-        return thumbnail(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
+        return thumbnail(
+            pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+        )
 
 
 @dataclass
@@ -220,8 +230,39 @@ class Judged:
         )
 
 
-def judge_data_set(shards: _Source, rubric: Rubric, store: SignalStore, chunks: int) -> Judged:
-    """Run the data-set rules over the records that the record rules left."""
+class Examiner:
+    """Shows groups of records to data-set rules, in this process or in one of its workers."""
+
+    def __init__(self, shards: _Source, rubric: Rubric, store: SignalStore) -> None:
+        self._store, self._lookup = store, _Lookup(shards)
+        self._rules = {rule.id: rule for rule in rubric.dataset_rules}
+
+    def look(
+        self, rule_id: str, rows: Sequence[int], own: Sequence[int]
+    ) -> list[tuple[int, Finding]]:
+        """(row, finding) of one rule.
+
+        Args:
+            rows: the records it sees, ascending. own: those of them that it may object to, in whole groups.
+        """
+        rule, mine = self._rules[rule_id], set(own)
+        lines = _lines(self._store, np.asarray(rows, np.int64))
+        found = rule.apply(lines, self._lookup, rule.limits())
+        return [hit for hit in found if hit[0] in mine]
+
+
+def judge_data_set(
+    shards: _Source,
+    rubric: Rubric,
+    store: SignalStore,
+    chunks: int,
+    processes: Processes | None = None,
+) -> Judged:
+    """Run the data-set rules over the records that the record rules left.
+
+    Args:
+        processes: share the rules that open images, where there are records enough.
+    """
     columns = read_columns(store, chunks)
     alive = np.ones(len(columns), bool)
     for chunk in range(chunks):
@@ -229,9 +270,9 @@ def judge_data_set(shards: _Source, rubric: Rubric, store: SignalStore, chunks: 
         dropped = lines.filter(pc.equal(lines["severity"], "drop"))["row"]
         alive[dropped.to_numpy()] = False
     judged = Judged(rubric, store, chunks, len(np.unique(columns.image_keys)))
-    lookup = _Lookup(shards)
+    examiner = Examiner(shards, rubric, store)
     for rule in rubric.dataset_rules:
-        for row, found in _apply(rule, columns, alive, store, lookup):
+        for row, found in _apply(rule, columns, alive, examiner, processes):
             judged.by_row.setdefault(row, []).append(found)
             if found.severity == "drop":
                 alive[row] = False
@@ -239,22 +280,41 @@ def judge_data_set(shards: _Source, rubric: Rubric, store: SignalStore, chunks: 
 
 
 def _apply(
-    rule: DataSetRule, columns: SetColumns, alive: Flags, store: SignalStore, lookup: _Lookup
+    rule: DataSetRule,
+    columns: SetColumns,
+    alive: Flags,
+    examiner: Examiner,
+    processes: Processes | None = None,
 ) -> list[tuple[int, Finding]]:
     """(row, finding) by row of one rule over the living records."""
     if rule.check_columns is not None:
         hits = rule.check_columns(columns, alive, rule.limits())
         return [(row, base.finding(rule, hit)) for row, hit in hits]
     rows = np.flatnonzero(alive)
+    shared = processes is not None and rule.opens_images and len(rows) >= WORTH_SHARING
+    most = LINES_AT_ONCE
+    if processes is not None and shared:
+        most = min(most, len(rows) // (_SHARES * processes.workers))
     batches: Iterator[NDArray[np.int64]] = iter([rows])
     if rule.group is not None:
-        batches = groups_of(rule.group(columns), rows, LINES_AT_ONCE)
-    found: list[tuple[int, Finding]] = []
-    for batch in batches:
+        batches = groups_of(rule.group(columns), rows, most)
+
+    def seen(batch: NDArray[np.int64]) -> list[int]:
         beside = side_by_side(columns, alive, batch) if rule.group and rule.sees_pairs else batch
-        lines = _lines(store, np.union1d(batch, beside))
-        own = set(batch.tolist())
-        found += [hit for hit in rule.apply(lines, lookup, rule.limits()) if hit[0] in own]
+        return np.union1d(batch, beside).tolist()
+
+    found: list[tuple[int, Finding]] = []
+    if processes is not None and shared:
+        # The largest first, so that no process is left alone with one at the end.
+        asked = [
+            {"rule": rule.id, "rows": seen(batch), "own": batch.tolist()}
+            for batch in sorted(batches, key=len, reverse=True)
+        ]
+        for answer in processes.ask(asked):
+            found += [(row, Finding(**values)) for row, values in answer["findings"]]
+    else:
+        for batch in batches:
+            found += examiner.look(rule.id, seen(batch), batch.tolist())
     return sorted(found, key=lambda item: item[0])
 
 

@@ -8,8 +8,11 @@ Change a list: raise `LEXICON_VERSION`, so that old signals are measured again.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
+
+from infimed.curation.shortcuts import Cued, remembered
 
 LEXICON_VERSION: Final = 3
 
@@ -96,24 +99,24 @@ NEGATION: Final = re.compile(
     _I,
 )
 
-FEMALE_ORGANS: Final = re.compile(
+FEMALE_ORGANS: Final = Cued(
     r"\b(?:uterus|uterine|ovary|ovaries|ovarian|fallopian|endometri\w+|myometri\w+|vagina|vaginal"
     r"|cervix uteri|placenta\w*|fibroid uterus|hysterectomy)\b|子宫|卵巢",
-    _I,
-)
-MALE_ORGANS: Final = re.compile(
+    "uter", "ovar", "fallopian", "metri", "vagina", "placenta", "hysterectomy",
+)  # fmt: skip
+MALE_ORGANS: Final = Cued(
     r"\b(?:prostate|prostatic|prostatectomy|testis|testes|testicle\w*|testicular|scrot(?:um|al)"
     r"|penis|penile|seminal vesicles?|epididymis)\b|前列腺|睾丸",
-    _I,
-)
-STATED_SEX: Final = re.compile(
+    "prosta", "test", "scrot", "peni", "seminal", "epididymis",
+)  # fmt: skip
+STATED_SEX: Final = Cued(
     r"\b\d{1,3}[- ]?(?:years?|months?|weeks?|days?|yrs?|y)[- ]?(?:old)?[, ]+(?:\w+[, ]+){0,2}?"
     r"(?P<sex>female|woman|girl|lady|male|man|boy|gentleman)\b"
     r"|\b(?:this|the|an?|a) (?P<sex2>female|male) patient\b|\bin an? (?P<sex3>man|woman)\b",
-    _I,
-)
-STATED_AGE: Final = re.compile(
-    r"\b(?P<age>\d{1,3})[- ]?(?:years?|yrs?)[- ]old\b|(?P<zh>\d{1,3})岁", _I
+    "male", "man", "girl", "lady", "boy",
+)  # fmt: skip
+STATED_AGE: Final = Cued(
+    r"\b(?P<age>\d{1,3})[- ]?(?:years?|yrs?)[- ]old\b|(?P<zh>\d{1,3})岁", "old"
 )
 
 IMAGE_WORDS: Final = re.compile(
@@ -122,11 +125,11 @@ IMAGE_WORDS: Final = re.compile(
     r"|MRIs?|CTs?)\b|\b(?:in|on) (?:figure|fig\.?) \d|\bseen here\b|这张|图中|图像|图片",
     _I,
 )
-NUMBERED_IMAGE: Final = re.compile(
+NUMBERED_IMAGE: Final = Cued(
     r"\b(?:image|picture|photo)s? (?:no\.? ?|number |#)?(?P<number>\d{1,2})\b(?!\s*(?:mm|cm|%|/|x|of))"
     r"|\b(?P<word>second|third|fourth) (?:image|picture|scan|radiograph)\b",
-    _I,
-)
+    "image", "picture", "photo", "second", "third", "fourth",
+)  # fmt: skip
 ORDINALS: Final[dict[str, int]] = {"second": 2, "third": 3, "fourth": 4}
 
 HEDGES: Final = re.compile(
@@ -194,8 +197,11 @@ EVERYDAY_ZH: Final = re.compile(
 
 def modality_family(value: object) -> str:
     """Family of a modality fact ("MR", "brain_mri", "chest radiograph"); '' when unknown."""
-    if not isinstance(value, str):
-        return ""
+    return _modality_family(value) if isinstance(value, str) else ""
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _modality_family(value: str) -> str:
     words = re.split(r"[^a-z]+", value.casefold().replace("x-ray", "xray").replace("x ray", "xray"))
     found = {MODALITY_CODES[word] for word in words if word in MODALITY_CODES}
     return found.pop() if len(found) == 1 else ""
@@ -203,12 +209,16 @@ def modality_family(value: object) -> str:
 
 def region_family(value: object) -> str:
     """Body region of an anatomy fact ("HEAD", "chest"); '' when unknown."""
-    if not isinstance(value, str):
-        return ""
+    return _region_family(value) if isinstance(value, str) else ""
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _region_family(value: str) -> str:
     found = {REGION_CODES[w] for w in re.split(r"[^a-z]+", value.casefold()) if w in REGION_CODES}
     return found.pop() if len(found) == 1 else ""
 
 
+@remembered
 def sides(text: str) -> str:
     """Which sides a text names: '', 'L', 'R' or 'LR' (both, bilateral)."""
     left, right = bool(LEFT.search(text)), bool(RIGHT.search(text))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from functools import lru_cache
 from typing import Final
 
 from infimed.curation.findings import Finding, Hit
 from infimed.curation.rules.base import Example, Limits, Rule, Threshold, caption, turns
+from infimed.curation.shortcuts import remembered
 from infimed.curation.signals import Signals
 from infimed.data.privacy.identifiers import Identifier, evidence_hash, find_identifiers
 from infimed.data.privacy.redaction import REDACTED_FACT
@@ -24,7 +24,7 @@ WEAK_KINDS: Final = frozenset({"date", "age"})
 """Identifiers by law that texts made for training often hold shifted or invented: noted, not dropped."""
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _identifiers(text: str) -> tuple[Identifier, ...]:
     return find_identifiers(text)
 

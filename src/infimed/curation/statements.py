@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Set
 from typing import Final
 
 from infimed.curation import lexicon
+from infimed.curation.shortcuts import remembered
 from infimed.data.record import Record
 
 _IRREGULAR: Final = {
@@ -106,7 +108,21 @@ def _from_facts(record: Record) -> set[str]:
     return claims
 
 
-def _from_prose(text: str) -> set[str]:
+@remembered
+def _terms(text: str) -> frozenset[str]:
+    """The findings that a text names, in one spelling."""
+    return frozenset(canonical(m.group(0)) for m in lexicon.FINDING_TERMS.finditer(text))
+
+
+@remembered
+def _plainly_asked(question: str) -> str | None:
+    """What a question of the form "is there a ..." asks about; None for any other."""
+    match = _PLAIN_QUESTION.fullmatch(question.strip())
+    return match["what"] or match["shown"] or match["see"] if match else None
+
+
+@remembered
+def _from_prose(text: str) -> frozenset[str]:
     """Claims of a caption, report or answer in sentences."""
     claims: set[str] = set()
     for clause in _CLAUSE.split(text):
@@ -132,22 +148,21 @@ def _from_prose(text: str) -> set[str]:
             lengths = list(_LENGTH.finditer(clause[match.end() : end]))
             if len(lengths) == 1:
                 claims.add(f"{name}:mm={_millimetres(lengths[0]):g}")
-    return claims
+    return frozenset(claims)
 
 
-def _from_answer(record: Record) -> set[str]:
+def _from_answer(record: Record) -> Set[str]:
     """Claims of a question with its answer."""
     question, gold = record.question, record.answer or record.response
-    terms = {canonical(m.group(0)) for m in lexicon.FINDING_TERMS.finditer(question)}
+    terms = _terms(question)
     polarity = lexicon.polarity(gold)
     if record.task == "closed":
         if len(terms) != 1 or not polarity:
             return set()
         name = next(iter(terms))
         claims = set()
-        match = _PLAIN_QUESTION.fullmatch(question.strip())
-        if match:
-            asked = match["what"] or match["shown"] or match["see"]
+        asked = _plainly_asked(question)
+        if asked is not None:
             # "Is there a mass in the liver?" answered no denies less than "Is there a mass?".
             plain = polarity == "yes" or len(asked.split()) <= 2 + len(name.split())
             if plain and not lexicon.sides(asked) and not _NEGATIVE.search(asked):

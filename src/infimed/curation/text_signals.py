@@ -1,30 +1,31 @@
 """Text measurements. Pure; about 0.1 ms for a question and its answer.
 
-Every pattern here is linear in the text: no nested repetition, so hostile text cannot stall it.
+One tokenisation serves all of them, and what was read in a short text is kept (`shortcuts`). Every pattern here is linear in the text: no nested repetition, so hostile text cannot stall it.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import re
 import unicodedata
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from infimed.curation import lexicon, vocabulary
+from infimed.curation.shortcuts import Cued, remembered
 from infimed.curation.signals import TextSignals
 from infimed.curation.statements import statements
 from infimed.data.record import Record
 from infimed.matching.text import normalise, normalise_answer
 
-PLACEHOLDER: Final = re.compile(
+PLACEHOLDER: Final = Cued(
     r"<(?:image|img|video|audio|xref|fig|figure|ref|unk|pad|mask)(?:[_-]?\d+)?\s*/?>|\[(?:image|img|figure|insert [^\]\n]{1,40}"
     r"|todo|citation needed|ref)\]|<\|[a-z_]{2,30}\|>|\\(?:ref|cite|label)\{|\b(?:fig(?:ure)?|table|ref)\.? ?\?\?"
     r"|\{\{[^}\n]{0,60}\}\}|\{(?:image|answer|question|caption|text|name)\}|\bTODO\b|\bTBD\b|\blorem ipsum\b"
     r"|__(?:dj__|IMAGE|MASK)\w*|XX[A-Z]{3,}XX|<__\w+>",
-    re.IGNORECASE,
-)
+    "<", "[", "\\", "??", "{", "todo", "tbd", "lorem", "__", "xx",
+)  # fmt: skip
 MARKUP: Final = re.compile(
     r"</?(?:p|br|div|span|b|i|u|em|strong|sup|sub|a|td|tr|th|table|ul|ol|li|h[1-6]|font|html|body|script|style|italic|bold)"
     r"(?:\s[^<>]{0,200})?\s*/?>|&(?:nbsp|amp|lt|gt|quot|apos|#\d{1,5}|#x[0-9a-f]{1,4}|micro|deg|plusmn|times);"
@@ -89,7 +90,9 @@ _SYMBOL_INSIDE = re.compile(r"[A-Za-z]+[|!@#$^~`\\{}¦§¬]+[A-Za-z]+")
 _VOWEL = re.compile(r"[aeiouyàáâäåãèéêëìíîïòóôöøõùúûüæœ]", re.IGNORECASE)
 _SAME_LETTER = re.compile(r"([a-z])\1\1\1", re.IGNORECASE)
 _UNIT_LIKE = re.compile(r"^\d*(?:mm|cm|kg|mg|ml|mcg|hz|khz|mhz|hrs?|yrs?|x\d+)\d*$", re.IGNORECASE)
-_PRESUPPOSED = r"\b(?:in|on|of|from|by) (?:this|the|these|above)\s+(?:[\w-]+\s+){0,3}?"
+_POINTING = r"\b(?:in|on|of|from|by) (?:this|the|these|above)\s+"
+_PRESUPPOSED = _POINTING + r"(?:[\w-]+\s+){0,3}?"
+_POINTED = re.compile(_POINTING, re.IGNORECASE)
 _IDENTITY = re.compile(
     r"\bis (?:this|it|the (?:image|scan|picture|film))(?: image| scan| picture| film)? an? ",
     re.IGNORECASE,
@@ -110,38 +113,57 @@ _PRESUPPOSED_MODALITY: Final = {
     for family, pattern in lexicon.MODALITIES.items()
 }
 _STOPS: Final = (".", "!", "?", ")", "]", '"', "”", "。", "！", "？", "）")
+_NONE: Final[frozenset[str]] = frozenset()
 _SHORT_ANSWER_TASKS: Final = frozenset({"closed", "open", "choice"})
 
 
-def words_of(text: str) -> list[str]:
+class Words(NamedTuple):
+    """Words of a text, and the same in folded case."""
+
+    said: tuple[str, ...]
+    folded: tuple[str, ...]
+
+
+@remembered
+def words_of(text: str) -> Words:
     """Words of a text; every Chinese character counts as one."""
-    return _WORD.findall(text)
+    said = tuple(_WORD.findall(text))
+    return Words(said, tuple([word.casefold() for word in said]))
+
+
+_NO_WORDS: Final = Words((), ())
 
 
 def measure_text(record: Record) -> TextSignals:
-    """All text signals of a record."""
-    question, response = record.question, record.response
+    """All text signals of a record. No word crosses a line, so those of the turns are those of the whole."""
     turns = [turn.text for turn in record.messages]
+    words = [words_of(text) for text in turns]
+    first, last = _places(record)
+    question, asked = (turns[first], words[first]) if first >= 0 else ("", _NO_WORDS)
+    response, replied = (turns[last], words[last]) if last >= 0 else ("", _NO_WORDS)
     everything = "\n".join([*turns, *record.choices])
-    tokens = words_of(everything)
+    read = _read_all(everything)
+    tokens = [token for each in words for token in each.said]
+    folded = [token for each in words for token in each.folded]
+    run = _longest_run(tokens, folded)
+    for choice in record.choices:
+        tokens += words_of(choice).said
+        folded += words_of(choice).folded
     modalities = _claimed_modalities(record, question, response)
-    longest = max(turns, key=len, default="")
-    plain = everything.isascii()
+    longest = words[turns.index(max(turns, key=len))].folded if turns else ()
     return TextSignals(
-        language=_language(everything, plain),
-        question_words=len(words_of(question)),
-        response_words=len(words_of(response)),
+        language=read.language,
+        question_words=len(asked.said),
+        response_words=len(replied.said),
         words=len(tokens),
         text_chars=sum(map(len, turns)),
-        placeholders=sum(1 for _ in PLACEHOLDER.finditer(everything)),
-        markup=sum(1 for _ in MARKUP.finditer(everything))
-        if "<" in everything or "&" in everything or "\\" in everything
-        else 0,
-        mojibake=0 if plain else mojibake(everything),
-        controls=_controls(everything),
-        repeated_trigrams=_repeated_trigrams(words_of(longest)),
-        longest_run=_longest_run([token for turn in turns for token in words_of(turn)]),
-        odd_words=_odd_words(everything),
+        placeholders=read.placeholders,
+        markup=read.markup,
+        mojibake=read.mojibake,
+        controls=read.controls,
+        repeated_trigrams=_repeated_trigrams(longest),
+        longest_run=run,
+        odd_words=read.odd_words,
         ending=_ending(response, record.task),
         stopped=response.rstrip().endswith(_STOPS),
         answer_polarity=lexicon.polarity(record.answer or ""),
@@ -149,24 +171,70 @@ def measure_text(record: Record) -> TextSignals:
         question_sides=lexicon.sides(question),
         response_sides=lexicon.sides(response),
         modalities=modalities,
-        image_words=lexicon.IMAGE_WORDS.search(everything) is not None,
-        max_image_number=_max_image_number(everything),
-        medical_terms=sum(map(medical_word, tokens)) + len(lexicon.MEDICAL_ZH.findall(everything)),
-        everyday_words=vocabulary.everyday_words([token.casefold() for token in tokens]),
-        misspelt=sum(map(vocabulary.misspelt, set(everything.split())))
-        + (0 if plain else _odd_chinese(everything)),
-        loops=max(_loops(words_of(longest)), _loops(words_of(response))),
-        foreign=_foreign(question, response, record.task),
+        image_words=read.image_words,
+        max_image_number=read.max_image_number,
+        medical_terms=sum(map(medical_word, tokens)) + read.medical_zh,
+        everyday_words=vocabulary.everyday_words(folded),
+        misspelt=read.misspelt,
+        loops=max(_loops(longest), _loops(replied.folded)),
+        foreign=_foreign(question, response, replied.folded, record.task),
         claims=statements(record, modalities),
         question_key=_key(
-            record.task, normalise(question), *sorted(map(normalise_answer, record.choices))
+            record.task, _spelled(question), *sorted(map(_spelled_answer, record.choices))
         ),
-        answer_key=_key(normalise_answer(record.answer or response)),
+        answer_key=_key(_spelled_answer(record.answer or response)),
         content_key=_key(
             record.task,
-            *(f"{t.role}:{normalise(t.text)}" for t in record.messages),
+            *(f"{t.role}:{_spelled(text)}" for t, text in zip(record.messages, turns, strict=True)),
             *record.choices,
         ),
+    )
+
+
+def _places(record: Record) -> tuple[int, int]:
+    """Numbers of the first user turn and of the last assistant turn; -1 where there is none."""
+    roles = [turn.role for turn in record.messages]
+    first = roles.index("user") if "user" in roles else -1
+    last = len(roles) - 1 - roles[::-1].index("assistant") if "assistant" in roles else -1
+    return first, last
+
+
+_spelled = remembered(normalise)
+_spelled_answer = remembered(normalise_answer)
+
+
+class _Whole(NamedTuple):
+    """What is measured of all turns and choices as one text; see `TextSignals`."""
+
+    language: str
+    placeholders: int
+    markup: int
+    mojibake: int
+    controls: int
+    odd_words: float
+    image_words: bool
+    max_image_number: int
+    medical_zh: int
+    misspelt: int
+
+
+@remembered
+def _read_all(everything: str) -> _Whole:
+    plain = everything.isascii()
+    tagged = "<" in everything or "&" in everything or "\\" in everything
+    tokens = everything.split()
+    return _Whole(
+        language=_language(everything, plain),
+        placeholders=sum(1 for _ in PLACEHOLDER.finditer(everything)),
+        markup=sum(1 for _ in MARKUP.finditer(everything)) if tagged else 0,
+        mojibake=0 if plain else mojibake(everything),
+        controls=_controls(everything),
+        odd_words=round(sum(map(odd_word, tokens)) / len(tokens), 4) if tokens else 0.0,
+        image_words=lexicon.IMAGE_WORDS.search(everything) is not None,
+        max_image_number=_max_image_number(everything),
+        medical_zh=0 if plain else len(lexicon.MEDICAL_ZH.findall(everything)),
+        misspelt=sum(map(vocabulary.misspelt, set(tokens)))
+        + (0 if plain else _odd_chinese(everything)),
     )
 
 
@@ -225,33 +293,31 @@ def _language(text: str, plain: bool) -> str:
 
 
 def _controls(text: str) -> int:
-    if text.isprintable():
+    if text.replace("\n", "").isprintable():
         return 0
     return sum(
         1 for c in text if c not in "\n\t\r" and unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs")
     )
 
 
-def _repeated_trigrams(tokens: list[str]) -> float:
-    if len(tokens) < 12:
+def _repeated_trigrams(folded: Sequence[str]) -> float:
+    if len(folded) < 12:
         return 0.0
-    folded = [token.casefold() for token in tokens]
     grams = list(zip(folded, folded[1:], folded[2:], strict=False))
     return round(1.0 - len(set(grams)) / len(grams), 4)
 
 
-def _longest_run(tokens: list[str]) -> int:
+def _longest_run(tokens: Sequence[str], folded: Sequence[str]) -> int:
     best = run = 1 if tokens else 0
-    for before, after in itertools.pairwise(tokens):
-        alike = before.casefold() == after.casefold() and not after[:1].isdigit()
-        run = run + 1 if alike and not _CHINESE.match(after) else 1
+    for before, after, token in zip(folded, folded[1:], tokens[1:], strict=False):
+        alike = before == after and not token[:1].isdigit() and not _CHINESE.match(token)
+        run = run + 1 if alike else 1
         best = max(best, run)
     return best
 
 
-def _loops(tokens: list[str]) -> int:
+def _loops(folded: Sequence[str]) -> int:
     """How many further times the last 1 to 12 words stand directly before themselves."""
-    folded = [token.casefold() for token in tokens]
     best = 0
     for size in range(1, min(12, len(folded) // 3) + 1):
         tail = folded[-size:]
@@ -263,11 +329,16 @@ def _loops(tokens: list[str]) -> int:
     return best
 
 
-def _foreign(question: str, response: str, task: str) -> str:
-    """The response's language where it is not that of the question; see `TextSignals.foreign`."""
+def _foreign(question: str, response: str, words: Sequence[str], task: str) -> str:
+    """The response's language where it is not that of the question; see `TextSignals.foreign`.
+
+    Args:
+        words: of the response, in folded case.
+    """
+    if response.isascii() and question.isascii():
+        return vocabulary.foreign_language(words)
     if _JAPANESE.search(response):
         return "ja"
-    words = [word.casefold() for word in words_of(response)]
     asked = _language(question, question.isascii())
     chinese, latin = len(_CHINESE.findall(response)), len(_LATIN.findall(response))
     # One English prompt for captions of any language is usual; an answer follows its question.
@@ -291,11 +362,6 @@ def _odd_chinese(text: str) -> int:
     return odd
 
 
-def _odd_words(text: str) -> float:
-    tokens = text.split()
-    return round(sum(map(odd_word, tokens)) / len(tokens), 4) if tokens else 0.0
-
-
 def _ending(response: str, task: str) -> str:
     text = response.rstrip()
     if not text:
@@ -312,37 +378,56 @@ def _ending(response: str, task: str) -> str:
     return "connective" if last in CONNECTIVES else ""
 
 
+@remembered
+def _presupposed(question: str) -> frozenset[str]:
+    """Families of modality that a question takes for granted ("in this CT")."""
+    if not _POINTED.search(question) or _hedged(question):
+        return _NONE
+    return frozenset(f for f, p in _PRESUPPOSED_MODALITY.items() if p.search(question))
+
+
+@remembered
+def _hedged(text: str) -> bool:
+    return lexicon.HEDGES.search(text) is not None
+
+
+@remembered
+def _named(text: str) -> frozenset[str]:
+    """Families of modality that a text names, unless it hedges."""
+    if _hedged(text):
+        return _NONE
+    return frozenset(f for f, p in lexicon.MODALITIES.items() if p.search(text))
+
+
+@remembered
+def _identity(question: str) -> str | None:
+    """What comes behind "Is this a ..."; None where that is not asked."""
+    match = _IDENTITY.search(question)
+    return None if match is None else question[match.end() :]
+
+
 def _claimed_modalities(record: Record, question: str, response: str) -> tuple[str, ...]:
     """Families that the text says the image is: presupposed by the question, or stated."""
-    claimed = {
-        family
-        for family, pattern in _PRESUPPOSED_MODALITY.items()
-        if pattern.search(question) and not lexicon.HEDGES.search(question)
-    }
+    claimed = set(_presupposed(question))
     if record.task == "dialogue":
         for turn in record.messages:
             if turn.role == "assistant":
                 for sentence in _SENTENCES.split(turn.text):
-                    if _STATED.match(sentence) and not lexicon.HEDGES.search(sentence):
-                        claimed.update(
-                            f for f, p in lexicon.MODALITIES.items() if p.search(sentence)
-                        )
+                    if _STATED.match(sentence):
+                        claimed |= _named(sentence)
     elif record.task == "closed":
-        match = _IDENTITY.search(question)
-        body = _YES_NO.sub("", response)
-        if match and body.strip(" .,") and not lexicon.HEDGES.search(body):
-            # "No, this is a CT." and "Abdominal CT, so no." say what it is.
-            claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(body))
-        if match and lexicon.polarity(record.answer or response) == "yes":
-            named = question[match.end() :]
-            if not lexicon.HEDGES.search(named):
-                claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(named))
+        asked = _identity(question)
+        if asked is not None:
+            body = _YES_NO.sub("", response)
+            if body.strip(" .,"):
+                # "No, this is a CT." and "Abdominal CT, so no." say what it is.
+                claimed |= _named(body)
+            if lexicon.polarity(record.answer or response) == "yes":
+                claimed |= _named(asked)
     elif record.task in ("caption", "report") or (
         record.task in ("open", "choice") and _ASKS_KIND.search(question)
     ):
-        stated = response if record.task != "choice" else record.answer or ""
-        if not lexicon.HEDGES.search(stated):
-            claimed.update(f for f, p in lexicon.MODALITIES.items() if p.search(stated))
+        claimed |= _named(response if record.task != "choice" else record.answer or "")
     return tuple(sorted(claimed))
 
 

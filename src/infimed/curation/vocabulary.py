@@ -14,6 +14,7 @@ import bisect
 import functools
 import gzip
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -277,7 +278,7 @@ def _known_target(word: str) -> bool:
     return word in common or (len(word) > 4 and word.removesuffix("s") in common)
 
 
-def foreign_language(words: list[str]) -> str:
+def foreign_language(words: Sequence[str]) -> str:
     """'fr', 'de', 'es', 'it' or 'pt' where a text's function words are of that language, else ''."""
     if len(words) < 6:
         return ""
@@ -290,7 +291,7 @@ def foreign_language(words: list[str]) -> str:
     return best if share >= 0.15 * len(words) and share > 2 * english else ""
 
 
-def everyday_words(words: list[str]) -> int:
+def everyday_words(words: Sequence[str]) -> int:
     """How many words belong to everyday pictures; 0 unless one of them has no clinical use."""
     found = [word for word in words if word in EVERYDAY]
     return (

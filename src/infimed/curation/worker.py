@@ -1,9 +1,9 @@
 """A curation process: ``python -m infimed.curation.worker``, started by `infimed.curation.workers`.
 
-Reads one JSON line that names shards, folder of the parts and rubric, then one chunk a line;
-answers every chunk with one JSON line once its part is on disk. It ends when its input ends, so a
-parent that dies takes its workers along. Nothing but numbers and names passes between the two: no
-pickle, no pixels, no text of a record.
+Reads one JSON line that names shards, folder of the parts and rubric, then one question a line: to
+measure a chunk, or to show whole groups of records to one data-set rule. It answers with one JSON line,
+for a chunk once its part is on disk. It ends when its input ends, so a parent that dies takes its
+workers along. Numbers, names and findings pass between the two: no pickle, no pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +35,8 @@ def _serve(job: dict[str, Any], answers: IO[str]) -> int:
 
     from infimed.core.errors import InfiMedError
     from infimed.curation import ledger
-    from infimed.curation.engine import chunk_maker
+    from infimed.curation.engine import chunk_maker, finished_signals
+    from infimed.curation.judging import Examiner
     from infimed.curation.rubric import Rubric
     from infimed.data.shards import open_shards
 
@@ -43,16 +45,23 @@ def _serve(job: dict[str, Any], answers: IO[str]) -> int:
     shards = open_shards(job["shards"])
     out, size = Path(job["out"]), int(job["chunk_rows"])
     parts = ledger.Parts(out, job["key"])
+    rubric = Rubric.from_dict(job["rubric"])
     maker = chunk_maker(
-        shards, Rubric.from_dict(job["rubric"]), out, parts, size,
-        reuse=job["reuse"], old_rubric=job["old_rubric"],
-    )  # fmt: skip
+        shards, rubric, out, parts, size, reuse=job["reuse"], old_rubric=job["old_rubric"]
+    )
+    examiner: Examiner | None = None
     for line in sys.stdin:
-        chunk = int(line)
-        begin, end = chunk * size, min((chunk + 1) * size, len(shards))
-        answer: dict[str, Any] = {"chunk": chunk, "records": end - begin}
+        asked, answer = json.loads(line), dict[str, Any]()
         try:
-            parts.write(chunk, maker.chunk(begin, end))
+            if "chunk" in asked:
+                begin = asked["chunk"] * size
+                end = min(begin + size, len(shards))
+                parts.write(asked["chunk"], maker.chunk(begin, end))
+                answer["records"] = end - begin
+            else:
+                examiner = examiner or Examiner(shards, rubric, finished_signals(out, parts, size))
+                found = examiner.look(asked["rule"], asked["rows"], asked["own"])
+                answer["findings"] = [(row, asdict(finding)) for row, finding in found]
         except InfiMedError as error:
             answer["error"] = {"what": error.what, "where": error.where, "fix": error.fix}
         answers.write(json.dumps(answer) + "\n")

@@ -1,8 +1,9 @@
-"""Shares the chunks of a curation among threads or processes of this machine.
+"""Shares the work of a curation among threads or processes of this machine.
 
 Threads share memory and start at once; processes scale with the cores, because about a third of the
-work (text, rules, tables) holds the interpreter lock. Both only decide *who* measures a chunk: its
-tables are the same. A worker that dies or fails ends the run with an error; finished chunks stay.
+work (text, rules, tables) holds the interpreter lock. Both only decide *who* measures a chunk, or
+compares a group of images: what comes out is the same. A worker that dies or fails ends the run with
+an error; finished chunks stay.
 """
 
 from __future__ import annotations
@@ -43,52 +44,84 @@ def in_threads(measure: Callable[[int], int], todo: Sequence[int], workers: int)
             raise
 
 
-def in_processes(job: Mapping[str, Any], todo: Sequence[int], workers: int) -> Iterator[int]:
-    """Measure every chunk in `workers` processes that write the parts themselves.
+class Processes:
+    """Worker processes of one curation: started when first asked, kept for what else there is to ask.
 
     Args:
         job: what `infimed.curation.worker` needs: shards, out, key, rubric, chunk_rows.
-
-    Yields the number of records of each finished chunk.
-
-    Raises:
-        DataError: a worker met broken data, or died.
+        workers: how many processes at most.
     """
-    pending = deque(todo)
-    results: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
-    processes = [_start() for _ in range(min(workers, len(todo)))]
 
-    def drive(process: subprocess.Popen[str]) -> None:
+    def __init__(self, job: Mapping[str, Any], workers: int) -> None:
+        self.workers = workers
+        self._job = json.dumps(dict(job))
+        self._running: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes; those in the middle of something are killed."""
+        while self._running:
+            _end(self._running.pop())
+
+    def measure(self, todo: Sequence[int]) -> Iterator[int]:
+        """Have every chunk measured and its part written; yields the records of each as it is done.
+
+        Raises:
+            DataError: a worker met broken data, or died.
+        """
+        yield from (answer["records"] for answer in self.ask([{"chunk": c} for c in todo]))
+
+    def ask(self, questions: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Put every question to a process that is free; yields the answers as they come.
+
+        Raises:
+            DataError: a worker met broken data, or died.
+        """
+        pending = deque(questions)
+        results: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+        while len(self._running) < min(self.workers, len(questions)):
+            process = _start()
+            self._running.append(process)
+            _say(process, self._job)
+
+        def drive(process: subprocess.Popen[str]) -> None:
+            try:
+                while True:
+                    try:
+                        question = pending.popleft()
+                    except IndexError:
+                        return
+                    results.put(_ask(process, question))
+            except BaseException as error:
+                results.put(error)
+            finally:
+                results.put(None)
+
+        threads = [
+            threading.Thread(target=drive, args=(process,), daemon=True)
+            for process in self._running[: len(questions)]
+        ]
         try:
-            _say(process, json.dumps(dict(job)))
-            while True:
-                try:
-                    chunk = pending.popleft()
-                except IndexError:
-                    return
-                results.put(_ask(process, chunk))
-        except BaseException as error:
-            results.put(error)
-        finally:
-            results.put(None)
-
-    threads = [threading.Thread(target=drive, args=(p,), daemon=True) for p in processes]
-    try:
-        for thread in threads:
-            thread.start()
-        running = len(threads)
-        while running:
-            result = results.get()
-            if result is None:
-                running -= 1
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                yield result
-    finally:
-        pending.clear()
-        for process in processes:
-            _end(process)
+            for thread in threads:
+                thread.start()
+            running = len(threads)
+            while running:
+                result = results.get()
+                if result is None:
+                    running -= 1
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    yield result
+        except BaseException:
+            pending.clear()
+            self.close()
+            raise
 
 
 def _start() -> subprocess.Popen[str]:
@@ -114,16 +147,16 @@ def _say(process: subprocess.Popen[str], line: str) -> None:
         raise _died(process) from None
 
 
-def _ask(process: subprocess.Popen[str], chunk: int) -> int:
-    _say(process, str(chunk))
+def _ask(process: subprocess.Popen[str], question: Mapping[str, Any]) -> dict[str, Any]:
+    _say(process, json.dumps(dict(question)))
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise _died(process)
-    answer = json.loads(line)
+    answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise DataError(**answer["error"])
-    return int(answer["records"])
+    return answer
 
 
 def _died(process: subprocess.Popen[str]) -> DataError:

@@ -135,11 +135,21 @@ def chosen_frames(frames: int, limit: int) -> list[int]:
     return [round(i * (frames - 1) / (limit - 1)) for i in range(limit)]
 
 
-def read_frame(data: bytes, *, frame: int = 0, limits: Limits = LIMITS) -> RawImage:
+def read_frame(
+    data: bytes,
+    *,
+    frame: int = 0,
+    limits: Limits = LIMITS,
+    window: tuple[float, float] | None = None,
+) -> RawImage:
     """One frame as stored values plus safe facts. `RawImage.pixels` renders it.
 
+    Args:
+        window: center and width in units after rescale, instead of the file's own window or VOI LUT.
+
     Raises:
-        ImageError: no-pixels, not-image, frame, pixels, small, unsupported, corrupt, truncated.
+        ImageError: no-pixels, not-image, frame, pixels, small, unsupported, corrupt, truncated, window (the
+            image is coloured).
     """
     dataset = open_dataset(data, limits=limits)
     refuse_non_image(dataset)
@@ -159,8 +169,10 @@ def read_frame(data: bytes, *, frame: int = 0, limits: Limits = LIMITS) -> RawIm
         if frames > 1:
             facts["frame"], facts["frames"] = frame, frames
         if str(dataset.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
-            stored, more = _grey(dataset, values, frame)
+            stored, more = _grey(dataset, values, frame, window)
             return RawImage(stored, {**facts, **more})
+        if window is not None:
+            raise ImageError("window")
         facts.pop("window_center", None)
         facts.pop("window_width", None)
         return RawImage(_colour(dataset, values), facts)
@@ -219,7 +231,7 @@ def _frame_values(dataset: Any, frame: int, frames: int) -> NDArray[Any]:
 
 
 def _grey(
-    dataset: Any, values: NDArray[Any], frame: int
+    dataset: Any, values: NDArray[Any], frame: int, window: tuple[float, float] | None
 ) -> tuple[NDArray[np.uint16], dict[str, Fact]]:
     """Stored grey values and the rescale, window and units that `render` needs."""
     from pydicom.pixels import apply_modality_lut, apply_voi
@@ -234,7 +246,7 @@ def _grey(
         values = np.asarray(apply_modality_lut(values, dataset))
         slope, shift = 1.0, 0.0
     slope, shift = (slope or 1.0), (shift or 0.0)
-    if dataset.get("VOILUTSequence"):
+    if dataset.get("VOILUTSequence") and window is None:
         units = (
             values
             if slope == 1.0 and shift == 0.0
@@ -258,9 +270,14 @@ def _grey(
     width = kept_number(
         _functional(dataset, frame, "FrameVOILUTSequence", "WindowWidth"), "window_width"
     )
-    if center is not None and width is not None and width > 0:
+    own = (center, width) if center is not None and width is not None and width > 0 else None
+    shown = window or own
+    if shown is not None:
         function = kept_term(dataset, "voi_function", "VOILUTFunction") or "LINEAR"
-        return stored, {**facts, **_window(center, width, function, "header")}
+        if own is None:
+            function = "LINEAR_EXACT"
+        source = "header" if window is None else "asked for"
+        return stored, {**facts, **_window(*shown, function, source)}
     bits = int(dataset.get("BitsStored") or 16)
     if bits <= 8 and linear and slope == 1.0 and dataset.get("PixelRepresentation", 0) == 0:
         top = float(2**bits - 1)

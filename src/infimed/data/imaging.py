@@ -12,6 +12,7 @@ short `code`. Cost: under 1 ms for a 512x512 JPEG on one core.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from infimed.data.rendering import (
 from infimed.data.stripping import png_chunks
 
 __all__ = [
+    "ACQUIRED",
+    "DEEP",
     "FORMATS",
     "LIMITS",
     "NO_FACTS",
@@ -47,6 +50,7 @@ __all__ = [
     "ImageError",
     "Limits",
     "RawImage",
+    "acquired",
     "check",
     "check_size",
     "decode",
@@ -67,6 +71,9 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """Raster formats that are decoded; DICOM and NIfTI pass through their own modules."""
+ACQUIRED: Final = ("DICOM", "NIFTI")
+DEEP: Final = "more than 8 bits"
+"""The note of a raster whose grey values pass through a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +164,15 @@ def load(
 
     Rules: EXIF orientation is applied; CMYK becomes RGB; the first frame of an animated or
     multi-page file is taken; transparent images are composited (`flatten`); more than 8 bits of
-    grey pass through `render`; DICOM takes frame ``facts["frame"]`` (0), NIfTI the middle axial
-    slice. Colour profiles are not applied.
+    grey pass through `render`; DICOM and NIfTI through `acquired`. Colour profiles are not applied.
 
     Raises:
         ImageError: empty, too large, too small, of another format, truncated or damaged.
     """
     kind = check(data, limits, suffix)
     try:
-        if kind == "DICOM":
-            from infimed.data.dicom import read_frame
-
-            return Decoded(
-                read_frame(data, frame=int(number_fact(facts, "frame", 0)), limits=limits).planes(),
-                kind,
-            )
-        if kind == "NIFTI":
-            from infimed.data.nifti import open_volume
-
-            return Decoded(open_volume(data, limits=limits).axial(None).planes(), kind)
+        if kind in ACQUIRED:
+            return Decoded(acquired(data, kind, facts, limits).planes(), kind)
         return _load_raster(data, kind, facts, limits)
     except ImageError:
         raise
@@ -183,6 +180,33 @@ def load(
         raise ImageError("memory") from None
     except Exception as error:  # a codec may raise anything; its text must not reach a user
         raise ImageError(failure_code(error)) from None
+
+
+def acquired(data: bytes, kind: str, facts: Facts = NO_FACTS, limits: Limits = LIMITS) -> RawImage:
+    """A frame of a DICOM file or an axial slice of a NIfTI volume, before windowing.
+
+    Args:
+        facts: ``frame`` picks the frame (0) or the slice (the middle one); ``window_center`` and
+            ``window_width`` win over those of the file.
+
+    Raises:
+        ImageError: see `read_frame` and `open_volume`.
+    """
+    center, width = (number_fact(facts, f"window_{name}", math.nan) for name in ("center", "width"))
+    window = (center, width) if width > 0 and not math.isnan(center) else None
+    if kind == "DICOM":
+        from infimed.data.dicom import read_frame
+
+        frame = int(number_fact(facts, "frame", 0))
+        return read_frame(data, frame=frame, limits=limits, window=window)
+    from infimed.data.nifti import open_volume
+
+    raw = open_volume(data, limits=limits).axial(
+        int(number_fact(facts, "frame", 0)) if "frame" in facts else None
+    )
+    if window is None:
+        return raw
+    return RawImage(raw.values, {**raw.facts, "window_center": center, "window_width": width})
 
 
 def check(data: bytes, limits: Limits = LIMITS, suffix: str = "") -> str:
@@ -278,7 +302,7 @@ def _load_raster(data: bytes, kind: str, facts: Facts, limits: Limits) -> Decode
         deep = deep_values(image)
         if deep is not None:
             grey = render_grey(upright(deep, orient), facts)
-            return Decoded(grey, kind, (*notes, "more than 8 bits"))
+            return Decoded(grey, kind, (*notes, DEEP))
         turned = ImageOps.exif_transpose(image) if orient != 1 else image
         if turned.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in turned.info:
             return Decoded(flatten(turned), kind, (*notes, "transparency composited"))

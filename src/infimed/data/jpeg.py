@@ -81,6 +81,9 @@ def _only_entropy(data: bytes, begin: int) -> bool:
     if begin > len(data) - 2:
         return False
     scan = np.frombuffer(data, np.uint8, offset=begin)
-    marks = np.flatnonzero(scan[:-2] == 0xFF)
-    after = scan[marks + 1]
-    return bool(((after == 0) | ((after >= 0xD0) & (after <= 0xD7))).all())
+    after = scan[1:-1]
+    odd = (scan[:-2] == 0xFF) & (after != 0)
+    if not odd.any():  # no restarts either, as in nearly every file
+        return True
+    after = after[odd]
+    return bool(((after >= 0xD0) & (after <= 0xD7)).all())

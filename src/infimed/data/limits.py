@@ -43,6 +43,10 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     "unsupported": ("the pixel encoding is not supported", "export it uncompressed"),
     "non-finite": ("the image holds no finite value", "export the image again"),
     "frame": ("the frame, slice or axis asked for does not exist", "correct the locator"),
+    "window": (
+        "the image has 8 bits or colour, and so no window of grey values",
+        "leave the window out",
+    ),
     "memory": ("decoding needs more memory than there is", "store a smaller image"),
 }
 """Every code an `ImageError` can carry, with its sentence and its remedy."""

@@ -86,7 +86,7 @@ class Message:
         if len(self.content) == 1:
             (only,) = self.content
             return only if isinstance(only, str) else ""
-        return "".join(part for part in self.content if isinstance(part, str))
+        return "".join([part for part in self.content if isinstance(part, str)])
 
     def to_dict(self) -> dict[str, Any]:
         """OpenAI-style form: ``{"role", "content": [{"type": "text"|"image", ...}]}``."""
@@ -145,12 +145,18 @@ class Record:
     @property
     def question(self) -> str:
         """Text of the first user turn, or '' when there is none."""
-        return next((turn.text for turn in self.messages if turn.role == "user"), "")
+        for turn in self.messages:
+            if turn.role == "user":
+                return turn.text
+        return ""
 
     @property
     def response(self) -> str:
         """Text of the last assistant turn, or '' when there is none."""
-        return next((turn.text for turn in reversed(self.messages) if turn.role == "assistant"), "")
+        for turn in reversed(self.messages):
+            if turn.role == "assistant":
+                return turn.text
+        return ""
 
     def problem(self) -> DataError | None:
         """The first broken invariant, or None. Checked by every reader and by import."""

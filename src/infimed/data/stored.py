@@ -48,14 +48,8 @@ def prepare(
         ImageError: the image is refused; `code` says why.
     """
     kind = imaging.check(data, limits, suffix)
-    if kind == "DICOM":
-        from infimed.data.dicom import read_frame
-
-        return from_raw(read_frame(data, limits=limits), facts)
-    if kind == "NIFTI":
-        from infimed.data.nifti import open_volume
-
-        return from_raw(open_volume(data, limits=limits).axial(None), facts)
+    if kind in imaging.ACQUIRED:
+        return from_raw(imaging.acquired(data, kind, limits=limits), facts)
     try:
         with imaging.open_raster(data, kind, limits) as image:
             orient = imaging.orientation(image)

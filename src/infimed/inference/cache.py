@@ -91,15 +91,15 @@ class KeyValues:
             self._widen(-(-max(capacity, there + there // 4) // SLOTS) * SLOTS)
 
     def _widen(self, capacity: int) -> None:
-        more = capacity - self.owner.shape[1]
-        if more <= 0:
-            return
         pad = torch.nn.functional.pad
-        self.owner = pad(self.owner, (0, more), value=FREE)
         # Zeros, not garbage: a probability of 0 times a stray infinity would be no number.
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
-                tensors[layer] = pad(tensor, (0, 0, 0, more))
+                if capacity > tensor.shape[2]:
+                    tensors[layer] = pad(tensor, (0, 0, 0, capacity - tensor.shape[2]))
+        # Last: where memory ended above, the next call goes on.
+        if capacity > self.owner.shape[1]:
+            self.owner = pad(self.owner, (0, capacity - self.owner.shape[1]), value=FREE)
 
     def claim(self, rows: Sequence[int], owners: Sequence[int]) -> list[int]:
         """The next free slot of each token's row, in order; `owners` as in `owner`."""
@@ -149,6 +149,12 @@ class KeyValues:
         self.claim([row] * length, [TRUNK] * length)
         for tensor, copy in zip((*self.keys, *self.values), taken, strict=True):
             tensor[row, :, :length] = copy
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Give back the slots that were claimed after the rows had these lengths."""
+        for row, (before, now) in enumerate(zip(lengths, self.lengths, strict=True)):
+            self.owner[row, before:now] = FREE
+        self.lengths = list(lengths)
 
     def crop(self, length: int) -> None:
         """Forget the slots after the first `length` of every row."""

@@ -110,8 +110,9 @@ class Writer:
         While more may come, half a character, white space at the end and the beginning of a stop string
         wait.
         """
-        text = self.text
-        if self.open:
+        if not self.open:
+            text = self.text
+        else:
             whole = self.decode(self.ids).rstrip(HALF_CHARACTER)
             begun = [
                 size
@@ -125,19 +126,31 @@ class Writer:
 
 
 @torch.no_grad()
-def choose_next(model: Any, hidden: Tensor, writers: Sequence[Writer]) -> None:
+def choose_next(
+    model: Any,
+    hidden: Tensor,
+    writers: Sequence[Writer],
+    failed: Callable[[int, Exception], object] | None = None,
+) -> None:
     """Write the next token of every answer.
 
     An image placeholder is never written: it would stand for an image that is not there.
 
     Args:
         hidden: [writers, d], the last state of each.
+        failed: told the number of a writer that raised, and what, instead of raising it for all. What is
+            raised nevertheless was raised before any writer was asked.
     """
     logits = model.lm_head(hidden).float()
     logits[:, model.config.image_token_id] = -torch.inf
     likeliest = logits.argmax(dim=-1).tolist()
-    for writer, own, best in zip(writers, logits, likeliest, strict=True):
-        writer.put(writer.choose(own, best))
+    for number, (writer, own, best) in enumerate(zip(writers, logits, likeliest, strict=True)):
+        try:
+            writer.put(writer.choose(own, best))
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(number, error)
 
 
 @torch.no_grad()

@@ -93,7 +93,10 @@ def encode_pictures(
         loaded = []
         for picture in distinct[start : start + IMAGES_PER_PASS]:
             try:
-                loaded.append((picture.sha256, processor.views(picture.load(), picture.size)))
+                views = picture.views
+                if views is None:
+                    views = processor.views(picture.load(), picture.size)
+                loaded.append((picture.sha256, views))
             except (DataError, OSError) as error:
                 failed[picture.sha256] = str(error).splitlines()[0]
         made = encode_views(model, processor, [views for _, views in loaded])

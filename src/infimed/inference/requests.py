@@ -39,11 +39,13 @@ class Picture:
 
     `load` returns uint8 RGB [H, W, 3] and may raise `DataError`; it takes no part in equality.
     `size` is (width, height) in pixels, known before; a model that tiles large images needs it.
+    `views`, uint8 [views, S, S, 3], are what a model sees of it where that is made already: nothing is loaded then.
     """
 
     sha256: str
     load: Callable[[], Pixels] = field(compare=False, repr=False)
     size: tuple[int, int] = (0, 0)
+    views: Pixels | None = field(default=None, compare=False, repr=False)
 
 
 def picture_of(image: ImageRef, load: Callable[[ImageRef], Pixels]) -> Picture:

@@ -129,6 +129,18 @@ def _order() -> tuple[NDArray[np.intp], Floats]:
     return order, weight[order]
 
 
+@lru_cache(maxsize=4)
+def _gathered(crops: Crops) -> NDArray[np.intp]:
+    """Where the 64 numbers of each crop stand in the flat product of all crops; [crops, 64]."""
+    order, _ = _order()
+    parts = len(crops.intervals)
+    width = KEPT if crops is WHOLE_ONLY else parts * COMPARED
+    rows, columns = np.divmod(order, COMPARED)
+    starts = np.arange(parts) * COMPARED
+    down = (starts[:, None, None] + rows) * width
+    return np.asarray((down + starts[None, :, None] + columns).reshape(parts * parts, -1))
+
+
 def views(low: Floats, crops: Crops = COARSE) -> Floats:
     """Comparable unit vectors of the foreseen crops of n images.
 
@@ -139,20 +151,15 @@ def views(low: Floats, crops: Crops = COARSE) -> Floats:
         float32 [n, crops, 64]; each vector has four blocks of 16, one a parity class (even-even,
         even-odd, odd-even, odd-odd); zeros for a flat image.
     """
-    order, weight = _order()
-    count = len(low)
-    flat: NDArray[Any]
-    if crops is WHOLE_ONLY:
-        flat = low[:, :COMPARED, :COMPARED].reshape(count, 1, -1)
-    else:
-        matrices, parts = _crop_matrices(crops), len(crops.intervals)
-        both: NDArray[Any] = (matrices @ low @ matrices.T).reshape(
-            count, parts, COMPARED, parts, COMPARED
-        )
-        flat = both.transpose(0, 1, 3, 2, 4).reshape(count, parts * parts, -1)
-    vectors = np.asarray(flat[:, :, order] * weight, np.float32)
+    both: NDArray[Any] = low
+    if crops is not WHOLE_ONLY:
+        matrices = _crop_matrices(crops)
+        both = matrices @ low @ matrices.T
+    vectors = np.take(both.reshape(len(low), -1), _gathered(crops), axis=1)
+    vectors *= _order()[1]
     norm = np.linalg.norm(vectors, axis=2, keepdims=True)
-    return np.asarray(vectors / np.maximum(norm, 1e-6), np.float32)
+    vectors /= np.maximum(norm, 1e-6)
+    return np.asarray(vectors, np.float32)
 
 
 _PARTS: Final = 4

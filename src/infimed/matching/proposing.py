@@ -65,6 +65,10 @@ _COMPARE_ALL: Final = 256
 """Images up to which everything is compared with everything."""
 _SAMPLE: Final = 1 << 16
 _PAIRS_AT_ONCE: Final = 100_000
+_VIEWS_AT_ONCE: Final = 512
+_REFINED_AT_ONCE: Final = 16
+_ROUNDING: Final = 1e-3
+"""Far more than two ways to add 64 products of unit vectors in single precision differ, and than rounding adds."""
 _SHARPENED_AT_ONCE: Final = 1024
 
 
@@ -191,7 +195,7 @@ class ProposalIndex:
         flat = seen.reshape(-1, seen.shape[2])
         usable = np.flatnonzero(flat.any(axis=1))
         codes = (
-            [(usable[:, None] * self.size + self._usable).ravel()]
+            self._hopeful(flat, usable)
             if self._everything
             else self._neighbours(flat[usable], usable, usable % crops == 0)
         )
@@ -224,6 +228,28 @@ class ProposalIndex:
         query, found, similarity = query[alike], found[alike], similarity[alike]
         chosen = _best(query, found, similarity, PER_IMAGE)
         return query[chosen], found[chosen], similarity[chosen]
+
+    def _hopeful(self, vectors: Floats, usable: Integers) -> list[Integers]:
+        """``view * size + image`` of all pairs that may reach `MIN_SIMILARITY`, found by matrix products.
+
+        The largest of the eight signed sums of four class products is one of two sums of absolute
+        values. A product of matrices adds in another order than `resemblance`, which has the last word.
+
+        Args:
+            vectors: [n, 64] of all views. usable: which of them are not flat.
+        """
+        whole = self._whole[self._usable].astype(np.float32).reshape(-1, CLASSES, 16)
+        across = [np.ascontiguousarray(whole[:, c].T) for c in range(CLASSES)]
+        codes: list[Integers] = []
+        for begin in range(0, len(usable), _VIEWS_AT_ONCE):
+            views = usable[begin : begin + _VIEWS_AT_ONCE]
+            seen = vectors[views].reshape(-1, CLASSES, 16)
+            even, odd, low, lowest = (seen[:, c] @ across[c] for c in range(CLASSES))
+            plain = np.abs(even + odd) + np.abs(low + lowest)
+            turned = np.abs(even - odd) + np.abs(low - lowest)
+            view, image = np.nonzero(np.maximum(plain, turned) >= MIN_SIMILARITY - _ROUNDING)
+            codes.append(views[view] * self.size + self._usable[image])
+        return codes
 
     def _neighbours(
         self, vectors: Floats, views: Integers, whole: NDArray[np.bool_]
@@ -263,15 +289,18 @@ class ProposalIndex:
     ) -> Integers:
         """Replace similarities by those in the best of many crops, in place; returns those crops of `FINE`."""
         views_of = np.zeros(len(query), np.int64)
-        numbers, first, count = np.unique(query, return_index=True, return_counts=True)
-        for number, begin, size in zip(numbers, first, count, strict=True):
-            part = slice(begin, begin + size)
-            seen = views(coefficients([queries[number - start]]), FINE)[0]
-            whole = self._whole[found[part]].astype(np.float32)
-            turned = turn(whole, orientation[part])
-            cosine = seen @ turned.T
-            similarity[part] = np.round(cosine.max(axis=0), 3)
-            views_of[part] = cosine.argmax(axis=0)
+        numbers, first = np.unique(query, return_index=True)
+        ends = np.append(first[1:], len(query)).tolist()
+        turned = turn(self._whole[found].astype(np.float32), orientation)
+        for some in range(0, len(numbers), _REFINED_AT_ONCE):
+            several = slice(some, some + _REFINED_AT_ONCE)
+            codes = [queries[number] for number in (numbers[several] - start).tolist()]
+            crops = views(coefficients(codes), FINE)
+            for seen, begin, end in zip(crops, first[several].tolist(), ends[several], strict=True):
+                cosine = seen @ turned[begin:end].T
+                views_of[begin:end] = cosine.argmax(axis=0)
+                similarity[begin:end] = cosine.max(axis=0)
+        np.round(similarity, 3, out=similarity)
         return views_of
 
     def _sharpen(
@@ -321,22 +350,30 @@ class Hint:
     reversed: bool
 
 
+@lru_cache(maxsize=128)
+def _fine_views(code: bytes) -> Floats:
+    """`views` of one fingerprint in all of `FINE`; an image is compared with several, one after the other."""
+    return views(coefficients([code]), FINE)[0]
+
+
 def hints(first: bytes, second: bytes, count: int = 2) -> list[Hint]:
     """The best ways to lay the second picture on the first, one an orientation and direction.
 
     Only ways that resemble nearly as well as the best are worth trying.
     """
-    seen = views(coefficients([first, second]), FINE)
+    one, other = _fine_views(first), _fine_views(second)
     made: list[Hint] = []
     for reversed_ in (False, True):
-        cropped, whole = (seen[1], seen[0, 0]) if reversed_ else (seen[0], seen[1, 0])
+        cropped, whole = (other, one[0]) if reversed_ else (one, other[0])
         signed = np.round(mirrored_dots(cropped, whole), 3)
+        best = (signed.argmax(axis=0).tolist(), signed.argmin(axis=0).tolist())
         for orientation in range(8):
-            column = -signed[:, orientation - 4] if orientation & 4 else signed[:, orientation]
-            view = int(column.argmax())
+            view = best[orientation >> 2][orientation & 3]
             if reversed_ and view == 0:
                 continue  # nothing is cropped, so both directions are one
+            value = float(signed[view, orientation & 3])
             rows, columns = FINE.place(view)
-            made.append(Hint(float(column[view]), orientation, (*rows, *columns), reversed_))
+            similar = -value if orientation & 4 else value
+            made.append(Hint(similar, orientation, (*rows, *columns), reversed_))
     made.sort(key=lambda hint: (-hint.similarity, hint.reversed, hint.orientation))
     return [hint for hint in made if hint.similarity >= made[0].similarity - 0.01][:count]

@@ -74,19 +74,33 @@ class Gate:
                 del self.clients[client]
 
 
-def check_headers(headers: Mapping[str, str], settings: Settings) -> None:
+def check_headers(
+    headers: Mapping[str, str], settings: Settings, expected: str = "application/json"
+) -> None:
     """What the headers say of a body, before it is read.
 
     Raises:
-        Refusal: it is no plain JSON, or larger than the limit.
+        Refusal: it is not of the expected type, encoded, or larger than the limit.
     """
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
-        raise Refusal("media_type")
+    if kind != expected or headers.get("content-encoding", "identity") != "identity":
+        raise Refusal("media_type" if expected == "application/json" else "form_expected")
     length = headers.get("content-length")
     if length is not None and length.isdigit() and int(length[:20]) > settings.limits.body_bytes:
         detail = f"at most {settings.limits.body_bytes} bytes"
         raise Refusal("body_too_large", detail=detail)
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Refuse a form that a page of another site sends: a browser asks nobody before it sends one.
+
+    Raises:
+        Refusal: the browser says that it comes from elsewhere.
+    """
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    elsewhere = origin is not None and origin.partition("://")[2] != headers.get("host", "")
+    if elsewhere or site not in ("same-origin", "none"):
+        raise Refusal("origin_not_allowed")
 
 
 async def read_body(chunks: AsyncIterator[bytes], place: Place) -> bytes:

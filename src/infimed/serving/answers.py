@@ -1,4 +1,4 @@
-"""One answer while the engine writes it: the first token's probabilities, and JSON that follows a schema.
+"""One answer while the engine writes it: how likely its tokens are, and JSON that follows a schema.
 
 With a schema the next token is the likeliest (or a fair draw) among those whose bytes the automaton of
 `schema` takes, so an answer that ends is always a value of the schema; one that is cut by `max_tokens` may be
@@ -105,24 +105,28 @@ class Form:
 
 @dataclass
 class Answer(Writer):
-    """A `Writer` that remembers how likely its first token was, and keeps to a form.
+    """A `Writer` that remembers how likely its tokens were, and keeps to a form.
 
     Attributes:
         top: how many of the likeliest first tokens are remembered.
         form: what the answer must look like; None for text.
         first: the first token and the likeliest, once it is written.
+        logprob: of what is written in nats, before temperature and form; the closing token is not counted.
     """
 
     top: int = 0
     form: Form | None = None
     first: tuple[TokenScore, ...] = ()
+    logprob: float = 0.0
     state: int = Automaton.START
 
     def choose(self, logits: Tensor, likeliest: int) -> int:
         """The next token, as in `Writer`, among those that the form takes."""
         chosen = super().choose(logits, likeliest) if self.form is None else self._fitting(logits)
+        scores = logits.log_softmax(dim=-1)
+        if chosen not in self.stop_ids:
+            self.logprob += float(scores[chosen])
         if not self.first:
-            scores = logits.log_softmax(dim=-1)
             best = scores.topk(min(self.top, len(scores))).indices.tolist() if self.top else []
             self.first = tuple(
                 TokenScore(self.decode([token]), float(scores[token])) for token in (chosen, *best)

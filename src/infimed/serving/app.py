@@ -1,26 +1,36 @@
 """The addresses of the server, and their description as OpenAPI.
 
-There are no pages: `/openapi.json` describes the API, and FastAPI's own viewers are off because they load
-scripts from elsewhere.
+`/openapi.json` describes the API, and FastAPI's own viewers are off because they load scripts from elsewhere.
+The page for people, where it is wanted, is `web`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from infimed import __version__
+from infimed.serving.applications import routes as applications
+from infimed.serving.description import (
+    COMPLETION,
+    FORM,
+    UPLOADED,
+    chat_schema,
+    describe,
+    json_answer,
+    json_body,
+)
 from infimed.serving.evidence import routes as evidence
 from infimed.serving.front import Front, refused
 from infimed.serving.keys import Keys
-from infimed.serving.protocol import ChatRequest
 from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
 
@@ -31,23 +41,31 @@ NO_TELEMETRY: Final[Any] = dict.fromkeys(
 Versions that cannot do that yet take the argument and do nothing with it."""
 
 
-def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -> Front:
+def make_app(
+    service: Service, keys: Keys = Keys(), hosts: Sequence[str] = (), page: bool = False
+) -> Front:
     """The server as an ASGI application.
 
     Args:
-        hosts: names in ``Host`` that it answers to; none for all.
+        hosts: names in ``Host`` that it answers to; none for all. page: whether it has the page at ``/page/``.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.decoders.start()
+        if service.answerer.audit is not None:
+            service.answerer.audit.tell()
+        watching = asyncio.create_task(service.meters.watch_loop())
         try:
             await service.answerer.start()
             yield
         finally:
+            watching.cancel()
             service.gate.draining = True
             await service.answerer.close()
             await service.decoders.close()
+            if service.answerer.audit is not None:
+                service.answerer.audit.close()
 
     inner = FastAPI(
         title="InfiMed",
@@ -60,7 +78,14 @@ def make_app(service: Service, keys: Keys = Keys(), hosts: Sequence[str] = ()) -
     _add_refusals(inner)
     _add_routes(inner, service)
     evidence.add_routes(inner, service)
-    return Front(inner, keys, service.meters, hosts, service.settings.times.idle_stream)
+    applications.add_routes(inner, service)
+    idle = service.settings.times.idle_stream
+    if not page:
+        return Front(inner, keys, service.meters, hosts, idle)
+    from infimed.serving.web.door import is_page
+    from infimed.serving.web.mounting import mount
+
+    return Front(mount(inner, service, keys), keys, service.meters, hosts, idle, is_page)
 
 
 def _add_refusals(inner: FastAPI) -> None:
@@ -74,7 +99,9 @@ def _add_refusals(inner: FastAPI) -> None:
     async def other(http: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
-        return await refuse(http, Refusal(codes.get(error.status_code, "invalid_value")))
+        made = await refuse(http, Refusal(codes.get(error.status_code, "invalid_value")))
+        made.headers.update(error.headers or {})  # which methods an address takes
+        return made
 
     @inner.exception_handler(Exception)
     async def defect(http: HttpRequest, error: Exception) -> Response:
@@ -82,26 +109,29 @@ def _add_refusals(inner: FastAPI) -> None:
 
 
 def _add_routes(inner: FastAPI, service: Service) -> None:
-    schema = ChatRequest.model_json_schema(
-        by_alias=True, ref_template="#/components/schemas/{model}"
+    schema, components = chat_schema()
+    describe(inner, components)
+    completed = json_answer(
+        COMPLETION, "The answer; as events where `stream` is true.", streams=True
     )
-    parts = schema.pop("$defs")
-    body: dict[str, Any] = {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-    }
-    plain = inner.openapi
 
-    def described() -> dict[str, Any]:
-        value = plain()
-        value.setdefault("components", {}).setdefault("schemas", {}).update(parts)
-        return value
-
-    inner.openapi = described  # type: ignore[method-assign]
-
-    @inner.post("/v1/chat/completions", openapi_extra=body, response_model=None)
+    @inner.post("/v1/chat/completions", openapi_extra=json_body(schema), responses=completed, response_model=None)  # fmt: skip
     async def chat(http: HttpRequest) -> Response:
-        """An answer to a conversation, with images as data: URLs."""
+        """An answer to a conversation, with images as data: URLs or as uploads."""
         return await service.chat(http)
+
+    form, uploaded = json_body(FORM, "multipart/form-data"), json_answer(UPLOADED, "It is kept.")
+
+    @inner.post("/v1/infimed/files", openapi_extra=form, responses=uploaded, response_model=None)
+    async def upload(http: HttpRequest) -> Response:
+        """Send an image once and show it in several requests by its id; it is kept in memory for a while."""
+        return await service.upload(http)
+
+    @inner.delete("/v1/infimed/files/{name}")
+    async def forget(http: HttpRequest, name: str) -> dict[str, Any]:
+        """Forget an upload now."""
+        service.uploads.drop(http.scope["state"]["client"], name)
+        return {"id": name, "object": "file", "deleted": True}
 
     @inner.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -121,7 +151,7 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
         """The process answers."""
         return {"status": "ok"}
 
-    @inner.get("/ready", response_model=None)
+    @inner.get("/ready", response_model=None, responses={503: {"description": "Not now."}})
     async def ready() -> Response:
         """The model answers; 503 while it does not, or while the server stops."""
         if service.gate.draining:
@@ -131,7 +161,11 @@ def _add_routes(inner: FastAPI, service: Service) -> None:
             {"status": "ready" if there else "not ready"}, status_code=200 if there else 503
         )
 
-    @inner.get("/metrics", response_model=None)
+    shown: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The page.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
+
+    @inner.get("/metrics", response_model=None, response_class=PlainTextResponse, responses=shown)  # fmt: skip
     async def metrics() -> Response:
         """Counts, times and levels for Prometheus."""
         page, kind = service.meters.page()

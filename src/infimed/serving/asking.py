@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from infimed.inference.requests import Pixels, Request
 from infimed.serving.media import Shown
+from infimed.serving.refusals import Refusal
 
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
+    from infimed.serving.audit import Audit
 
 __all__ = [
-    "Answerer", "Ask", "Done", "Event", "Failed", "First", "Piece", "TokenScore",
+    "Answerer", "Ask", "Done", "Event", "Failed", "First", "Piece", "TokenScore", "closable", "refusal_of",
 ]  # fmt: skip
 
 Finish = Literal["stop", "length"]
@@ -73,6 +75,8 @@ class Done:
     Attributes:
         text: all of it. prompt_tokens, new_tokens: how long both were.
         reused_tokens: of the prompt, whose keys and values were known.
+        logprob: of all its tokens together in nats, before temperature, the closing one not counted; None
+            where it is not told.
     """
 
     text: str
@@ -80,6 +84,7 @@ class Done:
     prompt_tokens: int
     new_tokens: int
     reused_tokens: int = 0
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,13 @@ Event: TypeAlias = First | Piece | Done | Failed
 
 
 class Answerer(Protocol):
-    """Who answers: the engine in this process, or a model's server behind."""
+    """Who answers: the engine in this process, or a model's server behind.
+
+    Attributes:
+        audit: where questions and answers are written down as hashes, or None.
+    """
+
+    audit: Audit | None
 
     @property
     def fingerprint(self) -> str:
@@ -129,3 +140,21 @@ class Answerer(Protocol):
 
     async def close(self) -> None:
         """Fail what is left and end."""
+
+
+async def closable(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """The events as a generator, whose end is also theirs."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+
+def refusal_of(event: Failed, retry_after: int) -> Refusal:
+    """What a client is told of an answer that failed."""
+    refusal = Refusal(event.code, detail=event.detail)
+    if refusal.status == 503:
+        refusal.retry_after = retry_after
+    return refusal

@@ -8,6 +8,7 @@ reaches a client. Needs the package ``httpx`` of the extra ``serve``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import math
@@ -28,6 +29,7 @@ from infimed.inference.endpoint_settings import (
 from infimed.inference.requests import Picture
 from infimed.inference.wire import body as wire_body
 from infimed.serving.asking import Ask, Done, Event, Failed, First, Made, Piece, TokenScore
+from infimed.serving.audit import Audit, recorded
 from infimed.serving.refusals import Refusal
 from infimed.serving.schema import DEAD, Automaton
 from infimed.serving.settings import Settings
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 LINE_BYTES: Final = 2**20
 ANSWER_BYTES: Final = 2**23
 READY_SECONDS: Final = 2.0
+"""Longest it may take to say that it is there."""
+KNOWN_SECONDS: Final = 1.0
+"""How long that is believed: `/ready` needs no key, and must not be a way to knock on another server."""
 CONTROL: Final = re.compile(
     r"<\|[^<>|]{1,64}\|>|<\uFF5C[^<>]{1,64}\uFF5C>|</?(?:image|img|video|s|bos|eos|pad|unk|think|box|ref|quad|"
     r"(?:start|end)_of_(?:turn|image)|image_soft_token|IMG_CONTEXT)>|\[/?INST\]|<</?SYS>>|\[IMG[A-Z_]*\]",
@@ -52,8 +57,18 @@ class Backend:
 
     fingerprint_of: Final = "name"
 
-    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint, self.settings = endpoint, settings
+        self.audit: Audit | None = None
+        self._clock = clock
+        self._looking = asyncio.Lock()
+        self._there, self._known_until = False, -math.inf
         self._httpx = httpx_module("serve")
         self._client: Any = None
         self._asking: Any = None
@@ -85,7 +100,14 @@ class Backend:
         await self._asking.aclose()
 
     async def ready(self) -> bool:
-        """Whether it lists its models."""
+        """Whether it lists its models; asked once for all who want to know within `KNOWN_SECONDS`."""
+        async with self._looking:
+            if self._clock() >= self._known_until:
+                self._there = await self._lists_models()
+                self._known_until = self._clock() + KNOWN_SECONDS
+            return self._there
+
+    async def _lists_models(self) -> bool:
         try:
             url = f"{self.endpoint.base_url}/models"
             return bool((await self._asking.get(url)).status_code == 200)
@@ -100,8 +122,12 @@ class Backend:
         """
         raise Refusal("unsupported", detail="the model is not in this process")
 
-    async def answer(self, ask: Ask) -> AsyncIterator[Event]:
+    def answer(self, ask: Ask) -> AsyncIterator[Event]:
         """See `asking.Answerer`."""
+        events = self._events(ask)
+        return events if self.audit is None else recorded(self.audit, ask, self.fingerprint, events)
+
+    async def _events(self, ask: Ask) -> AsyncIterator[Event]:
         control = control_token(ask, self.settings.backend_control)
         if control is not None:
             raise Refusal("control_token", param=control)
@@ -198,6 +224,7 @@ class Reader:
         self._finish: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._told = False
+        self._logprob: float | None = 0.0
 
     async def events(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
         """First, pieces, and Done or Failed."""
@@ -229,8 +256,11 @@ class Reader:
         if self._finish not in ("stop", "length"):
             return Failed("backend_error")
         finish: Any = self._finish
-        counts = [_count(self._usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return Done("".join(self._text).strip(), finish, *counts)
+        asked, written = (
+            _count(self._usage, name) for name in ("prompt_tokens", "completion_tokens")
+        )
+        text = "".join(self._text).strip()
+        return Done(text, finish, asked, written, logprob=self._logprob)
 
     def _read(self, said: bytes) -> list[Event]:
         made: list[Event] = []
@@ -243,6 +273,7 @@ class Reader:
             choice = value["choices"][0]
             text = choice.get("delta", {}).get("content") or ""
             self._finish = choice.get("finish_reason") or self._finish
+            self._add(choice, text)
             first = _first(choice) if not self._told else None
             if first is not None:
                 self._told = True
@@ -254,6 +285,14 @@ class Reader:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return [Failed("backend_error")]
         return made
+
+    def _add(self, choice: Mapping[str, Any], text: str) -> None:
+        """Count a chunk's tokens in; text without probabilities leaves the whole's unknown."""
+        content = (choice.get("logprobs") or {}).get("content") or []
+        if text and not content:
+            self._logprob = None
+        elif self._logprob is not None:
+            self._logprob += sum(_score(each).logprob for each in content)
 
 
 def _first(choice: Mapping[str, Any]) -> First | None:

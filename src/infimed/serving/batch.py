@@ -25,6 +25,7 @@ class Job:
     Attributes:
         queue_until, write_until: when it fails, by the engine's clock.
         told: its first token was told. reused: tokens of its prompt that were known.
+        failed: it was told that it failed, and leaves.
         answer: from when its prompt is computed.
     """
 
@@ -35,6 +36,7 @@ class Job:
     queue_until: float
     write_until: float
     cancelled: bool = False
+    failed: bool = False
     told: bool = False
     reused: int = 0
     answer: Answer | None = None

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from infimed.data.record import Fact
+
 LENGTHS = struct.Struct("<II")
 """Bytes of header and payload, before both."""
 HEADER_BYTES = 65_536
@@ -48,18 +50,19 @@ def read_frame(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 def decoded(order: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The answer to an order: views of the image, or the whole image as PNG.
+    """The answer to an order: views of the image, the whole image as PNG, or a picture for a screen.
 
     Args:
-        order: suffix, frame, max_pixels, max_bytes, min_side, volume_bytes; side and tiles for views, no
-            side for a PNG.
+        order: suffix, frame, window, max_pixels, max_bytes, min_side, volume_bytes; then side and tiles for
+            views, no side for a PNG, or `shown_side` for a picture (see `looking`).
 
     Raises:
         ImageError: it is refused.
     """
-    from infimed.data.imaging import LIMITS, ImageError, load
+    from infimed.data.imaging import ACQUIRED, DEEP, LIMITS, ImageError, load
     from infimed.data.stored import encode_png
     from infimed.model.tiling import NO_TILES, cut, tile_grid
+    from infimed.serving.looking import looked
 
     limits = replace(
         LIMITS,
@@ -68,9 +71,14 @@ def decoded(order: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         max_volume_bytes=order["volume_bytes"],
         min_side=order["min_side"],
     )
-    made = load(data, {"frame": order["frame"]}, limits=limits, suffix=order["suffix"])
-    if order["frame"] and made.format != "DICOM":
+    facts = shown_by(order)
+    if order.get("shown_side"):
+        return looked(data, facts, limits, order["suffix"], order["shown_side"])
+    made = load(data, facts, limits=limits, suffix=order["suffix"])
+    if order["frame"] and made.format not in ACQUIRED:
         raise ImageError("frame")
+    if order.get("window") and made.format not in ACQUIRED and DEEP not in made.notes:
+        raise ImageError("window")
     pixels: NDArray[np.uint8] = made.pixels
     height, width = pixels.shape[:2]
     header = {"format": made.format, "width": width, "height": height}
@@ -80,6 +88,17 @@ def decoded(order: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     tiles = order["tiles"]
     views = cut(pixels, side, tile_grid((width, height), side, tiles) if tiles else NO_TILES)
     return {**header, "views": len(views)}, np.ascontiguousarray(views).tobytes()
+
+
+def shown_by(order: dict[str, Any]) -> dict[str, Fact]:
+    """The facts that an order's frame and window are."""
+    facts: dict[str, Fact] = {}
+    if order["frame"] is not None:
+        facts["frame"] = order["frame"]
+    if order.get("window"):
+        center, width = order["window"]
+        facts.update(window_center=center, window_width=width, voi_function="LINEAR_EXACT")
+    return facts
 
 
 def limit_memory(more_bytes: int) -> None:
@@ -110,6 +129,7 @@ def main() -> None:
     import infimed.data.nifti
     import infimed.data.stored
     import infimed.model.tiling
+    import infimed.serving.looking
 
     assert nibabel and pydicom and infimed.data.nifti  # all code is there before memory is limited
     cv2.setNumThreads(1)

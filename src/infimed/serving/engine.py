@@ -7,7 +7,8 @@ Then their keys and values are put beside those of the running ones.
 
 Invariant: in fp32 an answer equals that of `LocalModel.respond` to the same request, whatever runs beside it
 (tests). Cost: joining copies the running cache once; a long prompt delays the next step of all others.
-Should a step fail, all that was running fails with a code, and the engine goes on.
+What fails for several together is tried for halves of them (`isolation`), so who cannot be computed fails alone,
+with a code. Only where the shared cache itself cannot be rearranged all fail; the engine goes on in any case.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from infimed.inference.branches import Row, extend, fill, new_cache
-from infimed.inference.cache import KeyValues, slot_bytes
-from infimed.inference.chat import TOKENS_PER_PART
+from infimed.inference.cache import slot_bytes
 from infimed.inference.decoding import choose_next, feed_newest
-from infimed.inference.local import LocalModel, encode_views, prepare, shown
-from infimed.serving.answers import Answer, Form, Vocabulary
+from infimed.inference.local import LocalModel, prepare
+from infimed.serving.answers import Form, Vocabulary
 from infimed.serving.asking import Ask, Done, Event, Failed, Finish, First, Made, Piece
+from infimed.serving.audit import Audit, recorded
 from infimed.serving.batch import Batch, Job
+from infimed.serving.isolation import halved
 from infimed.serving.logs import frames_of
+from infimed.serving.prompts import Begun, Prompts
 from infimed.serving.queueing import FairQueue
 from infimed.serving.refusals import Refusal
-from infimed.serving.remembering import Conversation, FeatureCache, PrefixCache
 from infimed.serving.schema import Automaton
 from infimed.serving.settings import Settings
 from infimed.serving.work import Unit, Works
@@ -76,9 +76,10 @@ class Engine:
     ) -> None:
         self.local, self.settings = local, settings
         self._clock, self._waited = clock, waited
+        self.audit: Audit | None = None
         self.counts = Counts()
-        self.features = FeatureCache(settings.engine.feature_bytes)
-        self.prefixes = PrefixCache(settings.engine.prefix_bytes)
+        self._prompts = Prompts(local, settings.engine)
+        self.features, self.prefixes = self._prompts.features, self._prompts.prefixes
         self._vocabulary: Vocabulary | None = None
         self._waiting: FairQueue[Job] = FairQueue()
         self._works = Works()
@@ -134,8 +135,12 @@ class Engine:
         """Whether the thread lives."""
         return self._thread.is_alive() and not self._closing
 
-    async def answer(self, ask: Ask) -> AsyncIterator[Event]:
+    def answer(self, ask: Ask) -> AsyncIterator[Event]:
         """See `asking.Answerer`."""
+        events = self._events(ask)
+        return events if self.audit is None else recorded(self.audit, ask, self.fingerprint, events)
+
+    async def _events(self, ask: Ask) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -156,6 +161,8 @@ class Engine:
 
     async def work(self, function: Callable[[LocalModel], Made], client: str) -> Made:
         """See `asking.Answerer`."""
+        if self.audit is not None:
+            self.audit.worked(client, self.fingerprint)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Made] = loop.create_future()
         unit = Unit(function, loop, done, self._clock() + self.settings.times.queue)
@@ -234,10 +241,8 @@ class Engine:
             try:
                 with torch.no_grad():
                     self._turn()
-            except (MemoryError, torch.OutOfMemoryError):
-                self._broken("out_of_memory", None)
             except Exception as error:  # the server must outlive any defect in a step
-                self._broken("internal", error)
+                self._broken(error)
 
     def _turn(self) -> None:
         """Do one unit of work, let requests join and leave, then write one token of every answer."""
@@ -246,14 +251,7 @@ class Engine:
         now = self._clock()
         for job in self._batch.leave(lambda job: job.cancelled or now > job.write_until):
             job.emit(Failed("cancelled" if job.cancelled else "generation_timeout"))
-        try:
-            if taken:
-                self._join(taken)
-        except BaseException:
-            # Some are in the batch already, where `_broken` finds them.
-            there = set(self._batch.jobs)
-            self._batch.jobs.extend(job for job in taken if job not in there)
-            raise
+        self._join(taken)
         self._step()
 
     def _work(self) -> None:
@@ -290,124 +288,76 @@ class Engine:
 
     def _join(self, taken: Sequence[Job]) -> None:
         """Compute prompts and put their rows beside the running ones."""
-        features = self._features(taken)
-        fresh: dict[tuple[object, ...], list[Job]] = {}
-        begun: list[tuple[KeyValues, Tensor, list[Job]]] = []
-        for job in taken:
-            found = self.prefixes.find(job.ask.client, job.ids, self._images(job))
-            if found is None:
-                fresh.setdefault(job.prepared.group, []).append(job)
-            else:
-                begun.append(self._resumed(job, *found, features))
-        if fresh:
-            begun.append(self._fresh(list(fresh.values()), features))
-        for cache, last, jobs in begun:
-            self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
-            self._batch.join(cache, last, jobs)
+        begun: list[Begun] = []
+        halved(taken, lambda jobs: begun.extend(self._prompts.computed(jobs)), self._failed)
+        try:
+            for cache, last, jobs in begun:
+                self.counts.prompt_tokens += sum(job.prepared.tokens - job.reused for job in jobs)
+                self._batch.join(cache, last, jobs)
+        except BaseException:
+            # Some are in the batch already, where `_broken` finds them.
+            there = set(self._batch.jobs)
+            all_of_them = (job for _, _, jobs in begun for job in jobs)
+            self._batch.jobs.extend(job for job in all_of_them if job not in there)
+            raise
         self.counts.most_together = max(self.counts.most_together, self.running)
-
-    def _fresh(
-        self, groups: Sequence[Sequence[Job]], features: dict[str, Tensor]
-    ) -> tuple[KeyValues, Tensor, list[Job]]:
-        """Prompts from their first token; those with one trunk share a row."""
-        model = self.local.model
-        rows = [
-            Row(
-                jobs[0].prepared.trunk,
-                [job.prepared.branch for job in jobs],
-                shown(jobs[0].prepared, features),
-            )
-            for jobs in groups
-        ]
-        cache = new_cache(model, len(rows))
-        states = fill(model, rows, cache)
-        last = torch.cat(
-            [of[[end - 1 for end in row.ends()]] for row, of in zip(rows, states, strict=True)]
-        )
-        for number, jobs in enumerate(groups):
-            for branch, job in enumerate(jobs):
-                job.answer = self._answer(job, number, branch)
-        return cache, last, [job for jobs in groups for job in jobs]
-
-    def _resumed(
-        self, job: Job, taken: Tensor, length: int, features: dict[str, Tensor]
-    ) -> tuple[KeyValues, Tensor, list[Job]]:
-        """A prompt from where it differs from a known conversation; fed in parts as in `Chat`."""
-        model = self.local.model
-        cache = new_cache(model, 1)
-        cache.put(0, taken)
-        rest = job.ids[length:]
-        new = [sha256 for sha256, start in self._images(job) if start >= length]
-        stacked = torch.cat([features[sha256] for sha256 in new]) if new else None
-        embedded = model.embed(torch.tensor([rest], device=cache.device), stacked)
-        for start in range(0, len(rest), TOKENS_PER_PART):
-            part = embedded[:, start : start + TOKENS_PER_PART]
-            begin, count = length + start, part.shape[1]
-            positions = list(range(begin, begin + count))
-            hidden = extend(model, cache, part, [0] * count, [0] * count, positions)
-        job.reused = length
-        job.answer = self._answer(job, 0, 0)
-        return cache, hidden[-1:], [job]
-
-    def _answer(self, job: Job, row: int, branch: int) -> Answer:
-        processor, request = self.local.processor, job.prepared.request
-        return Answer(
-            row,
-            branch,
-            job.prepared.tokens,
-            processor.raw_text,
-            processor.stop_ids,
-            request.max_new_tokens,
-            request.sampling,
-            request.stop,
-            top=job.ask.top,
-            form=job.form,
-        )
-
-    def _images(self, job: Job) -> list[tuple[str, int]]:
-        """Hash and first placeholder of each image of a prompt, in order."""
-        processor = self.local.processor
-        places = [at for at, token in enumerate(job.ids) if token == processor.image_token_id]
-        found, passed = [], 0
-        for picture in job.prepared.pictures:
-            found.append((picture.sha256, places[passed]))
-            passed += processor.visual_tokens * len(job.ask.views(picture.sha256))
-        return found
-
-    def _features(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
-        """Features of all images of these requests, known or computed now."""
-        found: dict[str, Tensor] = {}
-        missing: dict[str, Job] = {}
-        for job in jobs:
-            for picture in job.prepared.pictures:
-                if picture.sha256 in found or picture.sha256 in missing:
-                    continue
-                known = self.features.get(picture.sha256)
-                if known is None:
-                    missing[picture.sha256] = job
-                else:
-                    found[picture.sha256] = known
-        views = [job.ask.views(sha256) for sha256, job in missing.items()]
-        made = encode_views(self.local.model, self.local.processor, views)
-        for sha256, features in zip(missing, made, strict=True):
-            found[sha256] = features
-            self.features.put(sha256, features)
-        return found
 
     def _step(self) -> None:
         """Write one token of every answer; the complete ones leave."""
         batch = self._batch
-        if batch.cache is None or batch.hidden is None:
+        if batch.cache is None:
             return
-        model = self.local.model
-        choose_next(model, batch.hidden, batch.answers)
+        halved(batch.jobs, self._choose, self._failed)
         self.counts.steps += 1
-        self.counts.written_tokens += len(batch.jobs)
         for job in batch.jobs:
-            self._tell(job)
-        batch.leave(lambda job: not job.writer.open)
-        if batch.cache is not None:
-            batch.hidden = feed_newest(model, batch.cache, batch.answers, batch.place)
+            if not job.failed:
+                self.counts.written_tokens += 1
+                try:
+                    self._tell(job)
+                except Exception as error:
+                    self._failed(job, error)
+        batch.leave(lambda job: job.failed or not job.writer.open)
+        self._feed()
+
+    def _choose(self, jobs: Sequence[Job]) -> None:
+        """The next token of these answers."""
+        batch = self._batch
+        assert batch.hidden is not None
+        hidden = batch.hidden
+        if len(jobs) < len(batch.jobs):
+            hidden = hidden[[batch.jobs.index(job) for job in jobs]]
+        writers = [job.writer for job in jobs]
+        choose_next(
+            self.local.model, hidden, writers, lambda at, error: self._failed(jobs[at], error)
+        )
+
+    def _feed(self) -> None:
+        """Compute the newest token of every answer."""
+        batch = self._batch
+        if batch.hidden is None:
+            return
+        before, states = batch.hidden, list[Tensor]()
+
+        def failed(job: Job, error: Exception) -> None:
+            self._failed(job, error)
+            states.append(before[:1])  # keeps its place until it leaves
+
+        halved(batch.jobs, lambda jobs: states.append(self._fed(jobs)), failed)
+        batch.hidden = states[0] if len(states) == 1 else torch.cat(states)
+        batch.leave(lambda job: job.failed)
+
+    def _fed(self, jobs: Sequence[Job]) -> Tensor:
+        """The states after the newest tokens of these answers [jobs, d]; a failure leaves the cache as it was."""
+        cache = self._batch.cache
+        assert cache is not None
+        lengths = list(cache.lengths)
+        try:
+            return feed_newest(
+                self.local.model, cache, [job.writer for job in jobs], self._batch.place
+            )
+        except BaseException:
+            cache.rewind(lengths)
+            raise
 
     def _tell(self, job: Job) -> None:
         """Send what an answer has that was not sent before."""
@@ -419,27 +369,32 @@ class Engine:
         if job.ask.stream and (piece := answer.piece()):
             job.emit(Piece(piece))
         if not answer.open:
-            self._remember(job)
             finish: Finish = "stop" if answer.stopped else "length"
             tokens = job.prepared.tokens
-            job.emit(Done(answer.text, finish, tokens, len(answer.ids), job.reused))
+            count = len(answer.ids)
+            job.emit(Done(answer.text, finish, tokens, count, job.reused, answer.logprob))
+            try:
+                self._prompts.remember(self._batch, job)
+            except Exception as error:  # the next turn is computed from its beginning, no more
+                LOG.error("not_remembered", extra={"frames": frames_of(error)})
 
-    def _remember(self, job: Job) -> None:
-        """Keep the keys and values of a conversation that may go on."""
-        cache, answer = self._batch.cache, job.writer
-        if cache is None or not self.settings.engine.prefix_bytes:
-            return
-        taken = cache.taken(self._batch.place[answer.row], answer.branch)
-        ids = np.array([*job.ids, *answer.ids][: taken.shape[2]], np.int64)
-        images = tuple(self._images(job))
-        self.prefixes.put(Conversation(job.ask.client, ids, images, taken))
-
-    def _broken(self, code: str, error: Exception | None) -> None:
-        """Fail what was running and begin anew."""
+    def _failed(self, job: Job, error: Exception) -> None:
+        """Fail one request; it leaves its place at the end of the step."""
         self.counts.failures += 1
+        code = code_of(error)
+        about = {"request_id": job.ask.request.id, "code": code, "frames": frames_of(error)}
+        LOG.error("answer_failed", extra=about)
+        job.failed = True
+        job.emit(Failed(code))
+
+    def _broken(self, error: Exception) -> None:
+        """Fail all that was running and begin anew."""
+        code = code_of(error)
         LOG.error("engine_failed", extra={"code": code, "frames": frames_of(error)})
         for job in self._batch.forget():
-            job.emit(Failed(code))
+            if not job.failed:
+                self.counts.failures += 1
+                job.emit(Failed(code))
 
     def _fail_all(self, code: str) -> None:
         with self._wake:
@@ -449,3 +404,12 @@ class Engine:
             unit.fail(Refusal(code, retry_after=self.settings.times.retry_after))
         for job in (*waiting, *self._batch.forget()):
             job.emit(Failed(code))
+
+
+def code_of(error: Exception) -> str:
+    """What a client is told of a failure."""
+    full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    # torch's allocator for the CPU has no exception of its own.
+    if full or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return "out_of_memory"
+    return "internal"

@@ -30,8 +30,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOG: Final = logging.getLogger("infimed.serving")
 ROUTES: Final = (
-    "/v1/chat/completions", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json",
-    "/v1/infimed/evidence", "/v1/infimed/nearest",
+    "/v1/chat/completions", "/v1/infimed/files", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json",
+    "/v1/infimed/evidence", "/v1/infimed/nearest", "/v1/infimed/ask", "/v1/infimed/report",
+    "/v1/infimed/differential", "/v1/infimed/consult",
 )  # fmt: skip
 OPEN: Final = frozenset({"/health", "/ready"})
 """Addresses that ask for no key: they say one word."""
@@ -71,6 +72,7 @@ class Front:
         hosts: names in ``Host`` that are answered to; none for all. On a loopback bind they keep a web page
             of another site, whose name was pointed at this machine, from asking.
         idle_seconds: longest a client may leave a part of its answer unread.
+        is_page: whether a path is the page's, which asks for keys itself and has headers of its own.
     """
 
     app: App
@@ -78,6 +80,7 @@ class Front:
     meters: Meters
     hosts: Sequence[str] = ()
     idle_seconds: float = 30.0
+    is_page: Callable[[str], bool] = lambda path: False
     turnstile: Turnstile = field(default_factory=Turnstile)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +96,9 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                own = ((b"x-request-id", request_id.encode()), *HEADERS)
+                there = {name for name, _ in message.get("headers", ())}
+                own = [(name, value) for name, value in HEADERS if name not in there]
+                own.append((b"x-request-id", request_id.encode()))
                 message["headers"] = [*message.get("headers", ()), *own]
             async with asyncio.timeout(self.idle_seconds):
                 await send(message)
@@ -130,7 +135,7 @@ class Front:
 
     def _client(self, scope: Scope, headers: Headers) -> str:
         """Whose turn a request takes: its key's, or its address'."""
-        if self.keys.hashes and scope["path"] not in OPEN:
+        if self.keys.hashes and scope["path"] not in OPEN and not self.is_page(scope["path"]):
             client = self.keys.client(headers.get("authorization"))
             if client is None:
                 raise Refusal("unauthorized")
@@ -141,7 +146,8 @@ class Front:
     def _note(
         self, scope: Scope, noted: dict[str, Any], status: int, seconds: float, reason: str
     ) -> None:
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        path = scope["path"]
+        route = path if path in ROUTES else "page" if self.is_page(path) else "other"
         self.meters.requests.labels(route, str(status or 499)).inc()
         self.meters.seconds.labels(route).observe(seconds)
         if "code" in noted:

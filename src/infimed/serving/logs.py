@@ -17,7 +17,7 @@ from typing import Final, TextIO
 
 FIELDS: Final = (
     "request_id", "client", "route", "status", "code", "milliseconds", "first_token_milliseconds",
-    "body_bytes", "images", "prompt_tokens", "new_tokens", "reused_tokens", "frames", "kind", "reason",
+    "body_bytes", "images", "prompt_tokens", "new_tokens", "reused_tokens", "frames", "kind", "reason", "entries", "chain",
 )  # fmt: skip
 """Fields that a line of ours may have."""
 _CONSTANT: Final = ("infimed.serving", "uvicorn.error")

@@ -2,7 +2,8 @@
 
 The declared type must be that of the content. Bytes and pixels are within the limits before anything is decoded
 (the decoder reads the header first), and a decoder that is slow, grows or dies is replaced and costs its
-own image only. Invariant: the pixels are those of training, evaluation and `infimed chat`.
+own image only; one whose client has left ends its work and is used again. Invariant: the pixels are those of
+training, evaluation and `infimed chat`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,20 +60,26 @@ class Source:
     """An image as it came.
 
     Attributes:
-        data: encoded. suffix: as `TYPES` has it. frame: of a multi-frame file.
+        data: encoded. suffix: as `TYPES` has it. frame: of a multi-frame file or volume; None for the usual one.
         place: the field of the request, for refusals.
+        window: center and width in units after rescale; None for the file's own.
     """
 
     data: bytes = field(repr=False)
     suffix: str
-    frame: int
+    frame: int | None
     place: str
+    window: tuple[float, float] | None = None
 
     @property
     def sha256(self) -> str:
-        """Hash of content and frame."""
-        own = sha256_bytes(self.data)
-        return own if not self.frame else f"{own}#frame={self.frame}"
+        """Hash of content, frame and window."""
+        named = sha256_bytes(self.data)
+        if self.frame is not None:
+            named += f"#frame={self.frame}"
+        if self.window is not None:
+            named += "#window={!r},{!r}".format(*self.window)
+        return named
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,34 @@ class Shown:
     png: bytes = field(default=b"", repr=False)
 
 
-def from_url(url: str, frame: int, place: str, settings: Settings) -> Source:
+@dataclass(frozen=True)
+class Look:
+    """A picture of an image for a screen, and what its controls can do.
+
+    Attributes:
+        png: of at most the side that was asked for. size: width and height of the image itself.
+        frames, frame: of a multi-frame file or volume, from 0.
+        window: center and width; None for what has none, as colour. range: lowest and highest value, in `units`.
+    """
+
+    png: bytes = field(repr=False)
+    size: tuple[int, int]
+    format: str
+    frames: int = 1
+    frame: int = 0
+    modality: str = ""
+    units: str = ""
+    window: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None
+
+
+def from_url(
+    url: str,
+    frame: int | None,
+    place: str,
+    settings: Settings,
+    window: Sequence[float] | None = None,
+) -> Source:
     """The image in a ``data:`` URL.
 
     Raises:
@@ -109,10 +144,17 @@ def from_url(url: str, frame: int, place: str, settings: Settings) -> Source:
         data = base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise Refusal("image_corrupt", param=place, detail="it is not base64") from None
-    return checked(data, kind, frame, place, settings)
+    return checked(data, kind, frame, place, settings, window)
 
 
-def checked(data: bytes, kind: str, frame: int, place: str, settings: Settings) -> Source:
+def checked(
+    data: bytes,
+    kind: str,
+    frame: int | None,
+    place: str,
+    settings: Settings,
+    window: Sequence[float] | None = None,
+) -> Source:
     """An image whose content is what its type says.
 
     Raises:
@@ -123,6 +165,8 @@ def checked(data: bytes, kind: str, frame: int, place: str, settings: Settings) 
         raise Refusal("image_empty", param=place)
     if len(data) > most:
         raise Refusal("image_bytes", param=place, detail=f"at most {most} bytes")
+    if kind not in TYPES:
+        raise Refusal("image_format", param=place, detail=f"accepted: {', '.join(TYPES)}")
     wanted, suffix = TYPES[kind]
     found = sniff(data, suffix)
     if found is None:
@@ -130,7 +174,10 @@ def checked(data: bytes, kind: str, frame: int, place: str, settings: Settings) 
     if wanted and found != wanted:
         detail = f"declared {kind}, the content is {found}"
         raise Refusal("image_type", param=place, detail=detail)
-    return Source(data, suffix, frame, place)
+    if found != "NIFTI":  # whose usual slice is the middle one, not the first
+        frame = frame or None
+    shown = None if window is None else (float(window[0]), float(window[1]))
+    return Source(data, suffix, frame, place, shown)
 
 
 @dataclass(frozen=True)
@@ -149,6 +196,7 @@ class Decoders:
         self.replaced = 0
         self._free: asyncio.Queue[asyncio.subprocess.Process | None] = asyncio.Queue()
         self._all: set[asyncio.subprocess.Process] = set()
+        self._busy: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
 
     async def start(self) -> None:
         """Start all processes.
@@ -162,6 +210,9 @@ class Decoders:
 
     async def close(self) -> None:
         """End all processes."""
+        for task in self._busy:
+            task.cancel()
+        await asyncio.gather(*self._busy, return_exceptions=True)
         for process in list(self._all):
             await self._kill(process)
 
@@ -171,30 +222,76 @@ class Decoders:
         Raises:
             Refusal: it is refused, no decoder was free in time, or its own was too slow or died.
         """
-        limits, decoder = self.settings.limits, self.settings.decoder
-        order = {
+        return self._shown(source, *await self._done(source, self.order(source, pixels_left)))
+
+    async def look(self, source: Source, side: int) -> Look:
+        """A picture of at most `side` pixels for a screen.
+
+        Raises:
+            Refusal: as in `decode`.
+        """
+        order = {**self.order(source, self.settings.limits.image_pixels), "shown_side": side}
+        header, png = await self._done(source, order)
+        window, span = header.get("window"), header.get("range")
+        return Look(
+            png,
+            (int(header["width"]), int(header["height"])),
+            header["format"],
+            int(header["frames"]),
+            int(header["frame"]),
+            header["modality"],
+            header["units"],
+            None if window is None else (window[0], window[1]),
+            None if span is None else (span[0], span[1]),
+        )
+
+    def order(self, source: Source, pixels_left: int) -> dict[str, Any]:
+        """What a decoder is told; see `decoder.decoded`."""
+        limits = self.settings.limits
+        return {
             "suffix": source.suffix,
             "frame": source.frame,
+            "window": source.window,
             "max_pixels": max(0, min(limits.image_pixels, pixels_left)),
             "max_bytes": limits.image_bytes,
             "min_side": limits.image_side,
-            "volume_bytes": decoder.memory_bytes // 4,
+            "volume_bytes": self.settings.decoder.memory_bytes // 4,
             "side": self.wanted.side,
             "tiles": self.wanted.tiles,
         }
+
+    async def _done(self, source: Source, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """An order carried out, in a process that is replaced when it fails."""
         try:
             async with asyncio.timeout(self.settings.times.queue):
                 process = await self._free.get()
         except TimeoutError:
             wait = self.settings.times.retry_after
             raise Refusal("queue_timeout", retry_after=wait) from None
+        # A task of its own: a client that leaves ends its own waiting. Its decoder is not killed, which would
+        # cost the others a second of CPU for a new one, and is free again within `times.decode`.
+        task = asyncio.create_task(self._exchange(process, order, source))
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
+        header, payload = await asyncio.shield(task)
+        code = header.get("error")
+        if code is not None:
+            code = f"image_{code}"
+            raise Refusal(code if code in CODES else "image_failed", param=source.place)
+        return header, payload
+
+    async def _exchange(
+        self, process: asyncio.subprocess.Process | None, order: dict[str, Any], source: Source
+    ) -> tuple[dict[str, Any], bytes]:
+        """What a decoder says to an order; it, or its place, is free again afterwards."""
         healthy: asyncio.subprocess.Process | None = None
         try:
             if process is None or process.returncode is not None:
                 process = await self._spawn()
             async with asyncio.timeout(self.settings.times.decode):
-                header, payload = await _ask(process, order, source.data)
+                answer = await _ask(process, order, source.data)
             healthy = process
+            return answer
         except TimeoutError:
             raise Refusal("image_timeout", param=source.place) from None
         except (OSError, EOFError, ValueError):  # it died, or was killed for its memory
@@ -205,11 +302,6 @@ class Decoders:
                 if process is not None:
                     await asyncio.shield(self._kill(process))
             self._free.put_nowait(healthy)
-        code = header.get("error")
-        if code is not None:
-            code = f"image_{code}"
-            raise Refusal(code if code in CODES else "image_failed", param=source.place)
-        return self._shown(source, header, payload)
 
     def _shown(self, source: Source, header: dict[str, Any], payload: bytes) -> Shown:
         size = (int(header["width"]), int(header["height"]))

@@ -6,12 +6,16 @@ request becomes a name. Needs the package ``prometheus-client`` of the extra ``s
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from infimed.core.errors import missing_extra
 
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+LATE: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+LOOK_SECONDS: Final = 0.05
 
 
 class Meters:
@@ -50,6 +54,17 @@ class Meters:
             "infimed_abstentions", "Answers flagged as abstentions.", **own
         )
 
+        self.lateness = prometheus.Histogram(
+            "infimed_loop_late_seconds", "How late the event loop is; what nobody is answered in.", buckets=LATE, **own
+        )  # fmt: skip
+
+    async def watch_loop(self) -> None:
+        """Measure until cancelled how late the event loop gets round to a task that is due."""
+        while True:
+            due = time.perf_counter() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+            self.lateness.observe(max(0.0, time.perf_counter() - due))
+
     def show(self, name: str, what: str, value: Callable[[], float]) -> None:
         """Add a level that is read when `/metrics` is asked."""
         self._prometheus.Gauge(name, what, registry=self.registry).set_function(value)
@@ -69,7 +84,7 @@ def engine_levels(engine: Any) -> Iterator[tuple[str, str, Callable[[], float]]]
     yield "infimed_engine_running", "Answers that are being written.", lambda: engine.running
     yield "infimed_engine_cache_bytes", "Keys and values of them.", lambda: engine.cache_bytes
     yield "infimed_engine_steps", "Steps so far.", lambda: counts.steps
-    yield "infimed_engine_failures", "Steps that failed so far.", lambda: counts.failures
+    yield "infimed_engine_failures", "Answers that failed so far.", lambda: counts.failures
     yield "infimed_feature_hits", "Images whose features were known.", lambda: features.hits
     yield "infimed_feature_misses", "Images that were encoded.", lambda: features.misses
     yield "infimed_feature_bytes", "Image features kept.", lambda: features.bytes

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from infimed.serving.refusals import Refusal
 from infimed.serving.settings import Limits
@@ -45,12 +46,27 @@ class TextPart(Body):
     text: str
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+
+
 class ImageUrl(Body):
-    """Where an image is. `frame` (ours) picks one of a multi-frame DICOM file; 0 is the first."""
+    """Where an image is, and what of it is meant.
+
+    `frame` (ours) picks one of a multi-frame DICOM file or an axial slice of a volume, from 0; by default the first
+    frame, or the middle slice. `window` (ours) is the centre and the width of the grey values that are shown, in units
+    after rescale (HU for CT); by default the file's own.
+    """
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
-    frame: int = Field(0, ge=0, le=1_000_000)
+    frame: int | None = Field(None, ge=0, le=1_000_000)
+    window: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _wide(self) -> ImageUrl:
+        if self.window is not None and self.window[1] <= 0:
+            raise PydanticCustomError("greater_than", "the width of a window is above 0")
+        return self
 
 
 class ImagePart(Body):
@@ -216,6 +232,8 @@ def _refusal(error: ValidationError) -> Refusal:
         return Refusal("unknown_field", param=place or None)
     if kind == "missing":
         return Refusal("missing_field", param=place or None)
+    if kind == "string_unicode":
+        return Refusal("invalid_text", param=place or None)
     return Refusal("invalid_value", param=place or None, detail=_KINDS.get(kind, ""))
 
 

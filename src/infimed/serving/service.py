@@ -22,8 +22,21 @@ from starlette.types import Receive, Scope, Send
 from infimed.core.errors import DataError
 from infimed.data.record import Message, Role
 from infimed.inference.requests import Picture, Pixels, Request, Sampling
-from infimed.serving.admission import Gate, Place, check_headers, read_body
-from infimed.serving.asking import Answerer, Ask, Done, Event, Failed, First, Piece
+from infimed.serving.admission import Gate, Place, check_headers, check_origin, read_body
+from infimed.serving.applications.applications import Applications
+from infimed.serving.applications.calibration import Calibration
+from infimed.serving.applications.signals import TOP
+from infimed.serving.asking import (
+    Answerer,
+    Ask,
+    Done,
+    Event,
+    Failed,
+    First,
+    Piece,
+    closable,
+    refusal_of,
+)
 from infimed.serving.evidence.job import Evidence
 from infimed.serving.media import Decoders, Shown, Source, checked, from_url
 from infimed.serving.meters import Meters
@@ -32,6 +45,7 @@ from infimed.serving.refusals import Refusal
 from infimed.serving.remote import RemoteImages
 from infimed.serving.settings import Limits, Settings
 from infimed.serving.shapes import Heading, failure
+from infimed.serving.uploads import PREFIX, Uploads, form_file
 
 Result = TypeVar("Result")
 
@@ -49,6 +63,7 @@ class Service:
 
     Attributes:
         name: the model's, as clients name it. created: when the server began, seconds since 1970.
+        calibration: of this model; None where none was fitted, and then no answer is called an abstention.
     """
 
     settings: Settings
@@ -57,15 +72,19 @@ class Service:
     meters: Meters
     name: str
     created: int = field(default_factory=lambda: int(time.time()))
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.settings)
         self.evidence = Evidence(self)
+        self.applications = Applications(self, self.calibration)
         limits = self.settings.limits
         self.remote = RemoteImages(self.settings.image_hosts, limits.image_bytes)
+        self.uploads = Uploads(self.settings)
         self.meters.show("infimed_requests_in_flight", "Requests.", lambda: self.gate.requests)
         self.meters.show("infimed_body_bytes_in_flight", "Bodies.", lambda: self.gate.bytes)
         self.meters.show("infimed_decoders_replaced", "So far.", lambda: self.decoders.replaced)
+        self.meters.show("infimed_upload_bytes", "Uploads kept.", lambda: self.uploads.held_bytes)
 
     def models(self) -> list[dict[str, Any]]:
         """The entry of the one model."""
@@ -88,10 +107,36 @@ class Service:
             asked = await self.body(http, place, parse)
             answer = await unless_gone(http, self._begun(asked, noted))
             if asked.stream:
-                return _Held(self._events(asked, answer, noted), answer, held.pop_all())
+                return Held(self._events(asked, answer, noted), answer.events, held.pop_all())
             async with aclosing(answer.events):
                 value = await unless_gone(http, self._whole(asked, answer, noted))
             return JSONResponse(value)
+
+    async def upload(self, http: HttpRequest) -> Response:
+        """``POST /v1/infimed/files``.
+
+        Raises:
+            Refusal: it is no form with an image, or there is no room for it.
+        """
+        noted: dict[str, Any] = http.scope["state"]
+        with self.gate.admit(noted["client"]) as place:
+            check_origin(http.headers)
+            body = await self._read(http, place, "multipart/form-data")
+            data, kind = await asyncio.to_thread(form_file, body, http.headers["content-type"])
+            del body
+            checked(data, kind, 0, "file", self.settings)
+            name = self.uploads.put(noted["client"], data, kind)
+        now = int(time.time())
+        return JSONResponse(
+            {
+                "id": name,
+                "object": "file",
+                "bytes": len(data),
+                "created_at": now,
+                "expires_at": now + int(self.settings.times.upload),
+                "purpose": "vision",
+            }
+        )
 
     async def body(
         self, http: HttpRequest, place: Place, parse: Callable[[bytes, Limits], Named]
@@ -104,23 +149,27 @@ class Service:
         Raises:
             Refusal: it is no plain JSON, too large, too slow, not what `parse` takes, or for another model.
         """
-        check_headers(http.headers, self.settings)
-        try:
-            body = await read_body(http.stream(), place)
-        except ClientDisconnect:
-            raise Refusal("cancelled") from None
-        http.scope["state"]["body_bytes"] = len(body)
+        body = await self._read(http, place, "application/json")
         asked = await asyncio.to_thread(parse, body, self.settings.limits)
         if asked.model != self.name:
             raise Refusal("model_not_found", param="model")
         return asked
 
+    async def _read(self, http: HttpRequest, place: Place, kind: str) -> bytes:
+        check_headers(http.headers, self.settings, kind)
+        try:
+            body = await read_body(http.stream(), place)
+        except ClientDisconnect:
+            raise Refusal("cancelled") from None
+        http.scope["state"]["body_bytes"] = len(body)
+        return body
+
     async def _begun(self, asked: ChatRequest, noted: dict[str, Any]) -> _Answer:
         """The request put to the model, and its first event."""
-        images = await self.images(asked.image_parts)
+        images = await self.images(asked.image_parts, noted["client"])
         noted["images"] = len(images)
         events = self.answerer.answer(self._ask(asked, images, noted))
-        answer = _Answer(_closable(events))
+        answer = _Answer(closable(events))
         try:
             event = await anext(answer.events)
             if isinstance(event, Failed):
@@ -158,16 +207,18 @@ class Service:
             request,
             noted["client"],
             {image.sha256: image for image in images},
-            top=asked.top_logprobs or 0,
+            top=max(
+                asked.top_logprobs or 0, min(TOP, limits.top_logprobs) if self._judges(asked) else 0
+            ),
             stream=bool(asked.stream),
             schema=form.json_schema.schema_ if isinstance(form, SchemaFormat) else None,
         )
 
-    async def images(self, parts: list[tuple[str, ImageUrl]]) -> list[Shown]:
-        """All images of a request, decoded; each content once.
+    async def images(self, parts: list[tuple[str, ImageUrl]], client: str) -> list[Shown]:
+        """All images of a client's request, decoded; each content once.
 
         Args:
-            parts: with the places of their fields, for refusals.
+            parts: with the places of their fields, for refusals. client: whose uploads they may name.
 
         Raises:
             Refusal: one of them is refused.
@@ -176,7 +227,7 @@ class Service:
         found: dict[str, Shown] = {}
         shown = []
         for place, part in parts:
-            source = await self.source(place, part)
+            source = await self.source(place, part, client)
             if source.sha256 not in found:
                 image = found[source.sha256] = await self.decoded(source, left)
                 left -= image.size[0] * image.size[1]
@@ -195,18 +246,24 @@ class Service:
         self.meters.decoding.observe(time.perf_counter() - began)
         return image
 
-    async def source(self, place: str, part: ImageUrl) -> Source:
+    async def source(self, place: str, part: ImageUrl, client: str) -> Source:
         """An image as it came.
 
         Raises:
             Refusal: its address or its content is refused.
         """
+        if part.url.startswith(PREFIX):
+            sent = self.uploads.get(client, part.url, place)
+            return checked(sent.data, sent.kind, part.frame, place, self.settings, part.window)
         if part.url[:5].lower() != "data:":
             if not self.settings.image_hosts:
                 raise Refusal("image_url", param=place)
             data = await self.remote.fetch(part.url, place)
-            return checked(data, "application/octet-stream", part.frame, place, self.settings)
-        return await asyncio.to_thread(from_url, part.url, part.frame, place, self.settings)
+            kind = "application/octet-stream"
+            return checked(data, kind, part.frame, place, self.settings, part.window)
+        return await asyncio.to_thread(
+            from_url, part.url, part.frame, place, self.settings, part.window
+        )
 
     async def _whole(
         self, asked: ChatRequest, answer: _Answer, noted: dict[str, Any]
@@ -215,8 +272,9 @@ class Service:
             if isinstance(event, Failed):
                 self._fail(event)
             if isinstance(event, Done):
-                self._count(answer, event, noted)
-                return self._heading(asked, noted).completion(answer.first, event)
+                heading = self._heading(asked, noted)
+                self._count(heading, answer, event, noted)
+                return heading.completion(answer.first, event)
         raise Refusal("internal")
 
     async def _events(
@@ -230,7 +288,7 @@ class Service:
             if isinstance(event, Piece):
                 yield heading.piece(event.text)
             elif isinstance(event, Done):
-                self._count(answer, event, noted)
+                self._count(heading, answer, event, noted)
                 yield heading.closing(answer.first, event, bool(options and options.include_usage))
             elif isinstance(event, Failed):
                 noted["code"] = event.code
@@ -243,26 +301,24 @@ class Service:
             self.name,
             self.answerer.fingerprint,
             self.answerer.fingerprint_of,
-            self.settings.abstain_below,
-            bool(asked.logprobs),
+            self.calibration if self._judges(asked) else None,
+            (asked.top_logprobs or 0) if asked.logprobs else None,
         )
 
-    def _count(self, answer: _Answer, done: Done, noted: dict[str, Any]) -> None:
+    def _judges(self, asked: ChatRequest) -> bool:
+        """Whether the calibration speaks of such a request: one question, answered greedily in free words."""
+        alone = len(asked.messages) == 1 and not asked.temperature and not asked.stop
+        return self.calibration is not None and alone and asked.response_format is None
+
+    def _count(self, heading: Heading, answer: _Answer, done: Done, noted: dict[str, Any]) -> None:
         noted["prompt_tokens"], noted["new_tokens"] = done.prompt_tokens, done.new_tokens
         noted["reused_tokens"] = done.reused_tokens
         self.meters.tokens.labels("prompt").inc(done.prompt_tokens)
         self.meters.tokens.labels("new").inc(done.new_tokens)
-        below = self.settings.abstain_below
-        if below is not None and answer.first is not None:
-            import math
-
-            self.meters.abstentions.inc(math.exp(answer.first.chosen.logprob) < below)
+        self.meters.abstentions.inc(bool(heading.judged(answer.first, done).abstained))
 
     def _fail(self, event: Failed) -> NoReturn:
-        refusal = Refusal(event.code, detail=event.detail)
-        if refusal.status == 503:
-            refusal.retry_after = self.settings.times.retry_after
-        raise refusal
+        raise refusal_of(event, self.settings.times.retry_after)
 
 
 @dataclass
@@ -283,12 +339,14 @@ class _Answer:
             yield event
 
 
-class _Held(StreamingResponse):
-    """A stream that gives back the request's place when it ends, however it ends."""
+class Held(StreamingResponse):
+    """A stream that gives back the request's place when it ends, however it ends, and ends what it is made of."""
 
-    def __init__(self, content: AsyncIterator[bytes], answer: _Answer, held: ExitStack) -> None:
+    def __init__(
+        self, content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], held: ExitStack
+    ) -> None:
         super().__init__(content, media_type="text/event-stream")
-        self._answer, self._held = answer, held
+        self._source, self._held = source, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
@@ -296,17 +354,7 @@ class _Held(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._held.close()
-            await self._answer.events.aclose()
-
-
-async def _closable(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """The events as a generator, whose end is also theirs."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
+            await self._source.aclose()
 
 
 async def unless_gone(http: HttpRequest, work: Awaitable[Result]) -> Result:

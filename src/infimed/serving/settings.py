@@ -7,13 +7,14 @@ seconds, as the names say.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infimed.core.errors import DataError, UsageError, nearest_name
 
 MEBIBYTE = 2**20
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -44,6 +45,8 @@ class Limits(_Part):
     top_logprobs: int = Field(20, ge=0)
     evidence_grid: int = Field(32, ge=2, le=32, description="cells of a side of an evidence map")
     schema_states: int = Field(20_000, ge=100, description="of the automaton of a JSON schema")
+    upload_bytes: int = Field(256 * MEBIBYTE, ge=0, description="of all uploads that are kept")
+    upload_bytes_per_client: int = Field(64 * MEBIBYTE, ge=0, description="of them, of one client")
 
 
 class Times(_Part):
@@ -56,6 +59,7 @@ class Times(_Part):
     generate: float = Field(300, gt=0)
     idle_stream: float = Field(30, gt=0, description="a client that does not read its answer")
     drain: float = Field(30, gt=0, description="for answers that are written when the server stops")
+    upload: float = Field(600, gt=0, description="an upload is kept, then forgotten")
     retry_after: int = Field(2, ge=1, description="what a refused client is told to wait")
 
 
@@ -76,21 +80,77 @@ class DecoderSettings(_Part):
     memory_bytes: int = Field(1536 * MEBIBYTE, ge=64 * MEBIBYTE, description="of each, at most")
 
 
+class Start(_Part):
+    """What the command line says, option by option and with its names; an option that is given wins.
+
+    Attributes:
+        run, api_key_file, backend_key_file, audit, audit_key_file, index: paths; in a file relative to its folder.
+    """
+
+    run: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_key_file: str | None = None
+    allow_host: tuple[str, ...] = ()
+    name: str | None = None
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "cpu"
+    backend: str | None = None
+    backend_model: str | None = None
+    backend_key_file: str | None = None
+    audit: str | None = None
+    audit_key_file: str | None = None
+    page: bool | None = None
+    index: str | None = None
+
+    def given(self, **options: object) -> Start:
+        """With the options of a command line; None is one that was not given.
+
+        A run on the command line takes the place of a backend in the file, and the other way round.
+
+        Raises:
+            UsageError: a value is not accepted, or there is nothing to serve, or two things.
+        """
+        said = {name: value for name, value in options.items() if value is not None}
+        own = self.model_dump()
+        if "run" in said and "backend" not in said:
+            own["backend"] = None
+        if "backend" in said and "run" not in said:
+            own["run"] = None
+        made = _validated(Start, own | said, "the command line")
+        if (made.run is None) == (made.backend is None):
+            raise UsageError(
+                "give a run or --backend URL, one of them", fix="infimed serve runs/nano"
+            )
+        if made.index is not None and made.run is None:
+            raise UsageError(
+                "an index needs the model in this process", where="--index", fix="give a run"
+            )
+        if (made.audit is None) != (made.audit_key_file is None):
+            raise UsageError(
+                "--audit and --audit-key-file go together",
+                fix="openssl rand -hex 32 > audit.key, then --audit FILE --audit-key-file audit.key",
+            )
+        return made
+
+
+PATHS: Final = ("run", "api_key_file", "backend_key_file", "audit", "audit_key_file", "index")
+
+
 class Settings(_Part):
     """All of it.
 
     Attributes:
-        abstain_below: an answer whose first token is less likely than this is flagged as an abstention;
-            None where no threshold was fitted, and then the flag is null.
+        serve: what to serve, and where; see `Start`.
         image_hosts: from which images may be fetched, ``host`` or ``host:port``; none by default.
         backend_control: further control tokens of the model behind `--backend`, refused in texts.
     """
 
+    serve: Start = Start()
     limits: Limits = Limits()
     times: Times = Times()
     engine: EngineSettings = EngineSettings()
     decoder: DecoderSettings = DecoderSettings()
-    abstain_below: float | None = Field(None, ge=0, le=1)
     image_hosts: tuple[str, ...] = ()
     backend_control: tuple[str, ...] = ()
 
@@ -116,7 +176,10 @@ def read_settings(path: Path | None) -> Settings:
         return Settings()
     if not isinstance(value, dict):
         raise DataError("settings are a mapping of names to values", where=str(path))
-    return checked(value, str(path))
+    made = checked(value, str(path))
+    own = {name: getattr(made.serve, name) for name in PATHS}
+    found = {name: str(path.parent / said) for name, said in own.items() if said is not None}
+    return made.model_copy(update={"serve": made.serve.model_copy(update=found)})
 
 
 def checked(value: dict[str, Any], where: str) -> Settings:
@@ -125,16 +188,24 @@ def checked(value: dict[str, Any], where: str) -> Settings:
     Raises:
         UsageError: a name is unknown or a value is not accepted.
     """
-    for name in ("image_hosts", "backend_control"):
-        if isinstance(value.get(name), list):
-            value = {**value, name: tuple(value[name])}
+    return _validated(Settings, _tuples(value), where)
+
+
+def _tuples(value: object) -> Any:
+    """Lists as tuples: strict models take no list for one, and a YAML file has no other."""
+    if isinstance(value, dict):
+        return {name: _tuples(inner) for name, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _validated(kind: type[Part], value: dict[str, Any], where: str) -> Part:
     try:
-        return Settings.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = _names(first["loc"][:-1])
+            known = _names(kind, first["loc"][:-1])
             raise UsageError(
                 "no such setting",
                 where=where,
@@ -147,8 +218,7 @@ def checked(value: dict[str, Any], where: str) -> Settings:
         ) from error
 
 
-def _names(place: tuple[int | str, ...]) -> list[str]:
-    part: type[BaseModel] = Settings
+def _names(part: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
     for name in place:
         inner = part.model_fields[str(name)].annotation
         assert isinstance(inner, type) and issubclass(inner, BaseModel)

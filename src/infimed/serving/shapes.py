@@ -1,8 +1,8 @@
 """Answers in the shape of OpenAI's chat completions, whole or as server-sent events.
 
 Every answer has a field ``infimed`` beside OpenAI's: the disclaimer, the model's hash and what it covers, the
-probability of the first token and whether the answer is flagged as an abstention (null without a fitted
-threshold). Log-probabilities are those of the first token only.
+probability of the first token, and where the model has a calibration the confidence and whether the answer is
+flagged as an abstention. Log-probabilities are those of the first token only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infimed.inference.disclaimer import DISCLAIMER
+from infimed.serving.applications.calibration import UNKNOWN, Calibration, Judged, judge_written
 from infimed.serving.asking import Done, First, TokenScore
 from infimed.serving.refusals import Refusal
 
@@ -22,8 +23,8 @@ class Heading:
     """What all parts of an answer say of it.
 
     Attributes:
-        created: seconds since 1970. abstain_below: probability of the first token.
-        logprobs: whether they were asked for.
+        created: seconds since 1970. calibration: None where there is none, or none for such a request.
+        top: how many likeliest first tokens were asked for; None where no log-probabilities were.
     """
 
     id: str
@@ -31,19 +32,26 @@ class Heading:
     model: str
     model_hash: str
     model_hash_of: str
-    abstain_below: float | None
-    logprobs: bool
+    calibration: Calibration | None
+    top: int | None
 
-    def infimed(self, first: First | None) -> dict[str, Any]:
-        """The field of ours."""
-        probability = math.exp(first.chosen.logprob) if first is not None else None
-        judged = self.abstain_below is not None and probability is not None
+    def judged(self, first: First | None, done: Done | None) -> Judged:
+        """What may be believed of the answer: nothing before it is complete, or without a calibration."""
+        if self.calibration is None or done is None:
+            return UNKNOWN
+        return judge_written(self.calibration, first, done)
+
+    def infimed(self, first: First | None, done: Done | None = None) -> dict[str, Any]:
+        """The field of ours; `done` as soon as the answer is complete."""
+        judged = self.judged(first, done)
         return {
             "disclaimer": DISCLAIMER,
             "model_hash": self.model_hash,
             "model_hash_of": self.model_hash_of,
-            "first_token_probability": probability,
-            "abstained": probability < self.abstain_below if judged else None,  # type: ignore[operator]
+            "first_token_probability": math.exp(first.chosen.logprob) if first else None,
+            "confidence": judged.confidence,
+            "threshold": judged.threshold,
+            "abstained": judged.abstained,
         }
 
     def _whole(self, kind: str) -> dict[str, Any]:
@@ -64,7 +72,8 @@ class Heading:
             "logprobs": self._logprobs(first),
         }
         whole = self._whole("chat.completion")
-        return {**whole, "choices": [choice], "usage": usage(done), "infimed": self.infimed(first)}
+        own = self.infimed(first, done)
+        return {**whole, "choices": [choice], "usage": usage(done), "infimed": own}
 
     def opening(self, first: First | None) -> bytes:
         """The first event: whose turn it is, and how likely its first token was."""
@@ -77,7 +86,7 @@ class Heading:
 
     def closing(self, first: First | None, done: Done, with_usage: bool) -> bytes:
         """The last events."""
-        made = self._chunk({}, done.finish, infimed=self.infimed(first))
+        made = self._chunk({}, done.finish, infimed=self.infimed(first, done))
         if with_usage:
             whole = self._whole("chat.completion.chunk")
             made += event({**whole, "choices": [], "usage": usage(done)})
@@ -95,9 +104,9 @@ class Heading:
         return event({**self._whole("chat.completion.chunk"), "choices": [choice], **more})
 
     def _logprobs(self, first: First | None) -> dict[str, Any] | None:
-        if first is None or not self.logprobs:
+        if first is None or self.top is None:
             return None
-        top = [_token(score) for score in first.top]
+        top = [_token(score) for score in first.top[: self.top]]
         return {"content": [{**_token(first.chosen), "top_logprobs": top}], "refusal": None}
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from infimed.core.errors import UsageError, nearest_name
 from infimed.serving.keys import Keys, check_bind, is_loopback_host
-from infimed.serving.settings import Settings
+from infimed.serving.settings import Settings, Start
 
 if TYPE_CHECKING:
     from infimed.inference.local import LocalModel
+    from infimed.serving.applications.calibration import Calibration
+    from infimed.serving.audit import Audit
     from infimed.serving.service import Service
 
 
@@ -23,6 +25,7 @@ PACKAGES: Final = {
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
     "httpx": "httpx",
+    "python_multipart": "python-multipart",
 }
 """Of the extra ``serve``: what is imported, and what is installed."""
 TYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -53,6 +56,21 @@ class Bind:
         return (*local, *named) if local or named else ()
 
 
+def page_wanted(asked: bool | None) -> bool:
+    """Whether the page is put up: only where it is asked for, while not all of its tests have run.
+
+    Raises:
+        UsageError: it is asked for, and the extra ``web`` is missing.
+    """
+    from importlib.util import find_spec
+
+    from infimed.core.errors import missing_extra
+
+    if asked and find_spec("gradio") is None:
+        raise missing_extra("web", "gradio")
+    return bool(asked)
+
+
 def need_extra() -> None:
     """Say what to install, before anything slow is done.
 
@@ -77,9 +95,11 @@ def local_service(
         index: of training images, made from the same tower.
 
     Raises:
-        DataError: there is no complete checkpoint, or the index is not of its tower.
+        DataError: there is no complete checkpoint, or the index or the calibration is another model's.
         UsageError: there is no such type or device.
     """
+    from infimed.serving.applications.calibration import read_calibration
+
     opened = None
     if index is not None:
         from infimed.serving.evidence.nearest import Index, tower_fingerprint
@@ -88,7 +108,7 @@ def local_service(
     local = local_model(run, dtype, device)
     if opened is not None:
         opened.check_tower(tower_fingerprint(local))
-    service = around(local, name, settings)
+    service = around(local, name, settings, read_calibration(run, local.fingerprint))
     service.evidence.index = opened
     return service
 
@@ -131,7 +151,9 @@ def local_model(run: Path, dtype: str, device: str) -> LocalModel:
     return local
 
 
-def around(local: LocalModel, name: str, settings: Settings) -> Service:
+def around(
+    local: LocalModel, name: str, settings: Settings, calibration: Calibration | None = None
+) -> Service:
     """A server's inside around a model that is loaded already."""
     from infimed.serving.engine import Engine
     from infimed.serving.media import Decoders, Wanted
@@ -143,7 +165,8 @@ def around(local: LocalModel, name: str, settings: Settings) -> Service:
     for level in engine_levels(engine):
         meters.show(*level)
     wanted = Wanted(local.processor.image_size, local.processor.tiles)
-    return Service(settings, engine, Decoders(settings, wanted), meters, name)
+    decoders = Decoders(settings, wanted)
+    return Service(settings, engine, decoders, meters, name, calibration=calibration)
 
 
 def backend_service(url: str, model: str | None, key: str, name: str | None, settings: Settings) -> Service:  # fmt: skip
@@ -162,6 +185,19 @@ def backend_service(url: str, model: str | None, key: str, name: str | None, set
         model = served_models(Endpoint(url, "", key))[0]
     backend = Backend(Endpoint(url, model, key), settings)
     return Service(settings, backend, Decoders(settings, Wanted(None)), Meters(), name or model)
+
+
+def audit_of(start: Start, keys: Keys) -> Audit | None:
+    """The audit file that is asked for, read and found whole.
+
+    Raises:
+        UsageError, DataError: it or its key cannot be had.
+    """
+    from infimed.serving.audit import Audit, read_audit_key
+
+    if start.audit is None or start.audit_key_file is None:
+        return None
+    return Audit(Path(start.audit), read_audit_key(Path(start.audit_key_file)), bool(keys.hashes))
 
 
 def listen(bind: Bind) -> socket.socket:
@@ -191,11 +227,17 @@ def listen(bind: Bind) -> socket.socket:
     return made
 
 
-def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable[[str], object]) -> None:  # fmt: skip
+def serve(
+    service: Service,
+    bind: Bind,
+    listening: socket.socket,
+    told: Callable[[str], object],
+    page: bool = False,
+) -> None:
     """Answer until a signal comes.
 
     Args:
-        told: given the URL before the first request is taken.
+        told: given the URL before the first request is taken. page: whether there is one for people.
     """
     from infimed.serving import logs
     from infimed.serving.app import make_app
@@ -211,7 +253,7 @@ def serve(service: Service, bind: Bind, listening: socket.socket, told: Callable
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     running = server(
-        make_app(service, bind.keys, bind.answered),
+        make_app(service, bind.keys, bind.answered, page),
         host=bind.host,
         port=port,
         header_seconds=times.header,

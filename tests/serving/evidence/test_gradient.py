@@ -19,14 +19,11 @@ from infimed.serving.evidence.scoring import Said, logprob_of_pixels, logprobs, 
 from tests.serving.evidence.pictures import ANSWER, QUESTION, local_of, look, slow_logprob, smooth
 
 
-def ready(tiles: bool, seed: int = 0) -> tuple[LocalModel, Said, Hideable, np.ndarray]:
+def ready(tiles: bool, seed: int = 0, faint: bool = False) -> tuple[LocalModel, Said, Hideable, np.ndarray]:  # fmt: skip
     local = local_of(tiles)
-    with (
-        torch.no_grad()
-    ):  # with weights as large as for other tests the gradient changes from pixel to pixel
-        for parameter in local.model.parameters():
-            parameter.mul_(0.5)
     pixels = smooth(64, 64, seed) if tiles else smooth(32, 32, seed)
+    if faint:
+        pixels = (pixels // 32 + 100).astype(np.uint8)
     size = pixels.shape[1], pixels.shape[0]
     processor = local.processor
     what = said(processor, QUESTION, ANSWER, size, 512)
@@ -40,8 +37,7 @@ def test_the_log_probability_is_that_of_an_evaluation(tiles):
     slow = slow_logprob(local, pixels)
     assert logprobs(local, what, [image.views, image.blank])[0] == pytest.approx(slow, abs=1e-4)
     shown = local.processor.pixels(list(image.views))
-    found = logprob_of_pixels(local, what, shown).detach()
-    assert float(found) == pytest.approx(slow, abs=1e-4)
+    assert float(logprob_of_pixels(local, what, shown)) == pytest.approx(slow, abs=1e-4)
 
 
 @pytest.mark.parametrize("tiles", [False, True])
@@ -58,30 +54,33 @@ def test_the_gradient_equals_differences_of_the_log_probability(tiles):
         slow = 0.0
         for channel in range(3):
             step = torch.zeros_like(shown)
-            step[view, channel, y, x] = 2e-2
+            step[view, channel, y, x] = 1e-3
             with torch.no_grad():
                 up, down = (
                     float(logprob_of_pixels(local, what, blank + 0.5 * way + sign * step))
                     for sign in (1, -1)
                 )
-            slow += (up - down) / 4e-2 * float(way[view, channel, y, x])
-        assert found[view, y, x] == pytest.approx(
-            slow, abs=5e-5, rel=6e-2
-        )  # norms and logits are fp32
-        compared += abs(slow) > 2e-4
+            slow += (up - down) / 2e-3 * float(way[view, channel, y, x])
+        assert found[view, y, x] == pytest.approx(slow, abs=1e-3, rel=2e-2)
+        compared += abs(slow) > 1e-3
     assert compared > 4
 
 
 @pytest.mark.parametrize("tiles", [False, True])
 def test_cells_add_up_to_what_the_image_adds(tiles):
-    """Completeness, proposition 1 of the paper."""
-    local, what, image, _ = ready(tiles, seed=1)
-    steps = 256
+    """Completeness, proposition 1 of the paper; of a faint image, since random weights are wild on a long way."""
+    local, what, image, _ = ready(tiles, seed=1, faint=True)
+    local.model.double()
+    steps = 512
     summed = gradients(local, what, image, middles(steps))
     cells = attribution(image, summed, steps, 8)
-    logprob, blank = logprobs(local, what, [image.views, image.blank])
+    with torch.no_grad():
+        logprob, blank = (
+            float(logprob_of_pixels(local, what, local.processor.pixels(list(views)).double()))
+            for views in (image.views, image.blank)
+        )
     assert abs(logprob - blank) > 0.05
-    assert cells.sum() == pytest.approx(logprob - blank, abs=2e-3)
+    assert cells.sum() == pytest.approx(logprob - blank, rel=0.01)
 
 
 def test_pieces_of_the_way_add_up_to_the_whole():

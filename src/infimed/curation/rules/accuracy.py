@@ -22,11 +22,12 @@ from infimed.curation.rules.base import (
     span,
     turns,
 )
+from infimed.curation.shortcuts import Cued, remembered
 from infimed.curation.signals import Signals, fact_modalities
 from infimed.data.record import Record
 from infimed.matching.text import normalise
 
-_IMPOSSIBLE = re.compile(
+_IMPOSSIBLE = Cued(
     r"\b(?:T[12](?:[- ]?weighted)?|FLAIR|diffusion[- ]weighted) (?:axial |coronal |sagittal |chest |abdominal |brain )?"
     r"(?:CT|computed tomography|x-?rays?|radiographs?|ultrasound|sonogram|mammogram|fundus photo\w*|histology slide)\b"
     r"|\b(?:H ?& ?E|hematoxylin(?: and eosin)?)[- ](?:stained )?(?:CT|computed tomography|MRI|magnetic resonance\w*"
@@ -35,22 +36,22 @@ _IMPOSSIBLE = re.compile(
     r"|\b(?:CT|computed tomography) (?:FLAIR|T[12][- ]weighted)\b"
     r"|\bHounsfield units? (?:on|in|of) (?:the |this )?(?:MRI|ultrasound|x-?ray|radiograph)\b"
     r"|\bmammogra(?:m|phy) of the (?:brain|knee|abdomen|head)\b|\bPA (?:view |projection )?(?:of the )?MRI\b",
-    re.IGNORECASE,
-)
+    "t1", "t2", "flair", "weighted", "&", "toxylin", "pa ", "ap chest", "hounsfield", "mammogra",
+)  # fmt: skip
 
 _NUMBER = (
     r"(?:of |is |was |at |to |:|=|about |approximately |around )*\s*(?P<v>-?\d{1,5}(?:\.\d+)?)"
 )
 _RANGES: Final = (
-    ("oxygen saturation in %", re.compile(r"\b(?:SpO2|SaO2|O2 sat\w*|oxygen saturation)\s*" + _NUMBER + r"\s?%?", re.I), 20, 100),
-    ("ejection fraction in %", re.compile(r"\b(?:LVEF|EF|ejection fraction)\s*" + _NUMBER + r"\s?%", re.I), 3, 95),
-    ("attenuation in HU", re.compile(r"(?<![\w.-])(?P<v>[-−]?\d{1,6}(?:\.\d+)?)\s?(?:HU|Hounsfield units?)\b", re.I), -1100, 4100),
-    ("blood pH", re.compile(r"\b(?:blood|arterial) pH\s*" + _NUMBER, re.I), 6.5, 8.0),
-    ("heart rate per minute", re.compile(r"\b(?:heart rate|HR|pulse)\s*" + _NUMBER + r"\s?(?:bpm|beats|/ ?min)", re.I), 10, 350),
-    ("temperature in °C", re.compile(r"\b(?:temperature|temp|fever)\s*" + _NUMBER + r"\s?°? ?C\b", re.I), 20, 45),
-    ("temperature in °F", re.compile(r"\b(?:temperature|temp|fever)\s*" + _NUMBER + r"\s?°? ?F\b", re.I), 70, 113),
-    ("age in years", re.compile(r"(?<!\d)(?P<v>\d{1,4})[- ]?(?:years?|yrs?)[- ]old\b", re.I), 0, 120),
-    ("stenosis in %", re.compile(r"(?P<v>\d{1,4})\s?% (?:\w+ )?(?:stenosis|occlusion|narrowing)\b", re.I), 0, 100),
+    ("oxygen saturation in %", Cued(r"\b(?:SpO2|SaO2|O2 sat\w*|oxygen saturation)\s*" + _NUMBER + r"\s?%?", "o2", "oxygen"), 20, 100),
+    ("ejection fraction in %", Cued(r"\b(?:LVEF|EF|ejection fraction)\s*" + _NUMBER + r"\s?%", "ef", "ejection"), 3, 95),
+    ("attenuation in HU", Cued(r"(?<![\w.-])(?P<v>[-−]?\d{1,6}(?:\.\d+)?)\s?(?:HU|Hounsfield units?)\b", "hu", "hounsfield"), -1100, 4100),
+    ("blood pH", Cued(r"\b(?:blood|arterial) pH\s*" + _NUMBER, "blood", "arterial"), 6.5, 8.0),
+    ("heart rate per minute", Cued(r"\b(?:heart rate|HR|pulse)\s*" + _NUMBER + r"\s?(?:bpm|beats|/ ?min)", "heart", "hr", "pulse"), 10, 350),
+    ("temperature in °C", Cued(r"\b(?:temperature|temp|fever)\s*" + _NUMBER + r"\s?°? ?C\b", "temp", "fever"), 20, 45),
+    ("temperature in °F", Cued(r"\b(?:temperature|temp|fever)\s*" + _NUMBER + r"\s?°? ?F\b", "temp", "fever"), 70, 113),
+    ("age in years", Cued(r"(?<!\d)(?P<v>\d{1,4})[- ]?(?:years?|yrs?)[- ]old\b", "old"), 0, 120),
+    ("stenosis in %", Cued(r"(?P<v>\d{1,4})\s?% (?:\w+ )?(?:stenosis|occlusion|narrowing)\b", "%"), 0, 100),
 )  # fmt: skip
 _DIGIT = re.compile(r"\d")
 _CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
@@ -172,13 +173,14 @@ def _presence_fact(record: Record, signals: Signals, limits: Limits) -> Hit | No
         or not isinstance(name, str)
         or record.task != "closed"
         or not answer
+        or present == (answer == "yes")
     ):
         return None
     # Only a plain "is there a ..." states presence; "is it large", "is it on the left" do not.
     question = record.question.casefold().rsplit(". ", 1)[-1]
     match = _PRESENCE.fullmatch(question.strip())
     asked = (match["what"] or match["shown"]) if match else None
-    if asked is None or normalise(asked) != normalise(name) or present == (answer == "yes"):
+    if asked is None or normalise(asked) != normalise(name):
         return None
     return Hit(
         "response",
@@ -207,7 +209,7 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
                     return Hit(
                         where, f"{name}: {match.group(0)}", value, bound, match.start(), match.end()
                     )
-        if pressure := _PRESSURE.search(text):
+        if "/" in text and (pressure := _PRESSURE.search(text)):
             systolic, diastolic = float(pressure["s"]), float(pressure["d"])
             if diastolic >= systolic:
                 return Hit(
@@ -218,6 +220,14 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
 
 def _impossible_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     if not record.images:
+        return None
+    stated = [
+        (where, match)
+        for where, text in turns(record)[-1:]
+        if _DIGIT.search(text)
+        for match in _LENGTH.finditer(text)
+    ]
+    if not stated:
         return None
     fields_mm = [
         math.hypot(float(s[0]) * i.height, float(s[1]) * i.width)
@@ -232,18 +242,19 @@ def _impossible_size(record: Record, signals: Signals, limits: Limits) -> Hit | 
         if fields_mm and len(fields_mm) == len(record.images)
         else limits["max_mm"]
     )
-    for where, text in turns(record)[-1:]:
-        for match in _LENGTH.finditer(text):
-            size = float(match["v"]) * _MM[match["u"].casefold()]
-            if size > largest and match["u"] != "m":
-                return span(where, match, value=size, threshold=round(largest, 1))
+    for where, match in stated:
+        size = float(match["v"]) * _MM[match["u"].casefold()]
+        if size > largest and match["u"] != "m":
+            return span(where, match, value=size, threshold=round(largest, 1))
     return None
 
 
 def _size_fact(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     fact = record.facts.get("finding_size_mm", record.facts.get("size_mm"))
-    found = list(_LENGTH.finditer(record.response))
-    if not isinstance(fact, (int, float)) or isinstance(fact, bool) or fact <= 0 or len(found) != 1:
+    if not isinstance(fact, (int, float)) or isinstance(fact, bool) or fact <= 0:
+        return None
+    found = list(_LENGTH.finditer(record.response)) if _DIGIT.search(record.response) else []
+    if len(found) != 1:
         return None
     stated = float(found[0]["v"]) * _MM[found[0]["u"].casefold()]
     ratio = max(stated, 1e-9) / float(fact)
@@ -252,13 +263,17 @@ def _size_fact(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     return span("response", found[0], value=round(ratio, 4), threshold=limits["max_ratio"])
 
 
+@remembered
+def _stated_sexes(text: str) -> frozenset[str]:
+    """ "female" and "male", as far as a text says of a patient that they are."""
+    found = lexicon.STATED_SEX.finditer(text)
+    return frozenset(lexicon.sex_of(m["sex"] or m["sex2"] or m["sex3"]) for m in found) - {""}
+
+
 def _sex_organ(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     fact = lexicon.sex_of(record.facts.get("sex"))
-    whole = "\n".join(text for _, text in turns(record))
-    stated = {
-        lexicon.sex_of(m["sex"] or m["sex2"] or m["sex3"])
-        for m in lexicon.STATED_SEX.finditer(whole)
-    } - {""}
+    whole = "\n".join([text for _, text in turns(record)])
+    stated = _stated_sexes(whole)
     if len(stated) > 1:
         return None
     sex = next(iter(stated), fact)

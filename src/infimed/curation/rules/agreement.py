@@ -17,18 +17,19 @@ from infimed.curation.rules.base import (
     sample,
     turns,
 )
+from infimed.curation.shortcuts import Cued
 from infimed.curation.signals import Signals
 from infimed.data.record import Message, Record
 from infimed.matching.text import normalise_answer
 
-_CONCLUSION = re.compile(
+_CONCLUSION = Cued(
     r"(?:\b(?:therefore|thus|hence|so|consequently|in conclusion|in summary|overall|we conclude that)\b[,:]?\s*"
     r"(?:the )?(?:(?:correct|right|best|final) )?(?:answer|choice|option|diagnosis)?\s*(?:is|would be|must be|:)?\s*"
     r"|\b(?:the )?(?:(?:correct|right|best|final) )?answer is:?\s*"
     r"|(?:因此|所以|综上|故|可见)[，,]?(?:正确)?(?:答案)?(?:是|为|：)?\s*|答案(?:是|为)\s*)"
     r"(?P<said>[^.;。；\n]{1,80})[.;。；]?\s*$",
-    re.IGNORECASE,
-)
+    "therefore", "thus", "hence", "so", "consequently", "conclu", "summary", "overall", "answer",
+)  # fmt: skip
 _LETTER_PREFIX = re.compile(r"^\(?(?P<letter>[A-H])(?:[).:]|$)\s*", re.IGNORECASE)
 _SEQUENCES: Final = {
     "T1": re.compile(
@@ -47,13 +48,16 @@ _STAINS: Final = {
     "Giemsa": re.compile(r"\bGiemsa\b", re.IGNORECASE),
     "Congo red": re.compile(r"\bCongo red\b", re.IGNORECASE),
 }
-_CODE = re.compile(r"T1|T2|FLAIR|DWI|H ?& ?E|PAS|trichrome|Giemsa|Congo", re.IGNORECASE)
+_CODE = Cued(
+    r"T1|T2|FLAIR|DWI|H ?& ?E|PAS|trichrome|Giemsa|Congo",
+    "t1", "t2", "flair", "dwi", "&", "pas", "trichrome", "giemsa", "congo",
+)  # fmt: skip
 _ASKED = re.compile(r"\b(?:which|what) (?:\w+ ){0,2}(?:sequence|stain|weighting)\b", re.IGNORECASE)
 _SHE = re.compile(r"\b(?:she|her|hers|herself)\b", re.IGNORECASE)
 _HE = re.compile(r"\b(?:he|his|him|himself)\b", re.IGNORECASE)
-_FIRST_SEX = re.compile(
+_FIRST_SEX = Cued(
     r"\b\d{1,3}[- ](?:year|month|week|day)s?[- ]old (?:[\w-]+ ){0,3}?(?P<sex>female|woman|girl|lady|male|man|boy|gentleman)\b",
-    re.IGNORECASE,
+    "old",
 )
 _RELATIVES = re.compile(
     r"\b(?:maternal|birth|born|prenatal|in utero|gestation|obstetric\w*|mother|father|wife|husband|son|daughter|parents?|brother|sister|boyfriend|girlfriend|grand\w+|partner|aunt|uncle)\b",
@@ -129,7 +133,7 @@ def _leading_answer(record: Record, signals: Signals, limits: Limits) -> Hit | N
 def _pronouns(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
         match = _FIRST_SEX.search(text)
-        if match is None or len(_FIRST_SEX.findall(text)) != 1:
+        if match is None or len(_FIRST_SEX.pattern.findall(text)) != 1:
             continue
         sex = lexicon.sex_of(match["sex"])
         if sex == "male" and (pregnant := _PREGNANT.search(text)) and not _RELATIVES.search(text):
@@ -151,12 +155,14 @@ def _pronouns(record: Record, signals: Signals, limits: Limits) -> Hit | None:
 
 
 def _technique(record: Record, signals: Signals, limits: Limits) -> Hit | None:
+    if len(record.images) != 1:
+        return None
     stated = " ".join(
         str(facts.get(key) or "")
-        for facts in (record.facts, *(image.facts for image in record.images))
+        for facts in (record.facts, record.images[0].facts)
         for key in ("view", "sequence", "stain")
     )
-    if not _CODE.search(stated) or len(record.images) != 1:
+    if not _CODE.search(stated):
         return None
     for table in (_SEQUENCES, _STAINS):
         known = {name for name, pattern in table.items() if pattern.search(stated)}

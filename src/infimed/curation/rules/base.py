@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from infimed.curation.findings import Dimension, Finding, Hit, Severity, shorten
+from infimed.curation.shortcuts import Cued
 from infimed.curation.signals import ImageLevel, ImageSignals, Signals, record_modality
 from infimed.curation.text_signals import measure_text
 from infimed.data.privacy.identifiers import redact_text
@@ -152,7 +153,7 @@ def _turns(record: Record) -> tuple[tuple[str, str], ...]:
     return tuple((names.get(i, f"message {i}"), turn.text) for i, turn in pairs)
 
 
-def search(record: Record, pattern: re.Pattern[str]) -> tuple[str, re.Match[str]] | None:
+def search(record: Record, pattern: re.Pattern[str] | Cued) -> tuple[str, re.Match[str]] | None:
     """The first match in the turns, then in the choices."""
     places = [*turns(record), *((f"choice {i}", text) for i, text in enumerate(record.choices))]
     for where, text in places:

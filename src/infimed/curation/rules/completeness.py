@@ -20,6 +20,7 @@ from infimed.curation.rules.base import (
     turns,
     with_image,
 )
+from infimed.curation.shortcuts import Cued
 from infimed.curation.signals import ImageSignals, Signals
 from infimed.curation.text_signals import PLACEHOLDER
 from infimed.data.record import Record
@@ -31,10 +32,10 @@ _ENDINGS = {
     "comma": "the text ends in a comma or a hyphen",
     "ellipsis": "the text ends in an ellipsis",
 }
-_SIZE_QUESTION = re.compile(
+_SIZE_QUESTION = Cued(
     r"\b(?:how (?:large|big|long|wide)|what (?:is the )?(?:size|diameter|length|width))\b",
-    re.IGNORECASE,
-)
+    "how ", "what ",
+)  # fmt: skip
 _MEASURED = re.compile(r"\b\d+(?:\.\d+)?\s?(?:mm|cm|µm|um)\b", re.IGNORECASE)
 
 

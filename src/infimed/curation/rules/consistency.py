@@ -126,11 +126,12 @@ def _polarity(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     against = _DENIED if said == "yes" else _AFFIRMED
     other = _AFFIRMED if said == "yes" else _DENIED
     match = against.search(first)
+    if match is None:
+        return None
     asked = {m.group(0).casefold() for m in lexicon.FINDING_TERMS.finditer(record.question)}
     told = {m.group(0).casefold() for m in lexicon.FINDING_TERMS.finditer(first)}
     if (
-        match is None
-        or other.search(first)
+        other.search(first)
         or (asked and not asked & told)
         or re.search(r"\b(?:but|although|however|only)\b", first, re.I)
     ):

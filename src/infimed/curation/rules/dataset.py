@@ -85,6 +85,7 @@ class DataSetRule:
         group: key of every record; the rule finds things only among records with equal keys, and
             its check is given whole groups, several at a time. None: all records at once.
         sees_pairs: whether the check must also see every record that shows two of these images.
+        opens_images: whether the check looks at pixels, so that its groups are worth sharing out.
         check_columns: takes the place of `check` for a rule that needs no record, only columns.
         needs: how much of an image must be measured; pictures are told apart by their pixels.
     """
@@ -98,6 +99,7 @@ class DataSetRule:
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     group: Callable[[SetColumns], Keys] | None = None
     sees_pairs: bool = False
+    opens_images: bool = False
     check_columns: Callable[[SetColumns, Flags, Limits], Found] | None = None
     needs: ImageLevel = "pixels"
 
@@ -363,6 +365,7 @@ RULES: Final = (
         },
         group=answered_key,
         sees_pairs=True,
+        opens_images=True,
     ),
     DataSetRule(
         "duplication.near_text", 1, "duplication", "drop",

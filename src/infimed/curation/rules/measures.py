@@ -22,13 +22,14 @@ from infimed.curation.rules.base import (
     span,
     turns,
 )
+from infimed.curation.shortcuts import Cued
 from infimed.curation.signals import Signals
 from infimed.data.record import Record
 
-_SIZE_QUESTION = re.compile(
+_SIZE_QUESTION = Cued(
     r"\b(?:how (?:large|big|long|wide|thick)|what (?:is|are|was) the (?:\w+ )?(?:size|diameter|length|width|thickness)s?)\b|多大|直径是",
-    re.IGNORECASE,
-)
+    "how ", "what ",
+)  # fmt: skip
 _BARE_NUMBER = re.compile(
     r"\s*(?:about |approximately |around |over |under |less than |more than )?\d+(?:\.\d+)?(?:\s?(?:x|×|to|-)\s?\d+(?:\.\d+)?)*\s*\.?\s*"
 )
@@ -38,30 +39,30 @@ _LENGTH = re.compile(
 _MM: Final = {"µm": 0.001, "μm": 0.001, "mm": 1.0, "cm": 10.0, "毫米": 1.0, "厘米": 10.0}
 _N = r"(?:\s+(?:level|count|concentration|rate))?\s*(?:,|:|=|is|was|of|are|at)?\s*(?:is |was |of |at )?(?P<v>\d{1,7}(?:,\d{3})*(?:\.\d+)?)\s?"
 _VALUES: Final = (
-    ("heart rate per minute", re.compile(r"\b(?:pulse|heart rate|HR)" + _N + r"(?:/|bpm|beats|per) ?", re.I), 15, 320),
-    ("respiratory rate per minute", re.compile(r"\b(?:respirations|respiratory rate|RR)" + _N + r"(?:/|breaths|per) ?", re.I), 3, 120),
-    ("temperature in °C", re.compile(r"\btemperature" + _N + r"° ?C", re.I), 22, 45),
-    ("temperature in °F", re.compile(r"\btemperature" + _N + r"° ?F", re.I), 72, 113),
-    ("temperature in °C", re.compile(r"\b[Tt]emperature (?:is|of|was) (?P<v>\d{1,4}(?:\.\d+)?) ?C\b"), 22, 45),
-    ("haemoglobin in g/dL", re.compile(r"\b(?:hemoglobin|haemoglobin|Hb|Hgb)" + _N + r"g/dL", re.I), 1.5, 28),
-    ("sodium in mEq/L", re.compile(r"\b(?:sodium|Na\+?)" + _N + r"(?:mEq|mmol)/L", re.I), 90, 210),
-    ("potassium in mEq/L", re.compile(r"\b(?:potassium|K\+?)" + _N + r"(?:mEq|mmol)/L", re.I), 1, 13),
-    ("chloride in mEq/L", re.compile(r"\b(?:chloride|Cl-?)" + _N + r"(?:mEq|mmol)/L", re.I), 50, 160),
-    ("bicarbonate in mEq/L", re.compile(r"\b(?:bicarbonate|HCO3-?)" + _N + r"(?:mEq|mmol)/L", re.I), 2, 70),
-    ("calcium in mg/dL", re.compile(r"\b(?:calcium|Ca2\+)" + _N + r"mg/dL", re.I), 3, 22),
-    ("creatinine in mg/dL", re.compile(r"\bcreatinine" + _N + r"mg/dL", re.I), 0.15, 30),
-    ("urea nitrogen in mg/dL", re.compile(r"\b(?:urea nitrogen|BUN)" + _N + r"mg/dL", re.I), 1, 300),
-    ("glucose in mg/dL", re.compile(r"\bglucose" + _N + r"mg/dL", re.I), 8, 2500),
-    ("bilirubin in mg/dL", re.compile(r"\bbilirubin" + _N + r"mg/dL", re.I), 0.04, 60),
-    ("albumin in g/dL", re.compile(r"\balbumin" + _N + r"g/dL", re.I), 0.6, 8),
-    ("leukocytes per mm3", re.compile(r"\bleukocyte count" + _N + r"(?:/mm|/µL|cells)", re.I), 100, 900_000),
-    ("platelets per mm3", re.compile(r"\bplatelet count" + _N + r"(?:/mm|/µL)", re.I), 1000, 4_000_000),
-    ("haematocrit in %", re.compile(r"\b(?:hematocrit|haematocrit)" + _N + r"%", re.I), 5, 80),
-    ("body mass index", re.compile(r"\b(?:BMI|body mass index)" + _N + r"(?:kg)", re.I), 7, 120),
-    ("weight in kg", re.compile(r"\bweigh(?:s|t|ing)" + _N + r"kg\b", re.I), 0.3, 450),
-    ("height in cm", re.compile(r"\b(?:is|height is|height of) (?P<v>\d{1,4}(?:\.\d+)?) ?cm (?:\(\d|tall)", re.I), 25, 260),
-    ("systolic pressure in mm Hg", re.compile(r"\bblood pressure (?:is |was |of )?(?P<v>\d{1,4})/\d{1,4} ?mm ?Hg", re.I), 30, 320),
-    ("diastolic pressure in mm Hg", re.compile(r"\bblood pressure (?:is |was |of )?\d{1,4}/(?P<v>\d{1,4}) ?mm ?Hg", re.I), 10, 220),
+    ("heart rate per minute", Cued(r"\b(?:pulse|heart rate|HR)" + _N + r"(?:/|bpm|beats|per) ?", "pulse", "heart", "hr"), 15, 320),
+    ("respiratory rate per minute", Cued(r"\b(?:respirations|respiratory rate|RR)" + _N + r"(?:/|breaths|per) ?", "respir", "rr"), 3, 120),
+    ("temperature in °C", Cued(r"\btemperature" + _N + r"° ?C", "temperature"), 22, 45),
+    ("temperature in °F", Cued(r"\btemperature" + _N + r"° ?F", "temperature"), 72, 113),
+    ("temperature in °C", Cued(r"\b[Tt]emperature (?:is|of|was) (?P<v>\d{1,4}(?:\.\d+)?) ?C\b", "temperature", flags=0), 22, 45),
+    ("haemoglobin in g/dL", Cued(r"\b(?:hemoglobin|haemoglobin|Hb|Hgb)" + _N + r"g/dL", "g/dl"), 1.5, 28),
+    ("sodium in mEq/L", Cued(r"\b(?:sodium|Na\+?)" + _N + r"(?:mEq|mmol)/L", "sodium", "na"), 90, 210),
+    ("potassium in mEq/L", Cued(r"\b(?:potassium|K\+?)" + _N + r"(?:mEq|mmol)/L", "potassium", "k"), 1, 13),
+    ("chloride in mEq/L", Cued(r"\b(?:chloride|Cl-?)" + _N + r"(?:mEq|mmol)/L", "chloride", "cl"), 50, 160),
+    ("bicarbonate in mEq/L", Cued(r"\b(?:bicarbonate|HCO3-?)" + _N + r"(?:mEq|mmol)/L", "bicarb", "hco3"), 2, 70),
+    ("calcium in mg/dL", Cued(r"\b(?:calcium|Ca2\+)" + _N + r"mg/dL", "calcium", "ca2+"), 3, 22),
+    ("creatinine in mg/dL", Cued(r"\bcreatinine" + _N + r"mg/dL", "creatinine"), 0.15, 30),
+    ("urea nitrogen in mg/dL", Cued(r"\b(?:urea nitrogen|BUN)" + _N + r"mg/dL", "urea", "bun"), 1, 300),
+    ("glucose in mg/dL", Cued(r"\bglucose" + _N + r"mg/dL", "glucose"), 8, 2500),
+    ("bilirubin in mg/dL", Cued(r"\bbilirubin" + _N + r"mg/dL", "bilirubin"), 0.04, 60),
+    ("albumin in g/dL", Cued(r"\balbumin" + _N + r"g/dL", "albumin"), 0.6, 8),
+    ("leukocytes per mm3", Cued(r"\bleukocyte count" + _N + r"(?:/mm|/µL|cells)", "leukocyte"), 100, 900_000),
+    ("platelets per mm3", Cued(r"\bplatelet count" + _N + r"(?:/mm|/µL)", "platelet"), 1000, 4_000_000),
+    ("haematocrit in %", Cued(r"\b(?:hematocrit|haematocrit)" + _N + r"%", "ematocrit"), 5, 80),
+    ("body mass index", Cued(r"\b(?:BMI|body mass index)" + _N + r"(?:kg)", "bmi", "mass index"), 7, 120),
+    ("weight in kg", Cued(r"\bweigh(?:s|t|ing)" + _N + r"kg\b", "kg"), 0.3, 450),
+    ("height in cm", Cued(r"\b(?:is|height is|height of) (?P<v>\d{1,4}(?:\.\d+)?) ?cm (?:\(\d|tall)", "cm "), 25, 260),
+    ("systolic pressure in mm Hg", Cued(r"\bblood pressure (?:is |was |of )?(?P<v>\d{1,4})/\d{1,4} ?mm ?Hg", "pressure"), 30, 320),
+    ("diastolic pressure in mm Hg", Cued(r"\bblood pressure (?:is |was |of )?\d{1,4}/(?P<v>\d{1,4}) ?mm ?Hg", "pressure"), 10, 220),
 )  # fmt: skip
 _NOT_BLOOD = re.compile(
     r"\b(?:urin\w+|sweat|CSF|cerebrospinal|stool|fecal|fluid|pleural|ascit\w+|fractional|tablets?|diet\w*|intake"
@@ -88,10 +89,10 @@ _DOSES: Final[dict[str, tuple[float, float]]] = {
     "colchicine": (0.1, 20), "phenytoin": (10, 3000), "valproate": (50, 10_000), "carbamazepine": (20, 4000),
 }  # fmt: skip
 """Drug -> (least, most) single or daily dose in mg that a text can mean."""
-_DOSE = re.compile(
+_DOSE = Cued(
     r"\b(?P<drug>" + "|".join(sorted(_DOSES, key=len, reverse=True)) + r")\b[^.;\d]{0,20}?"
     r"(?P<v>\d{1,6}(?:\.\d+)?)\s?(?P<u>mg|mcg|[µμ]g|g)\b(?!/)",
-    re.IGNORECASE,
+    *_DOSES,
 )
 _MG: Final = {"mg": 1.0, "mcg": 0.001, "µg": 0.001, "μg": 0.001, "g": 1000.0}
 
@@ -162,7 +163,7 @@ def _missing_unit(record: Record, signals: Signals, limits: Limits) -> Hit | Non
 
 
 def _outside_field(record: Record, signals: Signals, limits: Limits) -> Hit | None:
-    fields = _fields_mm(record)
+    fields = _fields_mm(record) if _DIGIT.search(record.response) else []
     if not fields:
         return None
     largest = limits["max_share"] * max(max(rows, columns) for rows, columns, _ in fields)
@@ -174,7 +175,7 @@ def _outside_field(record: Record, signals: Signals, limits: Limits) -> Hit | No
 
 
 def _below_pixel(record: Record, signals: Signals, limits: Limits) -> Hit | None:
-    fields = _fields_mm(record)
+    fields = _fields_mm(record) if _DIGIT.search(record.response) else []
     if not fields:
         return None
     smallest = limits["min_pixels"] * min(spacing for _, _, spacing in fields)

@@ -63,7 +63,6 @@ def _controls(record: Record, signals: Signals, limits: Limits) -> Hit | None:
 
 def _repetition(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     text = signals.text
-    longest = max((turn for _, turn in turns(record)), key=len, default="")
     if text.longest_run >= limits["max_run"]:
         return Hit(
             "record",
@@ -71,18 +70,20 @@ def _repetition(record: Record, signals: Signals, limits: Limits) -> Hit | None:
             text.longest_run,
             limits["max_run"],
         )
-    if (
-        text.repeated_trigrams > limits["max_share"]
-        and len(words_of(longest)) >= limits["min_words"]
-    ):
-        return Hit("record", longest, text.repeated_trigrams, limits["max_share"])
-    return None
+    if text.repeated_trigrams <= limits["max_share"]:
+        return None
+    longest = max((turn for _, turn in turns(record)), key=len, default="")
+    if len(words_of(longest).said) < limits["min_words"]:
+        return None
+    return Hit("record", longest, text.repeated_trigrams, limits["max_share"])
 
 
 def _character_noise(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     text = signals.text
+    if text.odd_words <= limits["max_share"]:
+        return None
     odd = [token for _, turn in turns(record) for token in turn.split() if odd_word(token)]
-    if text.odd_words <= limits["max_share"] or len(odd) < limits["min_odd"]:
+    if len(odd) < limits["min_odd"]:
         return None
     return Hit("record", " ".join(odd[:6]), text.odd_words, limits["max_share"])
 

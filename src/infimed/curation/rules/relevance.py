@@ -21,7 +21,7 @@ from infimed.curation.signals import Signals
 from infimed.data.record import Record
 
 _GENERAL = re.compile(
-    r"^\s*(?:how do you|how can you (?:tell|determine|diagnose)|how would you (?!describe|characteri[sz]e|classify|grade)"
+    r"\s*(?:how do you|how can you (?:tell|determine|diagnose)|how would you (?!describe|characteri[sz]e|classify|grade)"
     r"|why (?:is|are|do|does)\b(?!.*\bthis\b)"
     r"|what (?:is|are) the (?:definition|function|symptoms?|causes?|treatments?|risk factors?|prevalence)\b"
     r"|what (?:causes|does the word|does the term)|define\b|which (?:drug|gene|vitamin|enzyme|hormone)\b)",
@@ -119,7 +119,7 @@ def _no_medical_words(record: Record, signals: Signals, limits: Limits) -> Hit |
 def _image_not_needed(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     if not record.images or record.task not in ("open", "closed", "choice"):
         return None
-    match = _GENERAL.search(record.question)
+    match = _GENERAL.match(record.question)
     if match is None or _POINTS_AT_IMAGE.search(record.question):
         return None
     return span("question", match)

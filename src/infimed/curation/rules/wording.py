@@ -134,8 +134,8 @@ def _everyday_text(record: Record, signals: Signals, limits: Limits) -> Hit | No
     if record.task in ("caption", "report"):
         # The request may speak of patients and findings; what counts is what is described.
         said = words_of(record.response)
-        everyday = vocabulary.everyday_words([word.casefold() for word in said])
-        medical, words = sum(map(medical_word, said)), len(said)
+        everyday = vocabulary.everyday_words(said.folded)
+        medical, words = sum(map(medical_word, said.said)), len(said.said)
     least = max(limits["min_words"], limits["min_share"] * words)
     if medical > limits["max_medical"] or everyday < least:
         return None

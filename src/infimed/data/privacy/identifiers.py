@@ -62,6 +62,20 @@ _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
     r"sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
+_MONTHS: Final = (
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+)
 _NUMBER = r"((?=[A-Z0-9-]*\d{3})[A-Z0-9][A-Z0-9-]{3,19})(?!\w|\.\d)"
 _LABEL = r"\s*(?:[:#：=]|\bis\b|no\.?|number)?\s*[:#：]?\s*"
 _CAPITAL = r"[A-Z][A-Za-zÀ-ÿ'’-]+"
@@ -113,43 +127,49 @@ _TOLL_FREE: Final = ("800", "822", "833", "844", "855", "866", "877", "888", "90
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """`group` is the part that identifies; `needs` is a text that must occur, tested first."""
+    """`group` is the part that identifies. What must hold for a match at all is tested first: so many
+    digits stand in a row, and one of `needs` occurs (lower case; only asked of ASCII texts, because
+    other alphabets have letters that are Latin ones where case is ignored)."""
 
     kind: str
     regex: re.Pattern[str]
     group: int = 0
     valid: Callable[[re.Match[str]], bool] | None = None
+    digits: int = 0
+    needs: tuple[str, ...] = ()
 
 
 def _make(kind: str, regex: str, group: int = 0, flags: int = re.IGNORECASE,
-          valid: Callable[[re.Match[str]], bool] | None = None) -> _Pattern:  # fmt: skip
-    return _Pattern(kind, re.compile(regex, flags), group, valid)
+          valid: Callable[[re.Match[str]], bool] | None = None,
+          digits: int = 0, needs: tuple[str, ...] = ()) -> _Pattern:  # fmt: skip
+    return _Pattern(kind, re.compile(regex, flags), group, valid, digits, needs)
 
 
 _WITH_DIGITS: Final = (
-    _make("cn-id", r"(?<![\dA-Za-z])[1-9]\d{16}[\dX](?![\dA-Za-z])", valid=_valid_cn_id),
+    _make("cn-id", r"(?<![\dA-Za-z])[1-9]\d{16}[\dX](?![\dA-Za-z])", valid=_valid_cn_id, digits=17),
     _make(
         "id-number",
         r"(?:\bMRN?|\bmedical[ -]record|\b(?:patient|pt|hospital|chart|case)(?:['’]s)?[ -]?(?:id|no\.?|number)\b|"
         r"\b(?:patient|chart|hospital|record)\s?#|病历号|住院号|门诊号|病案号|就诊卡号|患者编号|患者ID)"
         + _LABEL + _NUMBER,
-        1,
+        1, digits=3, needs=("mr", "medical", "patient", "pt", "hospital", "chart", "case", "record"),
     ),
-    _make("accession", r"(?:\baccession|\bacc(?=\s?(?:#|no\b|number\b))|检查号|影像号|申请单号)" + _LABEL + _NUMBER, 1),
-    _make("ssn", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", valid=_valid_ssn),
-    _make("phone", r"(?<![\d.-])(?:\+?1[-. ])?(?:\([2-9]\d{2}\)\s?|[2-9]\d{2}[-.])\d{3}[-.]\d{4}(?![\d-]|\.\d)", valid=_personal_phone),
-    _make("phone", r"(?<![\w.+-])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\w-]|\.\d)"),
-    _make("phone", r"(?<![\d.+])\+\d{1,3}[- ]\(?\d{1,4}\)?(?:[- ]\d{2,4}){2,4}(?![\d-])"),
-    _make("phone", r"(?:\b(?:phone|tel(?:ephone)?|mobile|cell|fax)\b\.?(?: (?:no|number)\.?)?|电话|手机)\s*[:：]\s*(\+?\(?\d[\d ()/.-]{6,18}\d)", 1, valid=_personal_phone),
-    _make("date", r"(?<![\d./-])(?:19|20)\d{2}([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?![\d/-]|\.\d)", valid=_valid_date),
-    _make("date", r"(?<![\d./-])(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|[12]\d|3[01])\1(?:18|19|20)\d{2}(?![\d/-]|\.\d)", valid=_valid_date),
-    _make("date", r"\b(?:on|dated?|dob|d\.o\.b\.|born|birth|since|seen)\s*(?:date)?\s*[:：]?\s*((?:0?[1-9]|[12]\d|3[01])([-/])(?:0?[1-9]|[12]\d|3[01])\2\d{2})(?![\d/-])", 1),
-    _make("date", rf"\b{_MONTH}\.? (?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?,? (?:19|20)\d{{2}}\b"),
-    _make("date", rf"(?<![\d.])(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?[ -](?:of )?{_MONTH}\.?,?[ -](?:19|20)\d{{2}}\b"),
-    _make("date", r"(?:19|20)\d{2}\s?年\s?\d{1,2}\s?月\s?\d{1,2}\s?[日号]"),
-    _make("address", rf"(?<![\d.])\d{{1,5}}[A-Za-z]?,? (?:(?:{_CAPITAL}|[NSEW]\.?|\d+(?:st|nd|rd|th)) ){{1,3}}(?:Street|St\.?|Avenue|Ave\.?|Road|Rd\.?|Boulevard|Blvd\.?|Lane|Ln\.?|Parkway|Highway|Square)(?![\w-])", flags=0),
-    _make("address", r"(?:[\u4e00-\u9fff]{2,7}[省市区县]){1,3}[\u4e00-\u9fff\d]{1,12}[路街巷弄道]\d+[号弄]"),
-    _make("age", r"(?<![\d.,-])(?:9\d|1[0-2]\d)(?=[- ](?:years?|yrs?)[- ](?:old|of age)\b|[- ]?y/?o\b|\s?岁)"),
+    _make("accession", r"(?:\baccession|\bacc(?=\s?(?:#|no\b|number\b))|检查号|影像号|申请单号)" + _LABEL + _NUMBER, 1, digits=3, needs=("acc",)),
+    _make("ssn", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", valid=_valid_ssn, digits=4, needs=("-",)),
+    _make("phone", r"(?<![\d.-])(?:\+?1[-. ])?(?:\([2-9]\d{2}\)\s?|[2-9]\d{2}[-.])\d{3}[-.]\d{4}(?![\d-]|\.\d)", valid=_personal_phone, digits=4),
+    _make("phone", r"(?<![\w.+-])(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\w-]|\.\d)", digits=4),
+    _make("phone", r"(?<![\d.+])\+\d{1,3}[- ]\(?\d{1,4}\)?(?:[- ]\d{2,4}){2,4}(?![\d-])", needs=("+",)),
+    _make("phone", r"(?:\b(?:phone|tel(?:ephone)?|mobile|cell|fax)\b\.?(?: (?:no|number)\.?)?|电话|手机)\s*[:：]\s*(\+?\(?\d[\d ()/.-]{6,18}\d)", 1, valid=_personal_phone, needs=("phone", "tel", "mobile", "cell", "fax")),
+    _make("date", r"(?<![\d./-])(?:19|20)\d{2}([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?![\d/-]|\.\d)", valid=_valid_date, digits=4),
+    _make("date", r"(?<![\d./-])(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|[12]\d|3[01])\1(?:18|19|20)\d{2}(?![\d/-]|\.\d)", valid=_valid_date, digits=4),
+    _make("date", r"\b(?:on|dated?|dob|d\.o\.b\.|born|birth|since|seen)\s*(?:date)?\s*[:：]?\s*((?:0?[1-9]|[12]\d|3[01])([-/])(?:0?[1-9]|[12]\d|3[01])\2\d{2})(?![\d/-])", 1, needs=("/", "-")),
+    _make("date", rf"\b{_MONTH}\.? (?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?,? (?:19|20)\d{{2}}\b", digits=4, needs=_MONTHS),
+    _make("date", rf"(?<![\d.])(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?[ -](?:of )?{_MONTH}\.?,?[ -](?:19|20)\d{{2}}\b", digits=4, needs=_MONTHS),
+    _make("date", r"(?:19|20)\d{2}\s?年\s?\d{1,2}\s?月\s?\d{1,2}\s?[日号]", digits=4, needs=("年",)),
+    _make("address", rf"(?<![\d.])\d{{1,5}}[A-Za-z]?,? (?:(?:{_CAPITAL}|[NSEW]\.?|\d+(?:st|nd|rd|th)) ){{1,3}}(?:Street|St\.?|Avenue|Ave\.?|Road|Rd\.?|Boulevard|Blvd\.?|Lane|Ln\.?|Parkway|Highway|Square)(?![\w-])", flags=0,
+          needs=("st", "ave", "road", "rd", "boulevard", "blvd", "lane", "ln", "parkway", "highway", "square")),
+    _make("address", r"(?:[\u4e00-\u9fff]{2,7}[省市区县]){1,3}[\u4e00-\u9fff\d]{1,12}[路街巷弄道]\d+[号弄]", needs=("号", "弄")),
+    _make("age", r"(?<![\d.,-])(?:9\d|1[0-2]\d)(?=[- ](?:years?|yrs?)[- ](?:old|of age)\b|[- ]?y/?o\b|\s?岁)", needs=("year", "yr", "yo", "y/o")),
 )  # fmt: skip
 
 _WITH_LETTERS: Final = (
@@ -163,6 +183,7 @@ _WITH_LETTERS: Final = (
 
 # One cheap test for each half: most texts have neither and cost one scan.
 _ANY_NUMBER: Final = re.compile(r"\d[\d年./ -]*\d")
+_DIGITS: Final = re.compile(r"\d+")
 _ANY_NAME: Final = re.compile(r"@|\^|姓名|\bM(?:rs?|s|iss)\b|[Nn]ame\s*[:：]|NAME\s*[:：]")
 
 
@@ -198,7 +219,13 @@ def redact_text(text: str, known: KnownNames = NOBODY) -> tuple[str, tuple[str, 
 
 
 def _search(text: str, patterns: Iterable[_Pattern]) -> Iterable[Identifier]:
+    in_a_row = max(map(len, _DIGITS.findall(text)), default=0)
+    low = text.lower() if text.isascii() else ""
     for pattern in patterns:
+        if pattern.digits > in_a_row or (
+            low and pattern.needs and not any(map(low.__contains__, pattern.needs))
+        ):
+            continue
         for match in pattern.regex.finditer(text):
             if pattern.valid is None or pattern.valid(match):
                 start, end = match.span(pattern.group)

@@ -295,7 +295,8 @@ def _assemble(
     """One index of all parts."""
     width = int(local.model.config.vision_config.hidden_size)
     parts = [_part(work, number) for number in range(-(-len(images) // PART))]
-    places, thumbnails = [], []
+    places: list[int] = []
+    thumbnails: list[bytes | None] = []
     for number, part in enumerate(parts):
         table = pq.read_table(part, columns=["at", "thumbnail"])
         places.extend(number * PART + at for at in table["at"].to_pylist())

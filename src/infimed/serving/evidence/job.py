@@ -115,7 +115,7 @@ class Evidence:
         """The same with the image as the model saw it."""
         self.check_model()
         check(asked, self.service.settings.limits)
-        (image,) = await self.service.images([("image", asked.image)])
+        (image,) = await self.service.images([("image", asked.image)], noted["client"])
         noted["images"] = 1
         with given_up():
             async with asyncio.timeout(self.service.settings.times.generate):

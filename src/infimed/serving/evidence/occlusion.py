@@ -77,7 +77,7 @@ def children(parents: Sequence[tuple[int, int]], side: int) -> list[tuple[int, i
 
 def divided(drops: Drops, parents: Sequence[tuple[int, int]], found: Sequence[float]) -> Drops:
     """Drops of a grid twice as fine; `found` holds those of the parents' parts, in the order of `children`."""
-    made = np.kron(drops, np.ones((2, 2)))
+    made = np.kron(drops, np.ones((2, 2))).astype(np.float64)
     for number, (row, column) in enumerate(parents):
         parts = np.maximum(np.array(found[4 * number : 4 * number + 4]).reshape(2, 2), 0)
         if parts.max() > 0:

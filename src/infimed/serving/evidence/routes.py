@@ -22,6 +22,7 @@ from infimed.serving.evidence.requests import (
     parse_nearest,
 )
 from infimed.serving.media import Shown
+from infimed.serving.protocol import Body
 from infimed.serving.service import Service, unless_gone
 
 EVIDENCE: Final = "/v1/infimed/evidence"
@@ -69,7 +70,7 @@ def add_routes(inner: FastAPI, service: Service) -> None:
         return JSONResponse({"nearest": lines, "indexed_images": indexed, "usage": {}, **about})
 
 
-def described(kind: type[EvidenceRequest] | type[NearestRequest]) -> dict[str, Any]:
+def described(kind: type[Body]) -> dict[str, Any]:
     """A body for the API's description, without references to parts of other bodies."""
     schema = kind.model_json_schema(by_alias=True)
     parts = schema.pop("$defs", {})
@@ -104,7 +105,7 @@ async def _look(
 
 async def _near(service: Service, asked: NearestRequest, noted: dict[str, Any]) -> list[Near]:
     service.evidence.check_model()
-    source = await service.source("image", asked.image)
+    source = await service.source("image", asked.image, noted["client"])
     return await service.evidence.nearest(source, noted, asked.k)
 
 

@@ -1,0 +1,137 @@
+"""Where the time of a curated record goes: every signal and every rule, in one thread.
+
+    python benchmarks/curation.py costs
+
+A step is timed once an image or record, in the order of use, so that what it needs is as warm or as
+cold in the caches as in a curation. Steps are timed alone: what `measure_image` shares among signals
+is listed under the first that needs it. A clock takes 0.1 us a call and is part of every figure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from infimed.core.files import sha256_bytes
+from infimed.curation import default_rubric, image_signals, ledger, shortcuts
+from infimed.curation.signals import Signals, record_modality
+from infimed.curation.text_signals import measure_text
+from infimed.data import imaging
+from infimed.data.shards import ShardSet
+from infimed.matching.fingerprint import fingerprint
+from infimed.matching.image import thumbnail
+
+_Result = TypeVar("_Result")
+SHOWN_RULES = 12
+
+
+class Stopwatch:
+    """Microseconds spent, by step, in the order in which steps were first timed."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+
+    def __call__(self, step: str, work: Callable[..., _Result], *arguments: Any) -> _Result:
+        began = time.perf_counter()
+        made = work(*arguments)
+        self.spent[step] += 1e6 * (time.perf_counter() - began)
+        return made
+
+
+@contextmanager
+def nothing_remembered() -> Iterator[None]:
+    """Every text read as if it were seen for the first time."""
+    before = shortcuts.REMEMBERED_CHARS
+    shortcuts.REMEMBERED_CHARS = -1  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        shortcuts.REMEMBERED_CHARS = before  # type: ignore[misc]
+
+
+def image_costs(shards: ShardSet, numbers: range) -> Stopwatch:
+    """Each step from stored bytes to image signals."""
+    timed = Stopwatch()
+    for number in numbers:
+        sha256 = shards.record(number).images[0].sha256
+        data = shards.image_bytes(sha256)
+        timed("hash of the stored bytes", sha256_bytes, data)
+        planes = timed("decode", imaging.decode_planes, data)
+        timed("measure_image, all of it", image_signals.measure_image, planes)
+        image_parts(timed, planes)
+        timed("a thumbnail, where pixels must confirm", _thumbnail, planes)
+    return timed
+
+
+def _grey(planes: np.ndarray) -> np.ndarray:
+    return planes if planes.ndim == 2 else np.asarray(cv2.cvtColor(planes, cv2.COLOR_RGB2GRAY))
+
+
+def _thumbnail(planes: np.ndarray) -> np.ndarray:
+    return thumbnail(_grey(planes))
+
+
+def image_parts(timed: Stopwatch, planes: np.ndarray) -> None:
+    """The signals of one image one by one."""
+    grey = timed("  grey copy", _grey, planes)
+    timed("  pixel hash", image_signals.pixel_hash, planes)
+    timed("  fingerprint", fingerprint, grey)
+    timed("  histogram", cv2.calcHist, [grey], [0], None, [256], [0, 256])
+    timed("  sharpness, two of them", image_signals.edge_sharpness, grey)
+    steps = timed("  steps of neighbours", cv2.absdiff, grey[:, 1:], grey[:, :-1])
+    timed("  edges", image_signals.edge_share, steps)
+    timed("  blocking", image_signals.block_steps, steps)
+    timed("  flat", image_signals.flat_share, grey, steps, 0.9)
+    timed("  noise", image_signals.noise_level, grey)
+    timed("  colour", image_signals.colour_share, planes)
+
+
+def record_costs(shards: ShardSet, numbers: range) -> tuple[Stopwatch, dict[str, float]]:
+    """Each step from stored record to table rows beside its image, and the time of each rule."""
+    timed, rules = Stopwatch(), Stopwatch()
+    rubric = default_rubric()
+    records = timed("reading records", shards.records, numbers.start, numbers.stop)
+    texts = [timed("text signals", measure_text, record) for record in records]
+    with nothing_remembered():
+        for record in records:
+            timed("  where no text was seen before", measure_text, record)
+    rows = []
+    for record, text in zip(records, texts, strict=True):
+        image = image_signals.measure_image(shards.planes(record.images[0]))
+        signals = Signals(text, (image,), record_modality(record))
+        timed("record rules", rubric.judge, record, signals)
+        with nothing_remembered():
+            timed("  where no text was seen before", rubric.judge, record, signals)
+        for rule in rubric.rules:
+            limits = rule.limits(signals.modality, record.task)
+            rules(rule.id, rule.check, record, signals, limits)
+        rows.append(timed("a ledger row", signals.to_row, len(rows), record))
+    timed("tables of the ledger", ledger.table, ledger.SIGNALS, rows)
+    return timed, rules.spent
+
+
+def costs(shards: ShardSet, records: int = 512) -> None:
+    """Print the table."""
+    cv2.setNumThreads(1)
+    numbers = range(min(records, len(shards)))
+    record_costs(shards, range(32))  # patterns, word lists and matrices are made once
+    timed, rules = record_costs(shards, numbers)
+    print(f"\nMicroseconds a record, one thread, means over {len(numbers)} records\n")
+    for step, spent in (*image_costs(shards, numbers).spent.items(), *timed.spent.items()):
+        print(f"{step:44s} {spent / len(numbers):9.1f}", flush=True)
+    dearest = sorted(rules, key=lambda rule: -rules[rule])
+    for rule in dearest[:SHOWN_RULES]:
+        print(f"  {rule:42s} {rules[rule] / len(numbers):9.1f}")
+    rest = sum(rules[rule] for rule in dearest[SHOWN_RULES:])
+    print(
+        f"  {f'the other {len(dearest) - SHOWN_RULES}':42s} {rest / len(numbers):9.1f}", flush=True
+    )
+    seen = {turn.text for record in shards.records(0, len(shards)) for turn in record.messages}
+    turns = sum(len(record.messages) for record in shards.records(0, len(shards)))
+    print(f"{len(seen)} different texts among {turns}")

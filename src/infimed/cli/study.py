@@ -1,0 +1,139 @@
+"""`infimed study`: controlled experiments and their page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Controlled experiments on the claims of the paper: seeds, intervals, one page.",
+    no_args_is_help=True,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of all cells and results.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """Print the studies with their questions."""
+    from infimed.studies.conducting import show_list
+
+    show_list()
+
+
+@app.command("run")
+def run(
+    name: Annotated[str, typer.Argument(help="A study (infimed study list), a YAML file, or all.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="nano: generated data. mini: yours.")
+    ] = "nano",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Start no cell that does not end in it: 90m, 2h.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of your data, for presets other than nano."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Cells at a time, one core each.")
+    ] = 2,
+    dev: Annotated[
+        bool,
+        typer.Option("--dev", help="Ask the development split: to tune a study before it is run."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells and about how long they take.")
+    ] = False,
+    out: Out = Path("runs/studies"),
+) -> None:
+    """Run a study: train and ask every arm with every seed. The same command goes on where it stopped.
+
+    Examples:
+
+      infimed study run filter --dry-run
+
+      infimed study run filter --budget 90m
+
+      infimed study run seeing --preset mini --data shared/data/vqa_rad
+    """
+    _run(name, preset, budget, data, workers, dev, dry_run, out)
+
+
+@app.command("all")
+def all_(
+    preset: Annotated[
+        str, typer.Option("--preset", help="nano: generated data. mini: yours.")
+    ] = "nano",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Start no cell that does not end in it: 90m, 2h.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of your data, for presets other than nano."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Cells at a time, one core each.")
+    ] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells and about how long they take.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Where the page goes; default: in the folder.")
+    ] = None,
+    out: Out = Path("runs/studies"),
+) -> None:
+    """Run every study, all with one seed before any has two, and write the page.
+
+    Example: infimed study all --preset nano --budget 120m
+    """
+    _run("all", preset, budget, data, workers, False, dry_run, out)
+    if not dry_run:
+        report(out=out, page=page)
+
+
+@app.command("report")
+def report(
+    out: Out = Path("runs/studies"),
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Where the page goes; default: in the folder.")
+    ] = None,
+) -> None:
+    """Write the page and the results table of everything that ran.
+
+    Example: infimed study report --page docs/studies.md
+    """
+    from infimed.core import console
+    from infimed.studies.conducting import report as write
+
+    console.out.print(
+        f"page: {write(out, page or out / 'studies.md')}", markup=False, soft_wrap=True
+    )
+
+
+def _run(
+    name: str,
+    preset: str,
+    budget: str | None,
+    data: Path | None,
+    workers: int,
+    dev: bool,
+    dry_run: bool,
+    out: Path,
+) -> None:
+    from infimed.studies import conducting
+
+    studies = conducting.chosen_studies(name)
+    split: Literal["dev", "test"] = "dev" if dev else "test"
+    if dry_run:
+        conducting.show_plan(studies, preset, split, out, workers)
+        return
+    from infimed.core.allocator import restart_tuned
+
+    restart_tuned()
+    outcome = conducting.conduct(
+        studies, preset, out, split=split, root=data, budget=budget, workers=workers
+    )
+    if outcome.failed:
+        raise typer.Exit(1)

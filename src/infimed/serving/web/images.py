@@ -1,0 +1,151 @@
+"""What happens when images are added, chosen, scrolled, windowed or removed: events of the left half of the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from infimed.serving.media import Look
+from infimed.serving.refusals import Refusal
+from infimed.serving.web.holding import Held
+from infimed.serving.web.parts import ViewerParts
+from infimed.serving.web.session import Event, Sessions
+from infimed.serving.web.viewer import (
+    PRESETS,
+    Viewer,
+    images_of,
+    preset_of,
+    told,
+    window_range,
+)
+
+Updates = dict[Any, Any]
+
+
+@dataclass
+class Images:
+    """See the module. Every event returns what changes, by part."""
+
+    sessions: Sessions
+    viewer: Viewer
+    parts: ViewerParts
+
+    async def uploaded(self, payload: Any, request: gr.Request) -> Updates:
+        """Files were dropped or chosen; the last of them is shown."""
+        event = self.sessions.event(request)
+        kept, most = event.kept, event.service.settings.limits.images
+        try:
+            taken = await self.viewer.take(event, payload)
+            if len(kept.images) + len(taken) > most:
+                raise Refusal("too_many_images", detail=f"at most {most}")
+            self.sessions.holding.make_room(kept, sum(len(held.url) for held in taken))
+            kept.images += taken
+            shown = await self._shown(event, len(kept.images) - 1)
+        except Exception as error:
+            return {self.parts.drop: None, **self._problem(event, error)}
+        return {self.parts.drop: None, **shown}
+
+    async def chosen(self, which: Any, request: gr.Request) -> Updates:
+        """Another image of the page."""
+        return await self._moved(request, which)
+
+    async def scrolled(self, which: Any, number: Any, request: gr.Request) -> Updates:
+        """Another frame or slice, counted from 1."""
+        return await self._moved(request, which, frame=max(0, int(_number(number)) - 1))
+
+    async def windowed(self, which: Any, center: Any, width: Any, request: gr.Request) -> Updates:
+        """Another window, by the sliders."""
+        window = (_number(center), max(_number(width), 1e-6))
+        return await self._moved(request, which, window=window)
+
+    async def preset(self, which: Any, name: Any, request: gr.Request) -> Updates:
+        """Another window, by its name."""
+        return await self._moved(request, which, window=PRESETS.get(str(name)))
+
+    async def removed(self, which: Any, request: gr.Request) -> Updates:
+        """The chosen image goes."""
+        event = self.sessions.event(request)
+        images = event.kept.images
+        if (at := placed(which, images)) is not None:
+            del images[at]
+        return await self._moved(request, len(images) - 1)
+
+    async def _moved(self, request: gr.Request, which: Any, **view: Any) -> Updates:
+        event = self.sessions.event(request)
+        images = event.kept.images
+        at = placed(which, images)
+        if at is None:
+            gone = which is not None and which != -1
+            forgotten = {self.parts.problem: said(FORGOTTEN)} if gone else {}
+            return {self.parts.group: gr.update(visible=False), **forgotten}
+        before = images[at].view
+        images[at].moved(**view)
+        try:
+            return await self._shown(event, at)
+        except Exception as error:
+            images[at].view = before
+            return self._problem(event, error)
+
+    async def _shown(self, event: Event, at: int) -> Updates:
+        """All controls for an image, and its picture."""
+        held, p = event.kept.images[at], self.parts
+        look = await self.viewer.look(event, held)
+        return {
+            p.problem: gr.update(visible=False),
+            p.group: gr.update(visible=True),
+            p.which: gr.update(choices=images_of(event.kept), value=at),
+            p.picture: gr.update(value=self.viewer.picture(event, look.png)),
+            p.facts: told(held, look),
+            p.frame: gr.update(
+                visible=look.frames > 1,
+                minimum=1,
+                maximum=max(2, look.frames),
+                value=look.frame + 1,
+            ),
+            **self._windows(held, look),
+        }
+
+    def _windows(self, held: Held, look: Look) -> Updates:
+        p = self.parts
+        if look.window is None or held.first.window is None:
+            return {p.windows: gr.update(visible=False)}
+        span = window_range(held.first)
+        names = list(PRESETS) if look.units == "HU" else list(PRESETS)[:1]
+        center, width = look.window
+        return {
+            p.windows: gr.update(visible=True),
+            p.preset: gr.update(choices=names, value=preset_of(held)),
+            p.center: gr.update(
+                minimum=min(span.center[0], center), maximum=max(span.center[1], center), step=span.step, value=center
+            ),
+            p.width: gr.update(
+                minimum=span.width[0], maximum=max(span.width[1], width), step=span.step, value=width
+            ),
+        }  # fmt: skip
+
+    def _problem(self, event: Event, error: Exception) -> Updates:
+        return {self.parts.problem: said(event.problem(error))}
+
+
+FORGOTTEN = "This image is no longer there: the page was not used for a while. Add it again."
+
+
+def said(problem: str) -> Any:
+    """A problem on the page; "" for none."""
+    return gr.update(value=problem, visible=bool(problem))
+
+
+def placed(which: Any, images: list[Held]) -> int | None:
+    """The place of the chosen image, as the page says it; None where there is none."""
+    if isinstance(which, int) and not isinstance(which, bool) and 0 <= which < len(images):
+        return which
+    return None
+
+
+def _number(value: Any) -> float:
+    """What a slider says; a slider of ours says numbers only."""
+    number = isinstance(value, int | float) and math.isfinite(value)
+    return max(-1e9, min(1e9, float(value))) if number else 0.0

@@ -1,0 +1,171 @@
+"""Results as text: what the page shows beside the answer, and what is downloaded. Pure functions.
+
+Invariant: nothing that was typed or written can look like a line of ours: line breaks and control characters of names
+are taken out, and texts are indented below their headings.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from infimed.inference.disclaimer import DISCLAIMER
+from infimed.serving.web.holding import Finished, Held
+from infimed.serving.web.structured import structured
+
+CANNOT_TELL: Final = "Cannot tell"
+TITLES: Final = {
+    "ask": "Answer to a question",
+    "report": "Draft of a report",
+    "differential": "Possible diagnoses, ranked",
+    "consult": "Consultation",
+}
+KINDS: Final = {
+    "text": ("txt", "text/plain; charset=utf-8"),
+    "json": ("json", "application/json"),
+    "sr": ("sr.json", "application/json"),
+}
+"""How a result can be downloaded: the end of the file's name, and its type."""
+
+
+def plain(name: str, most: int = 120) -> str:
+    """A name on one line, without characters that control a terminal or turn the direction of writing."""
+    kept = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in name)
+    short = " ".join(kept.split())
+    return short if len(short) <= most else f"{short[: most - 1]}…"
+
+
+def percent(probability: float) -> str:
+    """A probability for people; never 0 or 100 where it is neither."""
+    if 0 < probability < 0.01:
+        return "under 1 %"
+    if 0.99 < probability < 1:
+        return "over 99 %"
+    return f"{100 * probability:.0f} %"
+
+
+def bars(result: Mapping[str, Any]) -> dict[str, float] | None:
+    """What the bars of *ask* show: every choice, or how sure the one answer is; None where neither is known."""
+    choices = result.get("choices") or []
+    if choices:
+        return {plain(str(each["text"])): float(each["probability"]) for each in choices}
+    confidence = result.get("confidence")
+    return None if confidence is None else {"This answer is right": float(confidence)}
+
+
+def sureness(result: Mapping[str, Any]) -> str:
+    """What is to be said of an answer's confidence."""
+    confidence, threshold = result.get("confidence"), result.get("threshold")
+    if confidence is None:
+        return "How sure this is, is not known: this model was not calibrated."
+    said = f"In tests, answers like this one were right in {percent(confidence)} of cases."
+    if threshold is not None:
+        said += f" Below {percent(threshold)} the page says that it is not sure enough."
+    return said
+
+
+def ranked(result: Mapping[str, Any]) -> dict[str, float]:
+    """What the bars of *differential* show: every candidate, and how much speaks for none."""
+    made = {plain(str(c["name"])): float(c["probability"]) for c in result["candidates"]}
+    made[CANNOT_TELL] = float(result["cannot_tell"])
+    return made
+
+
+def reasons(result: Mapping[str, Any]) -> str:
+    """What speaks for and against every candidate."""
+    lines: list[str] = []
+    for number, each in enumerate(result["candidates"], 1):
+        lines.append(f"{number}. {plain(str(each['name']))}: {percent(float(each['probability']))}")
+        for word in ("for", "against"):
+            if str(each.get(word) or "").strip():
+                lines.append(f"   {word.capitalize()}: {' '.join(str(each[word]).split())}")
+    lines.append(f"{CANNOT_TELL}: {percent(float(result['cannot_tell']))}")
+    return "\n".join(lines)
+
+
+def near_lines(near: Iterable[Any]) -> str:
+    """The nearest training records, one a line."""
+    return "\n".join(
+        f"{number}. {plain(str(each.id))} · {plain(str(each.source))} · "
+        f"licence {plain(str(each.licence or 'not stated'))} · likeness {each.similarity:.2f}"
+        for number, each in enumerate(near, 1)
+    )
+
+
+def seen(images: Iterable[Held]) -> str:
+    """Which images a question was about, for a download."""
+    lines = []
+    for number, image in enumerate(images, 1):
+        what = [plain(image.name), image.first.format]
+        if image.first.modality:
+            what.append(image.first.modality)
+        if image.first.frames > 1:
+            frame = image.first.frame if image.view.frame is None else image.view.frame
+            what.append(f"image {frame + 1} of {image.first.frames}")
+        if image.view.window is not None:
+            what.append("window {:g}/{:g}".format(*image.view.window))
+        lines.append(f"{number}. {' · '.join(what)}")
+    return "\n".join(lines)
+
+
+def sections(done: Finished) -> dict[str, str]:
+    """The parts of a result that are text, in order, as the user left them."""
+    result = done.result
+    if done.name == "ask":
+        made = {"answer": str(result["answer"]), "confidence": sureness(result)}
+        if result.get("abstained"):
+            made = {"note": "Not sure enough to answer. The text below is below the threshold.", **made}  # fmt: skip
+    elif done.name == "report":
+        made = {
+            name: str(result.get(name) or "not stated")
+            for name in ("findings", "impression", "comparison")
+            if name != "comparison" or result.get(name)
+        }
+    elif done.name == "differential":
+        made = {"ranking": reasons(result)}
+    else:
+        made = {"message": str(result["message"])}
+        if result.get("escalation"):
+            made = {"urgent": str(result["escalation"]), **made}
+    return {**made, **{k: v for k, v in done.edited.items() if k in made}}
+
+
+def as_text(done: Finished) -> str:
+    """A result as a text file."""
+    result = done.result
+    lines = [f"InfiMed · {TITLES[done.name]}", DISCLAIMER, ""]
+    for heading, text in {**done.asked, **sections(done)}.items():
+        if not text.strip():
+            continue
+        lines.append(f"{heading.replace('_', ' ').capitalize()}:")
+        lines += [f"  {plain(line, 10_000)}" for line in text.splitlines()]
+        lines.append("")
+    if done.edited:
+        lines += [f"Changed by hand after the model wrote it: {', '.join(sorted(done.edited))}.", ""]  # fmt: skip
+    lines.append("Written by a model. Not reviewed unless a clinician says so.")
+    lines.append(f"Model {result.get('model_hash', '')} · request {result.get('request_id', '')}")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(done: Finished) -> str:
+    """A result as a JSON file: what was asked, what the application gave, and what was changed by hand."""
+    value = {
+        "title": TITLES[done.name],
+        "disclaimer": DISCLAIMER,
+        "application": done.name,
+        "asked": done.asked,
+        "result": done.result,
+        "edited": done.edited,
+    }
+    return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def as_sr(done: Finished) -> str:
+    """A result as JSON in the shape of a DICOM structured report."""
+    value = structured(done.name, done.result, sections(done), bool(done.edited))
+    return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+WRITERS: Final = {"text": as_text, "json": as_json, "sr": as_sr}

@@ -1,0 +1,1 @@
+"""Controlled experiments: arms are data, one runner, one table, one page."""

@@ -1,0 +1,214 @@
+"""What a study found: means of its arms, differences with intervals, and its one sentence.
+
+The verdict follows rules that stand in the study's file before anything is run. It compares the interval of the
+primary comparison with what the claim expects: above zero, below zero, or within a margin around it. Differences
+of a study are one family for Holm's correction; the primary ones of all studies on a page are another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from infimed.core.errors import DataError
+from infimed.studies.cells import Planned
+from infimed.studies.definition import Compared, Conclusion, Gap, Study, Variant
+from infimed.studies.results import arm_scores
+from infimed.studies.statistics import Effect, Scores, difference, holm, mean_of, share_of_gap
+from infimed.studies.work import is_done, read_result
+
+Verdict = Literal["supported", "refuted", "bounded", "not shown", "not run"]
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """An arm: its means by measure (None where nothing was asked), and what it took, mean over the seeds."""
+
+    name: str
+    label: str
+    means: tuple[Effect | None, ...]
+    seeds: int
+    spent: dict[str, float]
+    joules: float | None
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A comparison with its adjusted p-value; None where an arm is missing."""
+
+    compared: Compared
+    effect: Effect | None
+    adjusted: float | None
+
+
+@dataclass(frozen=True)
+class GapShare:
+    """How much of a gap an arm closes; share is None where the gap itself is not shown."""
+
+    gap: Gap
+    share: Effect | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study found on a preset."""
+
+    study: Study
+    preset: str
+    variant: Variant
+    arms: tuple[ArmRow, ...]
+    differences: tuple[Difference, ...]
+    gaps: tuple[GapShare, ...]
+    verdict: Verdict
+    sentence: str
+    primary: Effect | None
+    cells: int
+    done: int
+    commits: tuple[str, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the arm that has fewest."""
+        return min((arm.seeds for arm in self.arms), default=0)
+
+
+def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) -> Found:
+    """Everything a study found, from the cells that are done.
+
+    Args:
+        planned: cells of this study on this preset; others are passed over.
+    """
+    variant = study.presets[preset]
+    own = [one for one in planned if (one.study, one.preset) == (study.name, preset)]
+    scores = {
+        arm.name: tuple(arm_scores(out, own, arm, measure) for measure in variant.measures)
+        for arm in variant.arms
+    }
+    effects = [_compare(compared, scores) for compared in variant.comparisons]
+    tested = [
+        at for at, effect in enumerate(effects) if effect is not None and effect.p is not None
+    ]
+    adjusted = dict(zip(tested, holm([_p(effects[at]) for at in tested]), strict=True))
+    differences = tuple(
+        Difference(compared, effect, adjusted.get(at))
+        for at, (compared, effect) in enumerate(zip(variant.comparisons, effects, strict=True))
+    )
+    primary = effects[variant.comparisons.index(variant.conclusion.compare)]
+    verdict, sentence = conclude(variant.conclusion, primary)
+    results = [read_result(out, one.cell) for one in own if is_done(out, one.cell)]
+    return Found(
+        study=study,
+        preset=preset,
+        variant=variant,
+        arms=tuple(_row(variant, own, out, arm.name, scores[arm.name]) for arm in variant.arms),
+        differences=differences,
+        gaps=tuple(_share(gap, scores) for gap in variant.gaps),
+        verdict=verdict,
+        sentence=sentence,
+        primary=primary,
+        cells=len(own),
+        done=len(results),
+        commits=tuple(sorted({result["commit"] for result in results})),
+    )
+
+
+def conclude(conclusion: Conclusion, effect: Effect | None) -> tuple[Verdict, str]:
+    """The verdict on a claim, and the study's one sentence."""
+    if effect is None:
+        return "not run", "Not run: the arms it compares are not done."
+    told = points(effect)
+    if effect.low is None or effect.high is None:
+        return "not shown", conclusion.unclear.format(difference=told)
+    within = -conclusion.margin <= effect.low and effect.high <= conclusion.margin
+    if effect.low > 0:
+        outcome, sentence = "more", conclusion.more
+    elif effect.high < 0:
+        outcome, sentence = "less", conclusion.less
+    elif within:
+        outcome, sentence = "none", conclusion.none
+    else:
+        outcome, sentence = "unclear", conclusion.unclear
+    return _verdict(conclusion, effect, outcome), sentence.format(difference=told)
+
+
+def _verdict(conclusion: Conclusion, effect: Effect, outcome: str) -> Verdict:
+    assert effect.low is not None and effect.high is not None
+    expects, margin = conclusion.expects, conclusion.margin
+    if outcome == expects:
+        return "supported"
+    if expects == "none":
+        if outcome == "unclear":
+            return "not shown"
+        # An effect that is there and small bounds the claim; a large one refutes it.
+        small = max(abs(effect.low), abs(effect.high)) <= margin
+        return "bounded" if small else "refuted"
+    if outcome == "none":
+        return "bounded"
+    opposite = {"more": "less", "less": "more"}[expects]
+    return "refuted" if outcome == opposite else "not shown"
+
+
+def points(effect: Effect, signed: bool = True) -> str:
+    """``+3.1 points [+1.0, +5.2]``."""
+    sign = "+" if signed else ""
+    if effect.low is None or effect.high is None:
+        return f"{100 * effect.mean:{sign}.1f} points"
+    return f"{100 * effect.mean:{sign}.1f} points [{100 * effect.low:{sign}.1f}, {100 * effect.high:{sign}.1f}]"
+
+
+def _p(effect: Effect | None) -> float:
+    assert effect is not None and effect.p is not None
+    return effect.p
+
+
+def _compare(compared: Compared, scores: dict[str, tuple[Scores | None, ...]]) -> Effect | None:
+    one, other = (scores[name][compared.measure] for name in (compared.arm, compared.against))
+    if one is None or other is None or not set(one.seeds) & set(other.seeds):
+        return None
+    return difference(one, other)
+
+
+def _share(gap: Gap, scores: dict[str, tuple[Scores | None, ...]]) -> GapShare:
+    arm, floor, ceiling = (scores[name][0] for name in (gap.arm, gap.floor, gap.ceiling))
+    if arm is None or floor is None or ceiling is None:
+        return GapShare(gap, None, "not run")
+    try:
+        share = share_of_gap(arm, floor, ceiling)
+    except DataError:
+        return GapShare(gap, None, "not run")
+    return GapShare(gap, share, "" if share else "the gap itself is not shown")
+
+
+def _row(
+    variant: Variant,
+    own: Sequence[Planned],
+    out: Path,
+    name: str,
+    scores: tuple[Scores | None, ...],
+) -> ArmRow:
+    results: list[dict[str, Any]] = [
+        read_result(out, one.cell) for one in own if one.arm == name and is_done(out, one.cell)
+    ]
+    spent = {
+        key: sum(r["spent"][key] for r in results) / len(results)
+        for key in (results[0]["spent"] if results else ())
+    }
+    energies = [r["joules"] for r in results]
+    known = bool(energies) and all(energy is not None for energy in energies)
+    counts = {
+        key: round(sum(r["data"][key] for r in results) / len(results))
+        for key in (results[0]["data"] if results else ())
+    }
+    return ArmRow(
+        name=name,
+        label=variant.arm(name).label,
+        means=tuple(None if one is None else mean_of(one) for one in scores),
+        seeds=len(results),
+        spent=spent,
+        joules=sum(energies) / len(energies) if known else None,
+        counts=counts,
+    )

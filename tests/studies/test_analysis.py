@@ -1,0 +1,85 @@
+"""Verdicts, and the planted checks with answers whose truth is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from infimed.studies.analysis import analyse, conclude
+from infimed.studies.cells import distinct, plan
+from infimed.studies.definition import load_study
+from infimed.studies.runner import run_cells
+from infimed.studies.statistics import Effect
+from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
+
+
+def effect(low, high):
+    return Effect((low + high) / 2, low, high, 0.01, 100, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("expects", "low", "high", "verdict", "words"),
+    [
+        ("more", 0.01, 0.05, "supported", "over"),
+        ("more", -0.05, -0.01, "refuted", "against"),
+        ("more", -0.02, 0.02, "bounded", "no effect that matters"),
+        ("more", -0.01, 0.09, "not shown", "too wide"),
+        ("less", -0.05, -0.01, "supported", "against"),
+        ("less", 0.01, 0.05, "refuted", "over"),
+        ("none", -0.02, 0.02, "supported", "no effect that matters"),
+        ("none", -0.02, 0.05, "not shown", "too wide"),
+        ("none", 0.04, 0.09, "refuted", "over"),
+        ("none", -0.02, -0.01, "bounded", "against"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(expects, low, high, verdict, words):
+    conclusion = tiny_study().presets["nano"].conclusion.model_copy(update={"expects": expects})
+    found, sentence = conclude(conclusion, effect(low, high))
+    assert found == verdict and words in sentence
+    assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in sentence
+
+
+def test_without_its_arms_a_study_says_that_it_did_not_run():
+    assert conclude(tiny_study().presets["nano"].conclusion, None)[0] == "not run"
+
+
+def found(study, accuracy, out):
+    planned = plan([study], "nano", "test")
+    run_cells(distinct(planned), out, executor=AtOnce(), do=FakeCells(accuracy))
+    return analyse(study, "nano", planned, out)
+
+
+def test_a_study_finds_what_was_planted(tmp_path):
+    made = found(tiny_study(), by_weighting(token=0.5, document=0.8, sqrt=0.65), tmp_path)
+    assert made.verdict == "supported" and made.seeds == 3 and made.done == made.cells == 9
+    assert made.primary.mean == pytest.approx(0.3, abs=0.04)
+    assert made.gaps[0].share.mean == pytest.approx(0.5, abs=0.1)
+    assert all(d.adjusted >= d.effect.p for d in made.differences)
+
+
+def test_a_study_half_done_compares_what_is_there(tmp_path):
+    study = tiny_study()
+    planned = plan([study], "nano", "test")
+    some = [one.cell for one in planned if one.seed == 1 and one.arm != "c"]
+    run_cells(
+        some, tmp_path, executor=AtOnce(), do=FakeCells(by_weighting(token=0.5, document=0.8))
+    )
+    made = analyse(study, "nano", planned, tmp_path)
+    assert made.verdict == "supported" and (made.done, made.cells, made.seeds) == (2, 9, 0)
+    assert made.differences[1].effect is None and made.gaps[0].why == "not run"
+
+
+def planted(cell):
+    """What a trained model would do: learn from clean records, less from damaged ones, nothing from chance."""
+    damage = cell.damage
+    if damage is None:
+        return 0.85
+    return 0.5 if damage.operators == (16,) else 0.65
+
+
+def test_planted_checks_pass_where_the_truth_is_known(tmp_path):
+    made = found(load_study("planted"), planted, tmp_path)
+    effects = {(d.compared.arm, d.compared.against): d.effect for d in made.differences}
+    copy = effects["copy", "clean"]
+    assert copy.low <= 0 <= copy.high and copy.mean != 0
+    assert all(effects["broken", other].high < 0 for other in ("clean", "raw", "random"))
+    assert made.gaps[0].share.low <= 0 <= made.gaps[0].share.high

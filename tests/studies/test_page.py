@@ -1,0 +1,119 @@
+"""The page and its figures, from cells that take no time."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from infimed.core.errors import DataError
+from infimed.studies.analysis import analyse
+from infimed.studies.cells import distinct, plan
+from infimed.studies.conducting import report
+from infimed.studies.definition import load_study
+from infimed.studies.figure import Point, intervals, nice_ticks
+from infimed.studies.opening import open_test
+from infimed.studies.page import figures, ledger_rows, render
+from infimed.studies.results import TABLE, read_results
+from infimed.studies.runner import run_cells
+from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("studies")
+    study = tiny_study()
+    planned = plan([study], "nano", "test")
+    accuracy = by_weighting(token=0.7, document=0.55, sqrt=0.7)
+    run_cells(distinct(planned), out, executor=AtOnce(), do=FakeCells(accuracy))
+    return out, study, planned, analyse(study, "nano", planned, out)
+
+
+def test_the_page_says_verdict_interval_n_seeds_and_commit(world):
+    out, study, planned, found = world
+    page = render([study], [found], planned, out)
+    summary = page[: page.index("## <a")]
+    assert "| **refuted** |" in summary and found.sentence in summary
+    assert "n = 400 questions of 80 groups, 3 seeds" in summary and "commit abc" in summary
+    assert "Claims that did not come out as claimed: tiny (nano: refuted)." in summary
+    assert "What would refute it: It is not." in page
+
+
+def test_the_page_is_the_same_for_the_same_cells(world):
+    out, study, planned, found = world
+    assert render([study], [found], planned, out) == render([study], [found], planned, out)
+
+
+def test_a_study_that_did_not_run_says_so(world):
+    out, study, planned, found = world
+    page = render([study, load_study("seeing"), load_study("ledger")], [found], planned, out)
+    part = page[page.index('id="seeing"') :]
+    assert "Not run." in part and "Nothing to tell yet." in part
+
+
+def test_tables_of_the_page_have_as_many_cells_in_every_line(world):
+    out, study, planned, found = world
+    width = None
+    for line in render([study], [found], planned, out).splitlines():
+        if line.startswith("|"):
+            assert width is None or line.count("|") == width, line
+            width = line.count("|")
+        else:
+            width = None
+
+
+def test_the_ledger_counts_points_above_guessing(world):
+    *_, found = world
+    rows = ledger_rows([found], ["tiny"])
+    first = rows[0]
+    assert first.seconds_a_point == pytest.approx(10 / (100 * (first.score - 0.5)))
+    assert first.tflop == 3.0 and first.energy == "unavailable"
+
+
+def test_figures_are_small_read_in_the_dark_and_in_print(world):
+    *_, found = world
+    ((name, svg),) = figures([found]).items()
+    root = ElementTree.fromstring(svg)
+    assert name == "tiny-nano.svg" and len(svg.encode()) < 100_000
+    assert "prefers-color-scheme: dark" in svg and "@media print" in svg
+    assert len(root.findall(f"{SVG}circle")) == 3
+    assert "arm a" in root.get("aria-label")
+    texts = {text.text for text in root.findall(f"{SVG}text")}
+    assert {"arm a", "arm b", "arm c", "Tiny"} <= texts
+
+
+def test_a_figure_escapes_what_it_is_told():
+    svg = intervals(
+        '<b> & "x"', "%", [Point("<i>", 50.0, None, None), Point("b", 60.0, 55.0, 66.0)]
+    )
+    assert ElementTree.fromstring(svg) is not None and "<i>" not in svg
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(48.2, 91.7), (-3.1, 0.2), (5, 5), (0.001, 0.0042), (0, 100)]
+)
+def test_ticks_hold_the_values_and_are_few(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 10
+    assert ticks == sorted(ticks)
+
+
+def test_report_writes_page_figures_and_table(tmp_path, monkeypatch):
+    study = tiny_study()
+    monkeypatch.setattr("infimed.studies.conducting.chosen_studies", lambda name: [study])
+    out, page = tmp_path / "out", tmp_path / "docs" / "studies.md"
+    with pytest.raises(DataError, match="no study ran here"):
+        report(out, page)
+    open_test(study, "nano", out)
+    cells = distinct(plan([study], "nano", "test"))
+    run_cells(
+        cells, out, executor=AtOnce(), do=FakeCells(by_weighting(token=0.5, document=0.8, sqrt=0.7))
+    )
+    report(out, page)
+    assert "](studies/tiny-nano.svg)" in page.read_text()
+    assert (page.parent / "studies" / "tiny-nano.svg").is_file()
+    lines = read_results(out / TABLE)
+    assert len(lines) == 9 and {line["arm"] for line in lines} == {"a", "b", "c"}
+    assert all(line["commit"] == "abc" and line["questions"] == 400 for line in lines)
