@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,39 +24,7 @@ from infimed.curation.report_strata import read_strata
 from infimed.data.record import question_record
 from infimed.data.shards import ShardSet, open_shards
 from tests.curation.ledger_world import PAYLOAD, RECORDS, limit_between, make_ledger
-
-VOID = {"meta", "img", "br", "line", "circle", "path", "rect", "wbr"}
-
-
-class Page(HTMLParser):
-    """Tags and text of a page; unclosed elements are left on the stack."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {k: v or "" for k, v in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {k: v or "" for k, v in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+from tests.html_page import Page
 
 
 @pytest.fixture(scope="module")
