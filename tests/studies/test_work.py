@@ -33,7 +33,7 @@ def cell(damage=None, blind=False, ways=("model", "image-zeroed", "image-swapped
     return Cell(
         base=BASE, recipe=base_recipe("nano", SHORT), damage=damage, damage_seed=1, blind=blind,
         ways=("trained-blind",) if blind else ways, tasks=("study_closed", "study_open"),
-        split="dev",
+        split="dev", equal=None,
     )  # fmt: skip
 
 
