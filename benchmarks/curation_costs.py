@@ -100,14 +100,14 @@ def record_costs(shards: ShardSet, numbers: range) -> tuple[Stopwatch, dict[str,
     texts = [timed("text signals", measure_text, record) for record in records]
     with nothing_remembered():
         for record in records:
-            timed("  where no text was seen before", measure_text, record)
+            timed("  signals of texts never seen before", measure_text, record)
     rows = []
     for record, text in zip(records, texts, strict=True):
         image = image_signals.measure_image(shards.planes(record.images[0]))
         signals = Signals(text, (image,), record_modality(record))
         timed("record rules", rubric.judge, record, signals)
         with nothing_remembered():
-            timed("  where no text was seen before", rubric.judge, record, signals)
+            timed("  rules on texts never seen before", rubric.judge, record, signals)
         for rule in rubric.rules:
             limits = rule.limits(signals.modality, record.task)
             rules(rule.id, rule.check, record, signals, limits)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infimed.studies.base import Base, Clinic, base_recipe
-from infimed.studies.cells import Cell, Equal
+from infimed.studies.cells import Cell
 from infimed.studies.definition import Damage
 from infimed.studies.work import (
     ANSWERS,
@@ -29,11 +29,11 @@ BASE = Base(name="nano", clinic=CLINIC, minutes=1, limit=12)
 SHORT = {"stages.learn.epochs": 0.4, "stages.learn.row_tokens": 1024}
 
 
-def cell(damage=None, blind=False, ways=("model", "image-zeroed", "image-swapped"), equal=None):
+def cell(damage=None, blind=False, ways=("model", "image-zeroed", "image-swapped")):
     return Cell(
         base=BASE, recipe=base_recipe("nano", SHORT), damage=damage, damage_seed=1, blind=blind,
         ways=("trained-blind",) if blind else ways, tasks=("study_closed", "study_open"),
-        split="dev", equal=equal,
+        split="dev", equal=None,
     )  # fmt: skip
 
 
@@ -58,16 +58,13 @@ def test_a_cell_trains_and_is_asked_in_every_way(out):
 
 
 def test_a_blind_twin_and_damaged_records_share_the_clinic(out):
-    reference = base_recipe("nano", SHORT)
     damage = Damage(share=0.4, operators=(15, 16, 20), tasks=("closed",), keep="rules")
-    filtered = cell(damage, ways=("model",), equal=Equal("samples", reference, None))
+    filtered = cell(damage, ways=("model",))
     do_cell(filtered, out)
     do_cell(cell(blind=True), out)
     counts = read_result(out, filtered)["data"]
     assert counts["damaged"] > 0 and 0 < counts["dropped_damaged"] <= counts["dropped"]
     assert is_done(out, cell(blind=True))
-    plain, held = read_result(out, cell()), read_result(out, filtered)
-    assert held["spent"]["samples"] == pytest.approx(plain["spent"]["samples"], rel=0.15)
     assert len(list((out / "data").glob("clean-*"))) == 1
 
 
