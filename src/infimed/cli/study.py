@@ -12,6 +12,16 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Preset = Annotated[str, typer.Option("--preset", help="nano: generated data. mini: yours.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", help="Start no cell that does not end in it: 90m, 2h.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of your data, for presets other than nano."),
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Cells at a time, one core each.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show cells and about how long they take.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all cells and results.")]
 
 
@@ -26,26 +36,15 @@ def list_() -> None:
 @app.command("run")
 def run(
     name: Annotated[str, typer.Argument(help="A study (infimed study list), a YAML file, or all.")],
-    preset: Annotated[
-        str, typer.Option("--preset", help="nano: generated data. mini: yours.")
-    ] = "nano",
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Start no cell that does not end in it: 90m, 2h.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder of your data, for presets other than nano."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Cells at a time, one core each.")
-    ] = 2,
+    preset: Preset = "nano",
+    budget: Budget = None,
+    data: Data = None,
+    workers: Workers = 2,
     dev: Annotated[
         bool,
         typer.Option("--dev", help="Ask the development split: to tune a study before it is run."),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells and about how long they take.")
-    ] = False,
+    dry_run: DryRun = False,
     out: Out = Path("runs/studies"),
 ) -> None:
     """Run a study: train and ask every arm with every seed. The same command goes on where it stopped.
@@ -63,22 +62,11 @@ def run(
 
 @app.command("all")
 def all_(
-    preset: Annotated[
-        str, typer.Option("--preset", help="nano: generated data. mini: yours.")
-    ] = "nano",
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Start no cell that does not end in it: 90m, 2h.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder of your data, for presets other than nano."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Cells at a time, one core each.")
-    ] = 2,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells and about how long they take.")
-    ] = False,
+    preset: Preset = "nano",
+    budget: Budget = None,
+    data: Data = None,
+    workers: Workers = 2,
+    dry_run: DryRun = False,
     page: Annotated[
         Path | None, typer.Option("--page", help="Where the page goes; default: in the folder.")
     ] = None,
