@@ -123,10 +123,9 @@ def main() -> None:
     columns = ("answers", "n", "groups", "right, %", cut, "gain", "AURC minus random, x 100", "at the threshold")  # fmt: skip
     out.print(table(f"Abstaining: {arguments.run.name}, {arguments.split}", columns, rows))
     for kind, own in found["kinds"].items():
-        areas = {name: f"{value['aurc']['mean']:.4f}" for name, value in own["raw"].items()}
-        print(
-            f"{kind}: AURC {own['aurc']['mean']:.4f}, calibration error {own['ece']:.4f}, by raw probability {areas}"
-        )
+        areas = ", ".join(f"{name} {v['aurc']['mean']:.4f}" for name, v in own["raw"].items())
+        by_raw = f"; AURC by raw probability: {areas}" if areas else ""
+        print(f"{kind}: AURC {own['aurc']['mean']:.4f}, calibration error {own['ece']:.4f}{by_raw}")
     picture = arguments.picture or arguments.run / "abstention.png"
     write_picture(curves_of({k: v for k, v in held.items() if k != ALL}), picture)
     print(f"plots: {picture}")
