@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -330,3 +333,13 @@ def test_a_tiny_temperature_with_a_schema_costs_nobody_an_answer(local, engine):
     finish(engine)
     assert done(heard[0]).text in ("true", "false")
     assert done(heard[1]).text == offline(local, other.request)[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread")
+def test_the_engine_gives_way_to_the_event_loop(engine):
+    engine.begin()
+    try:
+        until(lambda: os.getpriority(os.PRIO_PROCESS, engine._thread.native_id) > 0)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == os.nice(0)
+    finally:
+        engine.end()

@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -44,6 +46,8 @@ from infimed.serving.work import Unit, Works
 LOG: Final = logging.getLogger("infimed.serving")
 IDLE_SECONDS: Final = 0.5
 """How often an idle engine looks for requests that waited too long."""
+GIVES_WAY: Final = 3
+"""Niceness that the engine's threads add: where all cores compute, the event loop still gets its turn at once."""
 
 
 @dataclass
@@ -230,6 +234,7 @@ class Engine:
         return self._vocabulary
 
     def _run(self) -> None:
+        _give_way()
         while True:
             with self._wake:
                 if not self.waiting and not self._batch.jobs and not self._closing:
@@ -404,6 +409,14 @@ class Engine:
             unit.fail(Refusal(code, retry_after=self.settings.times.retry_after))
         for job in (*waiting, *self._batch.forget()):
             job.emit(Failed(code))
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread, and of those that torch starts from it; only Linux has one a thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, now + GIVES_WAY))
 
 
 def code_of(error: Exception) -> str:

@@ -160,6 +160,9 @@ def around(
     from infimed.serving.meters import Meters, engine_levels
     from infimed.serving.service import Service
 
+    _ = (
+        local.processor.start_id
+    )  # reads the tokenizer, which would hold up the event loop at the first request
     meters = Meters()
     engine = Engine(local, settings, waited=meters.queue.observe)
     for level in engine_levels(engine):
