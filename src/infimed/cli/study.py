@@ -100,6 +100,40 @@ def report(
     )
 
 
+@app.command("pack")
+def pack(
+    file: Annotated[Path, typer.Argument(help="The record to write, .parquet.")],
+    out: Out = Path("runs/studies"),
+) -> None:
+    """Put all scores, costs and openings into one file, from which anyone writes the same page.
+
+    Example: infimed study pack docs/studies/record.parquet
+    """
+    from infimed.core import console
+    from infimed.studies.record import pack as write
+
+    cells = write(out, file)
+    console.out.print(f"record: {file}, {cells} cells", markup=False, soft_wrap=True)
+
+
+@app.command("unpack")
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A record that infimed study pack wrote.")],
+    out: Out = Path("runs/studies"),
+) -> None:
+    """Put the cells of a record into a folder: write its page, or go on with what is missing.
+
+    Example: infimed study unpack docs/studies/record.parquet && infimed study report
+    """
+    from infimed.core import console
+    from infimed.studies.record import unpack as read
+
+    new, known = read(file, out)
+    console.out.print(
+        f"{new} cells are new in {out}, {known} were there", markup=False, soft_wrap=True
+    )
+
+
 def _run(
     name: str,
     preset: str,
