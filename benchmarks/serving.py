@@ -187,9 +187,10 @@ async def ask(client: httpx.AsyncClient, url: str, value: dict[str, Any]) -> Ask
                 if not line.startswith("data: {"):
                     continue
                 chunk = json.loads(line[6:])
-                first = first or time.perf_counter() - began
                 for choice in chunk.get("choices", ()):
                     texts.append(choice.get("delta", {}).get("content") or "")
+                if not first and any(texts):  # some servers begin with a piece that holds a role alone
+                    first = time.perf_counter() - began
                 tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
             status = answer.status_code
     except httpx.HTTPError:
