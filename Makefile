@@ -32,8 +32,9 @@ demo: $(READY) ## the whole pipeline on generated phantoms, in minutes on two CP
 	@echo "It is small and knows the wording of its clinic. Ask, for example: Which kind of image is this?"
 	@echo "  Is a pleural effusion visible?   Write a caption for this image."
 
+# Two processes of one thread each: a file's tests stay together, because they share what is slow to make.
 test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
