@@ -25,7 +25,7 @@ import yaml
 
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open, read_json, write_json
-from infimed.curation.forgetting import forget_rows, ledger_data, renumber
+from infimed.curation.forgetting import exported, forget_rows, ledger_data, renumber
 from infimed.data import forgetting
 from infimed.data.forgetting import GroupRows
 from infimed.data.shards import open_shards
@@ -152,7 +152,7 @@ def forget(found: Survey) -> None:
             after = str(read_json(folder / "manifest.json")["data_sha256"])
         row_map, ids = target.found.row_map(), target.found.record_ids
         for folder in target.ledgers:
-            forget_rows(folder, row_map, ids, after)
+            forget_rows(folder, row_map, ids, target.found.data_before, after)
         for file in target.plans:
             renumber(file, "record", row_map, after)
         for file in target.answers:
@@ -196,10 +196,11 @@ def _dependents(
     mine: list[Path] = []
     seen: list[Path] = []
     for run in runs:
-        for folder in (run, run / "ledger.parquet"):
+        for folder in (run, run / "ledger.parquet", run / "leakage"):
             if ledger_data(folder) == found.data_before:
                 ledgers.append(folder)
                 reports.extend(sorted(folder.glob("*.html")))
+        reports.extend(exported(run, found.record_ids))
         file = run / "data.json"
         if not file.is_file() or read_json(file).get("shards") != found.data_before:
             continue
