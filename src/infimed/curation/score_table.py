@@ -72,7 +72,7 @@ def evidence_lines(folder: Path, record_id: str, row: int) -> Iterator[str]:
 
 def told(p: float) -> str:
     """A probability in words: "P(ok) 0.081"."""
-    return f"P(ok) {p:.3f}" if p >= 0.0005 or p == 0 else f"P(ok) {p:.0e}"
+    return f"P(ok) {p:.3f}" if p >= 0.001 else "P(ok) below 0.001"
 
 
 def _between(line: dict[str, Any]) -> str:
