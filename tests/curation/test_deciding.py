@@ -61,7 +61,7 @@ FATAL = Finding("accuracy.test", 1, "accuracy", "drop", "question", "the left lu
 def noting(p_noted: float = 0.03, prior: float = 0.9) -> Evaluator:
     """A note on accuracy leaves a P(ok) of about `p_noted` at the base rate `prior`."""
     count = len(feature_names("accuracy"))
-    logistic = Logistic((0.0,) * count, (1.0,) * count, (0.0, -8.0, 0.0), 4.0)
+    logistic = Logistic((0.0,) * count, (1.0,) * count, (0.0, -8.0), 4.0)
     model = DimensionModel(logistic, Isotonic((0.1, 0.9), (p_noted, 0.999)), prior)
     return Evaluator({"accuracy": model})
 

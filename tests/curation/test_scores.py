@@ -143,10 +143,11 @@ def rules_slowly(folder: Path, judge: Evaluator) -> dict[str, np.ndarray]:  # ty
     for at, name in enumerate(DIMENSIONS):
         if name in judge.models:
             before = judge.models[name].prior
-            pooled = estimate_prior(q[:, at], before, strength=1.0)
+            pooled = max(before, estimate_prior(q[:, at], before, strength=1.0))
             for stratum in set(strata):
                 mine = names == stratum
-                after = estimate_prior(q[mine, at], before, expected=pooled, strength=100.0)
+                found = estimate_prior(q[mine, at], before, expected=pooled, strength=100.0)
+                after = max(before, found)
                 shifted[mine, at] = shift_prior(q[mine, at], before, after)
     return {
         "raw": q, "rules": shifted, "factor": np.array(factor), "strata": names,

@@ -47,6 +47,9 @@ STEP: Final = 1e-4
 """P(ok) is looked at in steps of this, rounded up: thresholds are then numbers one can say."""
 FEWEST_CONTRADICTING: Final = 10
 """Labelled records below a threshold that it takes to doubt it."""
+EVEN: Final = 0.5
+"""A record more likely in order than not is not dropped, whatever the company it keeps below a threshold;
+a target under a half asks for less."""
 ALL: Final = "all records"
 VERSION: Final = 1
 
@@ -134,14 +137,16 @@ def plan_decision(folder: Path, *, target_precision: float = TARGET_PRECISION) -
     labels = {row: bad for row, bad in labelled_records(folder).items() if free[row]}
     thresholds, dropped = {}, np.zeros(len(p), bool)
     found = []
-    doubt = _doubts(made, labels, p, place, names, target_precision)
+    most = max(EVEN, 1 - target_precision)
+    limits = {name: min(made.of(name), most) for name in names}
+    doubt = _doubts(made, limits, labels, p, place, names, target_precision)
     for at, name in enumerate(names):
         inside = place == at
-        below = inside & free & (p < made.of(name))
+        below = inside & free & (p < limits[name])
         remark = doubt.get(name, "")
         if not remark and not below.any():
             remark = _unreached(p[inside & free], target_precision)
-        thresholds[name] = NOTHING if remark else made.of(name)
+        thresholds[name] = NOTHING if remark else limits[name]
         if not remark:
             dropped |= below
         mine = {row: bad for row, bad in labels.items() if inside[row]}
@@ -209,6 +214,7 @@ def _unreached(p: Floats, target: float) -> str:
 
 def _doubts(
     made: StratumThresholds,
+    limits: Mapping[str, float],
     labels: Mapping[int, bool],
     p: Floats,
     place: NDArray[np.int32],
@@ -225,7 +231,7 @@ def _doubts(
     shared: dict[str, list[bool]] = {}
     for row, bad in labels.items():
         name = names[place[row]]
-        if p[row] < made.of(name):
+        if p[row] < limits[name]:
             below.setdefault(name, []).append(bad)
             shared.setdefault(_basis(made, name), []).append(bad)
     doubts = {}
@@ -238,7 +244,7 @@ def _doubts(
             continue
         if wilson_interval(sum(tried), len(tried))[1] < target:
             doubts[name] = (
-                f"people contradict: of {whose} {len(tried)} labelled records below {made.of(name):.4f} "
+                f"people contradict: of {whose} {len(tried)} labelled records below {limits[name]:.4f} "
                 f"they call {sum(tried)} defective"
             )
     return doubts

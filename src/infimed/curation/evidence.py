@@ -21,10 +21,10 @@ from infimed.curation.label_shift import likelihood_ratios
 from infimed.curation.score_features import PartFeatures
 from infimed.curation.scoring import Evaluator, feature_names
 
-DROPPING, NOTING, OTHERS, JUDGE, GROUNDING = (
-    "rules that drop", "rules that note", "rules of other dimensions", "judge", "grounding",
+DROPPING, NOTING, JUDGE, GROUNDING = (
+    "rules that drop", "rules that note", "judge", "grounding",
 )  # fmt: skip
-_NAMED: Final = {"drops": DROPPING, "notes": NOTING, "other_drops": OTHERS}
+_NAMED: Final = {"drops": DROPPING, "notes": NOTING}
 LARGEST_GAP: Final = 5.0
 """Grounding gaps beyond this, in nats per token, count as this: a single odd answer is no lever."""
 _LEAST_GAIN: Final = 1e-9
@@ -36,7 +36,7 @@ class Weighed:
 
     Attributes:
         rows, record_ids, strata: [n]. drops, gates: [n, 7], as in `PartFeatures`.
-        judged: [n], whether there are levels.
+        judged: [n], whether there are levels. heard: [n], levels or a grounding gap.
         rules: P(ok) by the rules [n, 7], before base rates and gates; 1 where the evaluator has no model.
         ratios: P(evidence | defect) / P(evidence | ok) [n, 5], and the same if every level that is not
             known were 0, or 2; None for an evaluator that knows no judge.
@@ -49,6 +49,7 @@ class Weighed:
     drops: NDArray[np.bool_]
     gates: NDArray[np.bool_]
     judged: NDArray[np.bool_]
+    heard: NDArray[np.bool_]
     rules: Floats
     ratios: tuple[Floats, Floats, Floats] | None
     strongest: Mapping[str, list[str]]
@@ -56,6 +57,7 @@ class Weighed:
 
 def weigh(evaluator: Evaluator, seen: PartFeatures) -> Weighed:
     """Weigh a part of the records."""
+    judged = np.asarray((seen.codes != NONE).any(axis=1), bool)
     rules = np.column_stack([by_rules(evaluator, name, seen.inputs[name]) for name in DIMENSIONS])
     ratios = None
     if evaluator.evidence is not None:
@@ -67,7 +69,7 @@ def weigh(evaluator: Evaluator, seen: PartFeatures) -> Weighed:
         ratios = (first, supposed[0], supposed[1])
     return Weighed(
         seen.rows, seen.record_ids, seen.strata, seen.drops, seen.gates,
-        np.asarray((seen.codes != NONE).any(axis=1)), rules, ratios,
+        judged, judged | np.isfinite(seen.gaps).any(axis=1), rules, ratios,
         {
             name: _strongest(evaluator, name, at, seen, rules)
             for at, name in enumerate(DIMENSIONS)

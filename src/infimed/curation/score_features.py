@@ -102,13 +102,11 @@ class LedgerFeatures:
         found = found.filter(pc.invert(pc.starts_with(found["rule"], SCORE_RULES)))
         drops, notes, gates = _counts(found, begin, n)
         measured = signal_columns(table)
-        total = drops.sum(axis=1)
         inputs = {
             name: np.column_stack(
                 [
                     np.minimum(2.0, drops[:, at]),
                     np.minimum(2.0, notes[:, at]),
-                    np.minimum(2.0, total - drops[:, at]),
                     *(measured[key] for key in SIGNAL_FEATURES.get(name, ())),
                 ]
             )

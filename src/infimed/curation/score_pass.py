@@ -2,7 +2,7 @@
 
 First every record's evidence is read, part by part: P(ok) by the rules at the evaluator's own base rate,
 and how much judge and grounding gap speak for a defect. Then the base rates of these records are found,
-over all and per source and modality (`label_shift`), from a seeded draw of records. Last every part is
+over all and per source and modality (`base_rates`), from a seeded draw of records. Last every part is
 given its probabilities at those base rates and written.
 
 Invariants: the table follows from ledger, judgements, gaps and evaluator alone; a killed pass goes on
@@ -12,9 +12,9 @@ however many records there are. Cost: see ``benchmarks/curation_scores.py``.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,29 +25,19 @@ from numpy.typing import NDArray
 
 from infimed.core.files import atomic_open, read_json, sha256_file, write_json
 from infimed.curation import ledger
-from infimed.curation.calibration import Floats
+from infimed.curation.base_rates import Rates, find_rates, matrix
 from infimed.curation.engine import read_summary
 from infimed.curation.evidence import Weighed, weigh
 from infimed.curation.findings import DIMENSIONS, QUALITY
 from infimed.curation.grounding_table import GROUNDING_FILE
 from infimed.curation.judge_tables import JUDGEMENTS_FILE
-from infimed.curation.label_shift import (
-    MOST_RECORDS,
-    JointByStratum,
-    estimate_prior,
-    shift_prior,
-)
-from infimed.curation.ledger_columns import Lot
+from infimed.curation.label_shift import shift_prior
 from infimed.curation.score_features import LedgerFeatures
 from infimed.curation.score_table import SCHEMA
 from infimed.curation.scoring import DROPPED, Evaluator
 
 PARTS: Final = "scores.parts"
 PART_ROWS: Final = ledger.CHUNK_ROWS * ledger.CHUNKS_PER_ROW_GROUP
-MOST_OF_STRATUM: Final = 5_000
-"""Records drawn of a stratum to find its base rates."""
-SHRINKAGE: Final = 100.0
-"""How many records the pooled base rates count for in each stratum."""
 VERSION: Final = 1
 
 _PART: Final = "weighed"
@@ -73,16 +63,7 @@ class Scored:
     base_rates: Mapping[str, float]
 
 
-@dataclass
-class Rates:
-    """Base rates of the records at hand, over all ("") and per stratum.
 
-    Attributes:
-        rules: stratum -> share ok in each of `DIMENSIONS` by the rules. joints: of judge and gap.
-    """
-
-    rules: dict[str, Floats] = field(default_factory=dict)
-    joints: JointByStratum | None = None
 
 
 def score_ledger(
@@ -114,7 +95,7 @@ def score_ledger(
         if not parts.done(number, _PART):
             parts.write(number, {_PART: _stored(weigh(evaluator, features.read(begin, end)))})
         report(end - begin)
-    rates = _rates(parts, len(begins), evaluator)
+    rates = find_rates(partial(parts.read, _PART), len(begins), evaluator)
     # While the table is replaced there must be no stamp that names it.
     stamp.unlink(missing_ok=True)
     judged = 0
@@ -166,7 +147,7 @@ def _stored(part: Weighed) -> pa.Table:
     bits = 1 << np.arange(len(DIMENSIONS))
     columns: dict[str, Any] = {
         "row": part.rows, "record_id": pa.array(part.record_ids, pa.string()),
-        "stratum": pa.array(part.strata, pa.string()), "judged": part.judged,
+        "stratum": pa.array(part.strata, pa.string()), "judged": part.judged, "heard": part.heard,
         "drops": part.drops @ bits, "gates": part.gates @ bits,
     }  # fmt: skip
     for at, name in enumerate(DIMENSIONS):
@@ -178,85 +159,15 @@ def _stored(part: Weighed) -> pa.Table:
     return pa.table(columns)
 
 
-def _matrix(part: pa.Table, kind: str, names: tuple[str, ...]) -> Floats:
-    return np.column_stack([part[f"{kind}_{name}"].to_numpy() for name in names])
-
-
 def _flags(part: pa.Table, kind: str) -> NDArray[np.bool_]:
     bits = 1 << np.arange(len(DIMENSIONS))
     return (part[kind].to_numpy()[:, None] & bits) > 0
 
 
-def _rates(parts: ledger.Parts, count: int, evaluator: Evaluator) -> Rates:
-    """Base rates from a draw of all records, and one of each stratum."""
-    lots: dict[str, Lot] = {"": Lot(MOST_RECORDS, 0, "scores")}
-    for number in range(count):
-        part = parts.read(_PART, number, ["row", "stratum"])
-        rows, strata = part["row"].to_numpy(), np.array(part["stratum"].to_pylist(), object)
-        lots[""].offer(rows)
-        for name in set(strata.tolist()):
-            lot = lots.setdefault(name, Lot(MOST_OF_STRATUM, 0, "scores", name))
-            lot.offer(rows[strata == name])
-    drawn = _drawn(parts, count, lots, evaluator)
-    rates = Rates()
-    priors = np.array(
-        [evaluator.models[n].prior if n in evaluator.models else 1.0 for n in DIMENSIONS]
-    )
-    for name in ["", *sorted(set(lots) - {""})]:
-        expected, strength = (priors, 1.0) if name == "" else (rates.rules[""], SHRINKAGE)
-        found = [
-            estimate_prior(
-                drawn[name][0][:, at], prior, expected=expected[at], strength=strength
-            )
-            if DIMENSIONS[at] in evaluator.models
-            else 1.0
-            for at, prior in enumerate(priors.tolist())
-        ]  # fmt: skip
-        rates.rules[name] = np.array(found)
-    if evaluator.evidence is not None:
-        joint = evaluator.evidence.joint
-        pooled = joint.estimate_defects(drawn[""][1])
-        rates.joints = JointByStratum(
-            joint.tilted(pooled),
-            {
-                name: joint.tilted(
-                    joint.estimate_defects(ratios, expected=pooled, strength=SHRINKAGE)
-                )
-                for name, (_, ratios) in sorted(drawn.items())
-                if name
-            },
-        )
-    return rates
-
-
-def _drawn(
-    parts: ledger.Parts, count: int, lots: Mapping[str, Lot], evaluator: Evaluator
-) -> dict[str, tuple[Floats, Floats]]:
-    """Stratum -> (P(ok) by the rules [m, 7], likelihood ratios [m, 5]) of the drawn rows, in row order."""
-    wanted = {name: np.sort(np.array(lot.rows, np.int64)) for name, lot in lots.items()}
-    held: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
-    for number in range(count):
-        part = parts.read(_PART, number)
-        first = part["row"][0].as_py()
-        rules = _matrix(part, "rules", DIMENSIONS)
-        ratios = (
-            _matrix(part, "ratio", QUALITY)
-            if evaluator.evidence is not None
-            else np.ones((len(rules), len(QUALITY)))
-        )
-        for name, rows in wanted.items():
-            mine = rows[(rows >= first) & (rows < first + len(rules))] - first
-            held[name].append((rules[mine], ratios[mine]))
-    return {
-        name: (np.concatenate([a for a, _ in both]), np.concatenate([b for _, b in both]))
-        for name, both in held.items()
-    }
-
-
 def finished(part: pa.Table, rates: Rates, evaluator: Evaluator) -> pa.Table:
     """A part's rows of ``scores.parquet``, at the base rates of the data."""
     strata = part["stratum"].to_pylist()
-    rules = _matrix(part, "rules", DIMENSIONS)
+    rules = matrix(part, "rules", DIMENSIONS)
     for at, name in enumerate(DIMENSIONS):
         if name not in evaluator.models:
             continue
@@ -272,7 +183,7 @@ def finished(part: pa.Table, rates: Rates, evaluator: Evaluator) -> pa.Table:
     if evaluator.evidence is not None:
         outside = rules[:, len(QUALITY) :].prod(axis=1) * factor
         made = [
-            evaluator.evidence.posterior(_matrix(part, kind, QUALITY), rates.joints, strata)
+            evaluator.evidence.posterior(matrix(part, kind, QUALITY), rates.joints, strata)
             for kind in _RATIOS
         ]
         p_ok = made[0][0] * outside

@@ -6,6 +6,11 @@ dimensions, not a mean: one fatal defect makes a record useless however good the
 come first: where one of their rules objects, P(ok) of its dimension is 0. An evaluator that was fitted on
 people's labels also knows what a judge's levels and the grounding gap mean (`judge_scoring`).
 
+A dimension looks at its own objections only. Those of the others say much in a benchmark, where a record
+has one defect and no other: there an objection elsewhere excuses, and none at all accuses. In other data,
+with other base rates, both are wrong, and the correction for base rates (`label_shift`) needs evidence
+that means the same everywhere.
+
 Which rule objected is no feature, only how many did: so a rule written later, or one that no
 training defect sets off, counts like the others. Cost: about 20 microseconds a record.
 """
@@ -13,7 +18,7 @@ training defect sets off, counts like the others. Cost: about 20 microseconds a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +67,7 @@ SIGNAL_FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "duplication": (),
 }  # fmt: skip
-"""Signals that a dimension's logistic sees besides its own and all other objections."""
+"""Signals that a dimension's logistic sees besides the objections in it."""
 
 
 EXTRAS: Final = ("log_length",)
@@ -74,7 +79,7 @@ PLAIN: Final = ("rules", "gap_without", "gap_swapped", "gap_measured")
 
 def feature_names(dimension: str) -> tuple[str, ...]:
     """Columns of a dimension's features."""
-    return ("drops", "notes", "other_drops", *SIGNAL_FEATURES.get(dimension, ()))
+    return ("drops", "notes", *SIGNAL_FEATURES.get(dimension, ()))
 
 
 def signal_features(signals: Signals) -> dict[str, float]:
@@ -128,12 +133,10 @@ def features(signals: Signals, findings: Iterable[Finding]) -> dict[str, tuple[f
         counts = drops if finding.severity == "drop" else notes
         counts[finding.dimension] = counts.get(finding.dimension, 0) + 1
     measured = signal_features(signals)
-    total = sum(drops.values())
     return {
         name: (
             float(min(2, drops[name])),
             float(min(2, notes[name])),
-            float(min(2, total - drops[name])),
             *(measured[key] for key in SIGNAL_FEATURES.get(name, ())),
         )
         for name in DIMENSIONS
@@ -150,7 +153,7 @@ class DimensionModel:
     """P(ok) in one dimension: a logistic function, then isotonic calibration.
 
     Attributes:
-        prior: share of ok among the records it was fitted on, at which the probability holds.
+        prior: mean P(ok) of the records it was fitted on, the base rate at which the probability holds.
     """
 
     logistic: Logistic
@@ -315,7 +318,10 @@ def fit_evaluator(
         logistic = fit_logistic(x[train], y[train], l2)
         raw = logistic.probability(x[calibrate])
         isotonic = fit_isotonic(raw, y[calibrate], smoothing=1.0)
-        models[name] = DimensionModel(logistic, isotonic, share_ok(y))
+        model = DimensionModel(logistic, isotonic, 1.0)
+        # The base rate by its own account: evidence that tells nothing apart is then worth exactly nothing.
+        # Against the share of labels it would be off by the smoothing, alike for every record of a new set.
+        models[name] = replace(model, prior=float(model.probability(x).mean()))
     if not models:
         raise DataError(
             "too few labels to fit an evaluator",
@@ -323,11 +329,6 @@ def fit_evaluator(
             accepted="at least 20 labels of both kinds in one dimension",
         )
     return Evaluator(models, dict(made_by or {}))
-
-
-def share_ok(ok: NDArray[np.bool_]) -> float:
-    """The share of ok among labels [n], never exactly 0 or 1."""
-    return float((ok.sum() + 0.5) / (len(ok) + 1))
 
 
 def default_evaluator() -> Evaluator:
