@@ -134,8 +134,13 @@ def test_where_no_judge_was_asked_its_silence_does_not_condemn(tmp_path: Path) -
 
 def test_what_a_judge_says_may_show_more_defects_than_were_labelled(tmp_path: Path) -> None:
     folder = write_ledger(tmp_path / "l", STRATA)
-    levels = {"2": dict.fromkeys(QUALITY, "2"), "0": {**dict.fromkeys(QUALITY, "2"), "accuracy": "0"}}
-    write_judgements(folder, {r: Judgement("ok", levels["0" if r % 2 else "2"]) for r in range(1000)})
+    levels = {
+        "2": dict.fromkeys(QUALITY, "2"),
+        "0": {**dict.fromkeys(QUALITY, "2"), "accuracy": "0"},
+    }
+    write_judgements(
+        folder, {r: Judgement("ok", levels["0" if r % 2 else "2"]) for r in range(1000)}
+    )
     made = decide_ledger(folder, refusing(tmp_path))
     assert made.by_score == 500
     assert 1 - scores(folder, "accuracy").mean() == pytest.approx(0.5, abs=0.05)
@@ -156,4 +161,6 @@ def test_a_record_more_likely_in_order_is_not_dropped_in_bad_company(tmp_path: P
     assert scores(folder)[doubtful] == pytest.approx(0.7, abs=0.05)
     assert np.flatnonzero(~kept(folder)).tolist() == list(certain)
     decide_ledger(folder, judge, target_precision=0.2)
-    assert np.flatnonzero(~kept(folder)).tolist() == [*certain, *doubtful], "so low a target asks for it"
+    assert np.flatnonzero(~kept(folder)).tolist() == [*certain, *doubtful], (
+        "so low a target asks for it"
+    )

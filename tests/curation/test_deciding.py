@@ -269,7 +269,7 @@ def test_taken_back_every_table_is_what_the_curation_wrote(tmp_path: Path) -> No
     memory = clinic(20)
     curate(memory, tmp_path)
     before = tables(tmp_path)
-    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.05)
+    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.01)
     assert made.by_score > 0 and tables(tmp_path) != before
     assert (
         read_summary(tmp_path).kept
@@ -347,7 +347,7 @@ def test_a_curation_with_other_rules_leaves_no_scores_of_the_old_findings(tmp_pa
 def test_the_same_curation_again_keeps_the_decision(tmp_path: Path) -> None:
     memory = clinic(20)
     curate(memory, tmp_path)
-    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.05)
+    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.01)
     summary = curate(memory, tmp_path)
     assert made.by_score and summary.kept == len(kept_rows(tmp_path))
     assert read_decision(tmp_path) == made

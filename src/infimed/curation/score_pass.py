@@ -63,9 +63,6 @@ class Scored:
     base_rates: Mapping[str, float]
 
 
-
-
-
 def score_ledger(
     folder: Path, evaluator: Evaluator, *, on_progress: OnProgress | None = None
 ) -> Scored:
