@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -449,8 +448,10 @@ def test_what_a_judge_quotes_is_shown_without_identifiers(folder: Path) -> None:
     write_judgements(folder, said)
     write_labels(folder, {row: [True, row >= 120, True, True, True] for row in range(300)})
     decide_ledger(folder, fit_on_labels(folder, noting()))
-    shutil.rmtree(folder / "scores.parts", ignore_errors=True)
     evidence = [f["evidence"] for f in ledger.read_ledger(folder, ledger.FINDINGS).to_pylist()
                 if f["rule"].startswith("score.")]  # fmt: skip
     assert evidence and all("the judge says 0: mail" in text for text in evidence)
     assert not any("jane.doe" in text for text in evidence)
+    page = runner.invoke(app, ["explain", str(folder), "r0"]).output
+    assert "the judge says 0: mail [EMAIL]" in page and "0  mail [EMAIL]" in page
+    assert "jane.doe" not in page
