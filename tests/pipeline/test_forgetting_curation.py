@@ -83,13 +83,6 @@ def fill(run: Path, root: Path) -> None:
         folder / "grounding.json",
         {"key": {"data": shards.data_hash}, **{n: getattr(made, n) for n in made.__slots__}},
     )
-    for parts in ("grounding.parts", score_pass.PARTS, ledger.PARTS):
-        (folder / parts).mkdir()
-        pq.write_table(table, folder / parts / "000000.parquet")
-    pq.write_table(table, folder / "findings.new")
-    stage = folder.parent / f".{folder.name}.redecided"
-    stage.mkdir()
-    pq.write_table(table, stage / "findings.parquet")
 
     export_labels(folder, shards, folder / "labels", 18)
     store_labels(
@@ -103,6 +96,14 @@ def fill(run: Path, root: Path) -> None:
     write_json(folder / "agreement.json", {"raters": ["anna"]})
     decide_ledger(folder, default_evaluator(), target_precision=0.02)
     assert read_decision(folder) is not None
+    # Commands that were killed; the one above would have cleared up after itself.
+    for parts in ("grounding.parts", score_pass.PARTS, ledger.PARTS):
+        (folder / parts).mkdir()
+        pq.write_table(table, folder / parts / "000000.parquet")
+    pq.write_table(table, folder / "findings.new")
+    stage = folder.parent / f".{folder.name}.redecided"
+    stage.mkdir()
+    pq.write_table(table, stage / "findings.parquet")
 
 
 def places(run: Path, marks: set[str]) -> set[str]:
@@ -242,6 +243,13 @@ def test_forgetting_a_second_patient_finds_the_renumbered_rows(
     assert places(run, {"r3-0", "r3-1", "r3-2", "patient-3", "of case 3"}) == set()
     assert places(run, origin[1]) == set()
     assert len(read_judgements(run / "ledger.parquet")) == 12
+    (target,) = survey("patient-2", [], [run]).targets
+    assert len(target.plans) == 2 and target.answers and target.checkpoints
+    forget(survey("patient-2", [], [run]))
+    assert places(run, {"r2-0", "r2-1", "r2-2", "patient-2", "of case 2"}) == set()
+    shards = open_shards(run / "shards")
+    planned = pq.read_table(run / "plan" / "second.parquet")["record"].to_pylist()
+    assert [shards.record(row).id for row in planned] == ["r4-0", "r4-1", "r4-2"]
 
 
 @pytest.mark.parametrize(
