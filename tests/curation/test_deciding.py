@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,13 @@ from infimed.curation.record_labels import labelled_records, majority
 from infimed.curation.recount import recount
 from infimed.curation.score_pass import score_ledger
 from infimed.curation.score_table import told
-from infimed.curation.scoring import DimensionModel, Evaluator, default_evaluator, feature_names
+from infimed.curation.scoring import (
+    PHANTOMS,
+    DimensionModel,
+    Evaluator,
+    default_evaluator,
+    feature_names,
+)
 from infimed.curation.stub_judge import StubJudge, sample_clinic
 from tests.curation.clinic import clinic
 from tests.curation.judged_world import (
@@ -63,6 +70,11 @@ def noting(p_noted: float = 0.03, prior: float = 0.9) -> Evaluator:
     logistic = Logistic((0.0,) * count, (1.0,) * count, (0.0, -8.0), 4.0)
     model = DimensionModel(logistic, Isotonic((0.1, 0.9), (p_noted, 0.999)), prior)
     return Evaluator({"accuracy": model})
+
+
+def elsewhere() -> Evaluator:
+    """The shipped one, as if it had been fitted on real records."""
+    return replace(default_evaluator(), made_by={"data": "a clinic"})
 
 
 STRATA = ["a / ct"] * 600 + ["a / mr"] * 30 + ["b / us"] * 600
@@ -244,6 +256,28 @@ def test_labels_that_agree_change_nothing_but_are_counted(folder: Path) -> None:
     assert (made["b / us"].labelled_bad, made["b / us"].by_score) == (15, 40)
 
 
+def test_an_evaluator_of_phantoms_drops_nothing_that_no_label_bears_out(folder: Path) -> None:
+    shipped = replace(noting(), made_by={"data": PHANTOMS})
+    made = {one.name: one for one in decide_ledger(folder, shipped).strata}
+    assert all(one.by_score == 0 and one.threshold == 0 for one in made.values())
+    assert made["b / us"].remark.startswith(
+        "40 records lie below 0.5000, but this evaluator knows phantoms"
+    )
+    assert kept(folder)[700:740].all()
+    bad = [True, False, True, True, True]
+    write_labels(folder, dict.fromkeys(range(700, 709), bad))
+    assert decide_ledger(folder, shipped).by_score == 0, "nine are too few"
+    write_labels(folder, {709: bad})
+    made = {one.name: one for one in decide_ledger(folder, shipped).strata}
+    assert made["b / us"].by_score == 40 and made["a / ct"].by_score == 0
+    assert not kept(folder)[700:740].any() and kept(folder)[list(NOTED[4:60])].all()
+
+
+def test_the_shipped_evaluator_is_one_of_phantoms() -> None:
+    assert default_evaluator().of_phantoms and not elsewhere().of_phantoms
+    assert not noting().of_phantoms
+
+
 def test_most_raters_decide_what_a_label_says(folder: Path) -> None:
     good, bad = [True] * 5, [True, False, True, True, True]
     write_labels(folder, {0: good, 1: bad, 2: good}, "anna")
@@ -268,7 +302,7 @@ def test_taken_back_every_table_is_what_the_curation_wrote(tmp_path: Path) -> No
     memory = clinic(20)
     curate(memory, tmp_path)
     before = tables(tmp_path)
-    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.01)
+    made = decide_ledger(tmp_path, elsewhere(), target_precision=0.01)
     assert made.by_score > 0 and tables(tmp_path) != before
     assert (
         read_summary(tmp_path).kept
@@ -346,7 +380,7 @@ def test_a_curation_with_other_rules_leaves_no_scores_of_the_old_findings(tmp_pa
 def test_the_same_curation_again_keeps_the_decision(tmp_path: Path) -> None:
     memory = clinic(20)
     curate(memory, tmp_path)
-    made = decide_ledger(tmp_path, default_evaluator(), target_precision=0.01)
+    made = decide_ledger(tmp_path, elsewhere(), target_precision=0.01)
     summary = curate(memory, tmp_path)
     assert made.by_score and summary.kept == len(kept_rows(tmp_path))
     assert read_decision(tmp_path) == made

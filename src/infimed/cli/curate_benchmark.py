@@ -174,10 +174,11 @@ def _from_ledger(ledger: Path, base: str | None, out: Path, also: bool) -> None:
 
 def _source(shards: Path | None, limit: int, seed: int) -> tuple[Any, dict[str, Any]]:
     from infimed.curation.corruption.source import FirstRecords, PhantomSource
+    from infimed.curation.scoring import PHANTOMS
     from infimed.data.shards import open_shards
 
     if shards is None:
-        return PhantomSource(limit, seed), {"data": "phantom clinic", "seed": seed}
+        return PhantomSource(limit, seed), {"data": PHANTOMS, "seed": seed}
     return FirstRecords(open_shards(shards), limit), {"data": shards.name, "seed": seed}
 
 

@@ -72,12 +72,13 @@ def decide(
     """Drop by score, too: beside what rules drop, the records whose P(ok) lies under a threshold.
 
     Every source and modality has a threshold of its own, the largest below which the target precision is
-    expected; small ones lean on their source, and where the target is out of reach nothing is dropped by
-    score. `infimed curate explain` says why a record went, `infimed run` trains on the others.
+    expected; small ones lean on their source. Where the target is out of reach, where labels contradict it, or
+    where an evaluator of phantoms (the shipped one) has none to bear it out, nothing is dropped by score.
+    `infimed curate explain` says why a record went, `infimed run` trains on the others.
 
     Examples:
 
-      infimed curate decide curated --evaluator shipped --diff
+      infimed curate decide curated --evaluator evaluator.json --diff
 
       infimed curate decide curated --target-precision 0.95
     """

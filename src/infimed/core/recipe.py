@@ -169,8 +169,8 @@ class Curation(Part):
     workers: int = Field(2, ge=1)
     evaluator: str | None = Field(
         None,
-        description="drop by score, too: a file of infimed curate train-evaluator, or shipped for the one in "
-        "the package",
+        description="drop by score, too: a file of infimed curate train-evaluator; shipped is the one in the "
+        "package, which only scores",
     )
     target_precision: float = Field(
         0.90, gt=0, le=1, description="share of what the score drops that should be defective"

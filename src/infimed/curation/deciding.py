@@ -4,7 +4,8 @@ Every finding of severity drop is a gate, as before. Of the records that rules k
 whose P(ok) lies under the threshold of their source and modality: the largest below which the expected
 share of defective records is at least the target precision. Where a part has few such records it leans
 on its source, and this on all records (`calibration.stratum_thresholds`). Where no threshold reaches
-the target, or where people's labels contradict it, nothing is dropped by score, and the decision says so.
+the target, where people's labels contradict it, or where an evaluator of phantoms has no labels to bear it
+out, nothing is dropped by score, and the decision says so.
 
 A drop by score is a finding like any other, ``score.DIMENSION``: value P(ok), limit the threshold,
 evidence in words. So report, explanation, labels and plans need to know nothing new; ``decision.json``
@@ -139,24 +140,28 @@ def plan_decision(folder: Path, *, target_precision: float = TARGET_PRECISION) -
     found = []
     most = max(EVEN, 1 - target_precision)
     limits = {name: min(made.of(name), most) for name in names}
-    doubt = _doubts(made, limits, labels, p, place, names, target_precision)
+    tried = _tried(made, limits, labels, p, place, names)
     for at, name in enumerate(names):
         inside = place == at
         below = inside & free & (p < limits[name])
-        remark = doubt.get(name, "")
-        if not remark and not below.any():
+        if below.any():
+            whose = "its" if tried[name][0] == name else f"the {tried[name][0]}'s"
+            remark = _doubt(
+                evaluator, whose, tried[name][1], int(below.sum()), limits[name], target_precision
+            )
+        else:
             remark = _unreached(p[inside & free], target_precision)
         thresholds[name] = NOTHING if remark else limits[name]
         if not remark:
             dropped |= below
         mine = {row: bad for row, bad in labels.items() if inside[row]}
-        tried = [bad for row, bad in mine.items() if below[row]]
+        under = [bad for row, bad in mine.items() if below[row]]
         found.append(
             StratumDecision(
                 name, int(inside.sum()), int((inside & gated).sum()),
                 0 if remark else int(below.sum()), thresholds[name], _basis(made, name),
                 None if remark else float(1 - p[below].mean()),
-                len(mine), len(tried), sum(tried), remark,
+                len(mine), len(under), sum(under), remark,
             )
         )  # fmt: skip
     decision = Decision(
@@ -212,21 +217,16 @@ def _unreached(p: Floats, target: float) -> str:
     )
 
 
-def _doubts(
+def _tried(
     made: StratumThresholds,
     limits: Mapping[str, float],
     labels: Mapping[int, bool],
     p: Floats,
     place: NDArray[np.int32],
     names: Sequence[str],
-    target: float,
-) -> dict[str, str]:
-    """Stratum -> why people's labels speak against its threshold.
-
-    A stratum is doubted where its labelled records below its threshold are good so often that the
-    target lies above Wilson's 95 % interval; with few labels of its own, those of all strata that
-    share the threshold are looked at.
-    """
+) -> dict[str, tuple[str, list[bool]]]:
+    """Stratum -> (whose, whether each is defective) of the labelled records that speak of its threshold:
+    its own below it or, where those are few, those of all strata that share its basis."""
     below: dict[str, list[bool]] = {}
     shared: dict[str, list[bool]] = {}
     for row, bad in labels.items():
@@ -234,20 +234,37 @@ def _doubts(
         if p[row] < limits[name]:
             below.setdefault(name, []).append(bad)
             shared.setdefault(_basis(made, name), []).append(bad)
-    doubts = {}
+    found = {}
     for name in names:
-        own = below.get(name, [])
-        tried, whose = own, "its"
-        if len(own) < FEWEST_CONTRADICTING:
-            tried, whose = shared.get(_basis(made, name), []), f"the {_basis(made, name)}'s"
-        if len(tried) < FEWEST_CONTRADICTING:
-            continue
-        if wilson_interval(sum(tried), len(tried))[1] < target:
-            doubts[name] = (
-                f"people contradict: of {whose} {len(tried)} labelled records below {limits[name]:.4f} "
-                f"they call {sum(tried)} defective"
-            )
-    return doubts
+        basis, own = _basis(made, name), below.get(name, [])
+        few = len(own) < FEWEST_CONTRADICTING
+        found[name] = (basis, shared.get(basis, [])) if few else (name, own)
+    return found
+
+
+def _doubt(
+    evaluator: Evaluator, whose: str, tried: Sequence[bool], below: int, limit: float, target: float
+) -> str:
+    """Why nothing is dropped although `below` records lie under the threshold; "" where nothing speaks
+    against it.
+
+    People's labels contradict where those below it are good so often that the target lies above Wilson's
+    95 % interval. An evaluator of phantoms needs labels that do not: what looks like injected damage
+    there is how sound records look elsewhere.
+    """
+    if len(tried) < FEWEST_CONTRADICTING:
+        if not evaluator.of_phantoms:
+            return ""
+        return (
+            f"{below} records lie below {limit:.4f}, but this evaluator knows phantoms only: fit one on these "
+            f"shards (infimed curate train-evaluator --shards), or have {FEWEST_CONTRADICTING} of those labelled"
+        )
+    if wilson_interval(sum(tried), len(tried))[1] < target:
+        return (
+            f"people contradict: of {whose} {len(tried)} labelled records below {limit:.4f} "
+            f"they call {sum(tried)} defective"
+        )
+    return ""
 
 
 def write_decision(folder: Path, planned: Planned | None) -> CurationSummary:

@@ -41,6 +41,9 @@ DEFAULT_EVALUATOR: Final = Path(__file__).parent / "evaluator.json"
 SHIPPED: Final = "shipped"
 """Name of that evaluator where a file could be given."""
 
+PHANTOMS: Final = "phantom clinic"
+"""Name of the generated records that an evaluator can be fitted on."""
+
 DROPPED: Final = 1e-4
 """P(ok) of a dimension is scaled by this where a rule of severity "drop" objects."""
 
@@ -189,6 +192,12 @@ class Evaluator:
         """16 hex digits naming everything that can change a score."""
         value = self.to_dict()
         return sha256_json({name: value[name] for name in ("dimensions", "evidence")})[:16]
+
+    @property
+    def of_phantoms(self) -> bool:
+        """Whether it knows generated records only, and nobody's labels: what a signal means for real ones is
+        then not known."""
+        return self.evidence is None and self.made_by.get("data") == PHANTOMS
 
     def probabilities(
         self, rows: Sequence[Mapping[str, tuple[float, ...]]], gates: Sequence[frozenset[str]] = ()
