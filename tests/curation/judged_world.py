@@ -6,6 +6,7 @@ The tables are written as a curation would write them, so that thousands of reco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from infimed.curation.judge_tables import (
     write_merged,
 )
 from infimed.curation.labels import store_labels
+from infimed.curation.scoring import Evaluator, default_evaluator
 from infimed.curation.signals import SIGNALS_VERSION, Signals, TextSignals
 from infimed.curation.stub_judge import Clinic, StubJudge
 from infimed.curation.summary import CurationSummary
@@ -38,6 +40,11 @@ HELD_OUT = {
     "b / us": (0.05, 0.05, 0.15, 0.08, 0.02),
 }
 SHARES = {"a / ct": 0.5, "a / xray": 0.3, "b / us": 0.2}
+
+
+def elsewhere() -> Evaluator:
+    """The shipped one, as if it had been fitted on real records."""
+    return replace(default_evaluator(), made_by={"data": "a clinic"})
 
 
 def heard(judge: StubJudge, clinic: Clinic, random: np.random.Generator) -> list[Judgement]:

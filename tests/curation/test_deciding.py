@@ -51,6 +51,7 @@ from tests.curation.judged_world import (
     HELD_OUT,
     LABELLED,
     SHARES,
+    elsewhere,
     heard,
     kept,
     write_judgements,
@@ -70,11 +71,6 @@ def noting(p_noted: float = 0.03, prior: float = 0.9) -> Evaluator:
     logistic = Logistic((0.0,) * count, (1.0,) * count, (0.0, -8.0), 4.0)
     model = DimensionModel(logistic, Isotonic((0.1, 0.9), (p_noted, 0.999)), prior)
     return Evaluator({"accuracy": model})
-
-
-def elsewhere() -> Evaluator:
-    """The shipped one, as if it had been fitted on real records."""
-    return replace(default_evaluator(), made_by={"data": "a clinic"})
 
 
 STRATA = ["a / ct"] * 600 + ["a / mr"] * 30 + ["b / us"] * 600

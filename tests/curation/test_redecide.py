@@ -19,9 +19,9 @@ from infimed.curation.decision import read_decision
 from infimed.curation.leakage import RULE, compare_sets, open_against, with_leaks
 from infimed.curation.origin import note_shards, read_rubric
 from infimed.curation.redecide import changed, redecide
-from infimed.curation.scoring import default_evaluator
 from infimed.data.shards import ShardSet, open_shards
 from tests.curation.clinic import picture
+from tests.curation.judged_world import elsewhere
 from tests.curation.ledger_world import limit_between, make_ledger, small_rubric
 from tests.curation.test_leakage import folder
 
@@ -251,13 +251,13 @@ def test_the_table_of_another_comparison_is_refused(leaking: Path) -> None:
 def test_a_ledger_decided_by_score_is_decided_by_score_again(
     copy: Path, shards: ShardSet, tmp_path: Path
 ) -> None:
-    decide_ledger(copy, default_evaluator(), target_precision=0.02)
+    decide_ledger(copy, elsewhere(), target_precision=0.01)
     before = read_rubric(copy, read_summary(copy))
     after = before.with_settings(SETTINGS)
     with redecide(copy, shards, before, after, out=tmp_path / "new") as made:
         made.write(tmp_path / "new")
     curate(shards, tmp_path / "whole", rubric=after)
-    expected = decide_ledger(tmp_path / "whole", default_evaluator(), target_precision=0.02)
+    expected = decide_ledger(tmp_path / "whole", elsewhere(), target_precision=0.01)
     assert hashes(tmp_path / "new") == hashes(tmp_path / "whole")
     assert read_decision(tmp_path / "new") == expected and expected.by_score > 0
     with redecide(copy, shards, before, after) as made:

@@ -27,12 +27,12 @@ from infimed.curation.label_export import export_labels
 from infimed.curation.labels import read_labels, store_labels
 from infimed.curation.leakage import RULE, compare_sets, read_leakage, with_leaks
 from infimed.curation.origin import note_shards, read_rubric
-from infimed.curation.scoring import default_evaluator
 from infimed.data.importing import import_data
 from infimed.data.shards import open_shards
 from infimed.inference.responses import read_responses
 from infimed.inference.stubs import Scripted
 from infimed.pipeline.forgetting import forget, survey
+from tests.curation.judged_world import elsewhere
 from tests.pipeline.test_forgetting import GONE, clinic, make_run
 
 PATIENT = "patient-0"
@@ -94,7 +94,7 @@ def fill(run: Path, root: Path) -> None:
         ],
     )  # fmt: skip
     write_json(folder / "agreement.json", {"raters": ["anna"]})
-    decide_ledger(folder, default_evaluator(), target_precision=0.02)
+    decide_ledger(folder, elsewhere(), target_precision=0.01)
     assert read_decision(folder) is not None
     # Commands that were killed; the one above would have cleared up after itself.
     for parts in ("grounding.parts", score_pass.PARTS, ledger.PARTS):
@@ -223,7 +223,7 @@ def test_what_is_left_still_works_together(run: Path) -> None:
     }
     decision = read_decision(folder)
     assert decision is not None and sum(one.records for one in decision.strata) == 15
-    again = decide_ledger(folder, default_evaluator(), target_precision=0.02)
+    again = decide_ledger(folder, elsewhere(), target_precision=0.01)
     assert sum(one.records for one in again.strata) == 15
     measured = read_json(folder / "measured.json")
     assert measured["data"] == shards.data_hash and measured["records"] == 15
