@@ -65,7 +65,18 @@ def write_ledger(folder: Path, records: int) -> None:
         id="r", question="?", answer="yes", images=(), task="closed", source="s"
     )
     image = ImageSignals(
-        "0" * 64, "", 512, 512, "0" * 64, b"\0" * 256, sharpness=2.6, noise=1.5, std=50
+        "0" * 64,
+        "",
+        512,
+        512,
+        "0" * 64,
+        b"\0" * 256,
+        sharpness=2.6,
+        least_sharpness=2.3,
+        noise=1.5,
+        std=50,
+        spread=180,
+        entropy=6.5,
     )
     pattern = Signals(TextSignals(words=9, medical_terms=2), (image,), "ct").to_row(0, record)
     one = ledger.table(ledger.SIGNALS, [pattern])

@@ -126,10 +126,24 @@ def refusing(root: Path) -> Evaluator:
     return fit_on_labels(folder, default_evaluator())
 
 
-def test_where_no_judge_was_asked_its_silence_does_not_condemn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [0, 20, 8, 3])
+def test_where_no_judge_was_asked_its_silence_does_not_condemn(tmp_path: Path, every: int) -> None:
+    """Nor where it was asked about some and found them in order, but for a twentieth."""
     folder = write_ledger(tmp_path / "l", STRATA)
-    made = decide_ledger(folder, refusing(tmp_path))
-    assert scores(folder).min() > 0.3 and made.by_score == 0
+    asked = range(0, len(STRATA), every) if every else ()
+    bad = [row for row in asked if row % (20 * every) == 0]
+    write_judgements(
+        folder,
+        {
+            row: Judgement(
+                "ok", {**dict.fromkeys(QUALITY, "2"), "accuracy": "0" if row in bad else "2"}
+            )
+            for row in asked
+        },
+    )
+    decide_ledger(folder, refusing(tmp_path))
+    silent = np.setdiff1d(np.arange(len(STRATA)), asked)
+    assert scores(folder)[silent].min() > 0.3 and kept(folder)[silent].all()
 
 
 def test_what_a_judge_says_may_show_more_defects_than_were_labelled(tmp_path: Path) -> None:

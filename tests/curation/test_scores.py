@@ -24,7 +24,7 @@ from infimed.curation.judge import rule_scores
 from infimed.curation.judge_parsing import Judgement
 from infimed.curation.judge_scoring import fit_judge_scorer
 from infimed.curation.judge_tables import level_codes
-from infimed.curation.label_shift import estimate_prior, shift_prior
+from infimed.curation.label_shift import Joint, JointByStratum, estimate_prior, shift_prior
 from infimed.curation.report_data import read_scores
 from infimed.curation.score_features import LedgerFeatures, signal_columns
 from infimed.curation.score_pass import score_ledger, up_to_date
@@ -155,6 +155,29 @@ def rules_slowly(folder: Path, judge: Evaluator) -> dict[str, np.ndarray]:  # ty
     }  # fmt: skip
 
 
+def joints_slowly(  # type: ignore[no-untyped-def]
+    joint: Joint, ratios, heard, strata
+) -> JointByStratum:
+    """Base rates of judge and gap, dimension by dimension: no defects beyond what the records show that were
+    heard of, of which each stands for itself and one other."""
+
+    def rates(mine, expected, strength: float) -> list[float]:  # type: ignore[no-untyped-def]
+        found = joint.estimate_defects(ratios[mine], expected=expected, strength=strength)
+        told = joint.estimate_defects(ratios[mine & heard], expected=expected, strength=strength)
+        spoken = min(mine.sum(), 2 * (mine & heard).sum())
+        made = []
+        for f, t, e in zip(found, told, expected, strict=True):
+            shown = (spoken * t + (mine.sum() - spoken) * e) / mine.sum()
+            made.append(f if f <= e else max(e, min(f, shown)))
+        return made
+
+    pooled = rates(np.ones(len(ratios), bool), joint.defects, 1.0)
+    return JointByStratum(
+        joint.tilted(pooled),
+        {name: joint.tilted(rates(strata == name, pooled, 100.0)) for name in set(strata)},
+    )
+
+
 def test_features_of_many_records_equal_those_of_each(tmp_path: Path) -> None:
     memory = clinic(12)
     curate(memory, tmp_path)
@@ -216,7 +239,9 @@ def test_scores_with_a_judge_equal_scoring_all_records_at_once(folder: Path) -> 
     plain[:, :, 3] = np.isfinite(gaps[:, :1])
     np.testing.assert_array_equal(plain, plain_columns(PLAIN, slow["raw"], gaps))
     strata = slow["strata"].tolist()
-    joints = judge.evidence.adapt(codes, extras, strata, plain=plain)
+    ratios = judge.evidence.ratios(codes, extras, plain)
+    heard = (codes != -1).any(axis=1) | np.isfinite(gaps).any(axis=1)
+    joints = joints_slowly(judge.evidence.joint, ratios, heard, slow["strata"])
     scores = judge.evidence.score(codes, extras, plain=plain, joints=joints, strata=strata)
     factor = slow["factor"]
     np.testing.assert_allclose(

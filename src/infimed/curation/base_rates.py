@@ -29,9 +29,9 @@ MOST_OF_STRATUM: Final = 5_000
 """Records drawn of a stratum to find its base rates."""
 SHRINKAGE: Final = 100.0
 """How many records the pooled base rates count for in each stratum."""
-LEAST_HEARD: Final = 0.1
-"""Share of the records that a judge or the grounding gap must have spoken of before defects are taken to be
-more common than they were expected to be."""
+ENOUGH_HEARD: Final = 0.5
+"""Where a judge or the grounding gap spoke of this share of the records, the others are taken to be like them;
+of a smaller share, only as many."""
 
 Read = Callable[[int, list[str] | None], pa.Table]
 """Number of a part and the wanted columns (all when None) -> its rows, as `score_pass` stores them."""
@@ -103,10 +103,15 @@ def find_rates(read: Read, count: int, evaluator: Evaluator) -> Rates:
 
 
 def _defects(joint: Joint, drawn: _Drawn, expected: Floats, strength: float) -> Floats:
-    """Shares of defects [5] among the drawn records; not above the expected where hardly any was heard of."""
+    """Shares of defects [5] among the drawn records; above the expected only as far as the records show
+    that were heard of."""
     found = joint.estimate_defects(drawn.ratios, expected=expected, strength=strength)
-    enough = drawn.heard.sum() >= LEAST_HEARD * len(drawn.heard)
-    return found if enough else np.minimum(found, expected)
+    if (found <= expected).all():
+        return found
+    heard = drawn.ratios[drawn.heard]
+    told = joint.estimate_defects(heard, expected=expected, strength=strength)
+    share = min(1.0, len(heard) / max(1, len(drawn.heard)) / ENOUGH_HEARD)
+    return np.minimum(found, np.maximum(expected, share * told + (1 - share) * expected))
 
 
 def _drawn(
