@@ -266,6 +266,18 @@ def _curve(p_ok: Floats, ok: Floats) -> tuple[Floats, Floats, Floats]:
     return thresholds, np.cumsum(count), np.cumsum(bad)
 
 
+def _coded(names: Sequence[str]) -> tuple[list[str], list[int], NDArray[np.int32]]:
+    """(the different names in order, where each is first, the number of each name [n]); an array of strings
+    would cost the longest of them for every one."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first.setdefault(str(name), index)
+    order = sorted(first)
+    number = {name: at for at, name in enumerate(order)}
+    place = np.fromiter((number[str(name)] for name in names), np.int32, len(names))
+    return order, [first[name] for name in order], place
+
+
 def _target(target_precision: float) -> float:
     if not 0 < target_precision <= 1:
         raise ValueError(f"target_precision must lie in (0, 1], got {target_precision}")
@@ -422,21 +434,19 @@ def stratum_thresholds(
     levels: dict[str, _Level] = {}
     held: dict[str, float] = {}
     if parents is not None:
-        names, place = np.unique(np.asarray(parents, object).astype(str), return_inverse=True)
-        for index, name in enumerate(names.tolist()):
+        names, _, place = _coded(parents)
+        for index, name in enumerate(names):
             levels[name], has_own, _ = level(place == index, everything)
             if has_own:
                 held[name] = levels[name].threshold
-    names, first, place = np.unique(
-        np.asarray(strata, object).astype(str), return_index=True, return_inverse=True
-    )
+    names, first, place = _coded(strata)
     own: dict[str, float] = {}
     rejects: dict[str, int] = {}
     parent_of: dict[str, str] = {}
-    for index, name in enumerate(names.tolist()):
+    for index, name in enumerate(names):
         above = everything
         if parents is not None:
-            parent_of[name] = str(parents[int(first[index])])
+            parent_of[name] = str(parents[first[index]])
             above = levels[parent_of[name]]
         made, has_own, sorted_p = level(place == index, above)
         if has_own:

@@ -10,7 +10,7 @@ out, nothing is dropped by score, and the decision says so.
 A drop by score is a finding like any other, ``score.DIMENSION``: value P(ok), limit the threshold,
 evidence in words. So report, explanation, labels and plans need to know nothing new; ``decision.json``
 keeps thresholds, retained shares and labels by stratum, and no record. Decided again, or taken back, from
-the same tables: the findings of rules stay as they are. Memory: about 30 bytes a record.
+the same tables: the findings of rules stay as they are. Memory: about 100 bytes a record.
 """
 
 from __future__ import annotations
