@@ -121,3 +121,16 @@ def test_a_failed_response_keeps_its_status() -> None:
         assert judgement_of(Response("q", "", status)).status == status
     assert judgement_of(Response("q", answer()[:40], "truncated")).status == "truncated"
     assert judgement_of(Response("q", answer(), "truncated")).status == "ok"
+
+
+def test_what_is_kept_of_a_judges_words_has_no_identifier() -> None:
+    """Also of one that the limit of evidence would cut in two, and in a refusal."""
+    quote = "x" * 140 + " mail jane.doe@example.org"
+    text = json.dumps({**dict.fromkeys(QUALITY, 2), "accuracy": {"level": 0, "evidence": quote}})
+    found = parse_judgement(text, f"Seen: {quote}.")
+    assert found.evidence["accuracy"].endswith("x mail [EMAIL]")
+    assert found.quoted["accuracy"] is True, "looked up as it was said"
+    refusal = "I'm sorry, I cannot assess jane.doe@example.org."
+    assert parse_judgement(refusal).status == "refused"
+    kept = [parse_judgement(refusal).detail, judgement_of(Response("q", refusal, "refused")).detail]
+    assert all("[EMAIL]" in words and "jane.doe" not in words for words in kept)

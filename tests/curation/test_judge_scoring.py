@@ -11,7 +11,6 @@ import pytest
 
 from infimed.curation.calibration import expected_calibration_error
 from infimed.curation.findings import QUALITY
-from infimed.curation.judge_parsing import parse_judgement
 from infimed.curation.judge_scoring import (
     NONE,
     JudgeScorer,
@@ -23,18 +22,7 @@ from infimed.curation.judge_scoring import (
 )
 from infimed.curation.judge_tables import level_codes
 from infimed.curation.stub_judge import Clinic, StubJudge, sample_clinic
-
-LABELLED = {
-    "a / ct": (0.06, 0.10, 0.08, 0.04, 0.05),
-    "a / xray": (0.03, 0.06, 0.05, 0.04, 0.04),
-    "b / us": (0.10, 0.15, 0.08, 0.08, 0.08),
-}
-HELD_OUT = {
-    "a / ct": (0.15, 0.20, 0.10, 0.08, 0.10),
-    "a / xray": (0.01, 0.03, 0.02, 0.01, 0.01),
-    "b / us": (0.05, 0.05, 0.15, 0.08, 0.02),
-}
-SHARES = {"a / ct": 0.5, "a / xray": 0.3, "b / us": 0.2}
+from tests.curation.judged_world import HELD_OUT, LABELLED, SHARES, heard
 
 
 @dataclass(frozen=True)
@@ -61,9 +49,9 @@ class Trial:
         return self.scorer.score(self.codes, self.extras, joints=joints, strata=strata).p_ok
 
 
-def spoken(judge: StubJudge, codes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def spoken(judge: StubJudge, clinic: Clinic, random: np.random.Generator) -> np.ndarray:
     """Codes after a detour through the words of the judge and the parser of the house."""
-    said = [parse_judgement(judge.text(row, random)) for row in codes]
+    said = heard(judge, clinic, random)
     return level_codes([{name: one.levels.get(name) for name in QUALITY} for one in said])
 
 
@@ -73,7 +61,7 @@ def trial(single: bool = False) -> Trial:
     judge = StubJudge()
     labelled = sample_clinic(4000, LABELLED, SHARES, random, single=single)
     held_out = sample_clinic(10_000, HELD_OUT, SHARES, random, single=single)
-    codes = [spoken(judge, judge.codes(clinic, random), random) for clinic in (labelled, held_out)]
+    codes = [spoken(judge, clinic, random) for clinic in (labelled, held_out)]
     scorer = fit_judge_scorer(
         codes[0], labelled.ok, labelled.log_length[:, None], names=QUALITY, extra_names=("log_length",)
     )  # fmt: skip
@@ -212,3 +200,56 @@ def test_base_rates_need_the_strata_of_the_records() -> None:
     joints = one.scorer.adapt(one.codes, one.extras, one.held_out.strata)
     with pytest.raises(ValueError, match="stratum"):
         one.scorer.score(one.codes, one.extras, joints=joints)
+
+
+def test_plain_columns_stand_beside_the_levels_and_are_crossed_with_none() -> None:
+    made = level_features(np.array([0, NONE]), np.array([[5.0]] * 2), np.array([[7.0], [8.0]]))
+    np.testing.assert_array_equal(
+        made, [[1, 0, 0, 0, 5, 5, 0, 0, 0, 7], [0, 0, 0, 0, 5, 0, 0, 0, 0, 8]]
+    )
+
+
+def test_a_plain_column_that_knows_the_truth_is_used() -> None:
+    one = trial()
+    hint = np.where(one.labelled.ok, 2.0, -2.0)[:, :, None]
+    scorer = fit_judge_scorer(
+        one.labelled_codes, one.labelled.ok, names=QUALITY, plain=hint, plain_names=("rules",)
+    )
+    made = scorer.score(one.codes, plain=np.where(one.held_out.ok, 2.0, -2.0)[:, :, None])
+    assert ((made.p_ok > 0.5) == one.ok).mean() > 0.99
+    again = JudgeScorer.from_dict(json.loads(json.dumps(scorer.to_dict())))
+    assert again == scorer
+
+
+def test_a_dimension_is_fitted_on_the_records_that_were_labelled_in_it() -> None:
+    one = trial()
+    labelled = np.ones(one.labelled.ok.shape, bool)
+    labelled[100:, 1] = False  # accuracy was labelled in a hundred records
+    wrong = one.labelled.ok.copy()
+    wrong[100:, 1] = ~wrong[100:, 1]  # what stands in for the others must not matter
+    fits = [
+        fit_judge_scorer(one.labelled_codes, ok, names=QUALITY, labelled=labelled)
+        for ok in (one.labelled.ok, wrong)
+    ]
+    assert fits[0] == fits[1]
+    assert (
+        fits[0].models[0]
+        == fit_judge_scorer(one.labelled_codes, one.labelled.ok, names=QUALITY).models[0]
+    )
+
+
+def test_an_enriched_sample_finds_the_base_rates_of_the_data_it_was_drawn_from() -> None:
+    """Suspects are labelled ten times as often as others: the sample has far more defects."""
+    one = trial()
+    suspect = ((one.codes == 0) | (one.codes == 1)).any(axis=1)
+    random = np.random.default_rng(5)
+    chosen = np.flatnonzero(random.random(len(suspect)) < np.where(suspect, 0.9, 0.09))
+    common: dict[str, object] = {"names": QUALITY, "extra_names": ("log_length",)}
+    labelled = (one.codes[chosen], one.held_out.ok[chosen], one.extras[chosen])
+    naive = fit_judge_scorer(*labelled, **common)  # type: ignore[arg-type]
+    rebased = fit_judge_scorer(*labelled, **common, population=(one.codes, one.extras, None))  # type: ignore[arg-type]
+    truth = (~one.held_out.ok).mean(axis=0)
+    errors = [np.abs(scorer.joint.defects - truth).max() for scorer in (naive, rebased)]
+    assert errors[1] < 0.02 < errors[0]
+    p_ok = rebased.score(one.codes, one.extras).p_ok
+    assert expected_calibration_error(p_ok, one.ok) < 0.03

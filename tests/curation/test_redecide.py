@@ -5,17 +5,25 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
+from yaml import safe_dump
 
 from infimed.cli.curate import app
 from infimed.core.errors import DataError, RecipeError, UsageError
 from infimed.core.files import read_json, sha256_file, write_json
-from infimed.curation import curate, default_rubric, read_summary
-from infimed.curation.origin import read_rubric
+from infimed.curation import curate, default_rubric, read_summary, read_verdicts
+from infimed.curation.deciding import decide_ledger
+from infimed.curation.decision import read_decision
+from infimed.curation.leakage import RULE, compare_sets, open_against, with_leaks
+from infimed.curation.origin import note_shards, read_rubric
 from infimed.curation.redecide import changed, redecide
 from infimed.data.shards import ShardSet, open_shards
-from tests.curation.ledger_world import limit_between, make_ledger
+from tests.curation.clinic import picture
+from tests.curation.judged_world import elsewhere
+from tests.curation.ledger_world import limit_between, make_ledger, small_rubric
+from tests.curation.test_leakage import folder
 
 SETTINGS = {
     "readability.blurred_image.min_sharpness": limit_between(0, 1),
@@ -158,14 +166,110 @@ def test_a_rubric_that_is_not_the_ledgers_is_refused(copy: Path) -> None:
         read_rubric(copy, read_summary(copy))
 
 
-def test_a_rule_made_for_one_ledger_cannot_be_decided_again_but_is_named(copy: Path) -> None:
+def test_a_rule_that_no_version_knows_is_named(copy: Path) -> None:
     stored = read_json(copy / "curation.json")
-    stored["rubric"]["rules"]["relevance.benchmark_leak"] = {"version": 1}
+    stored["rubric"]["rules"]["relevance.full_moon"] = {"version": 1}
     write_json(copy / "curation.json", stored)
     with pytest.raises(DataError, match=r"not in the catalogue") as caught:
         read_rubric(copy, read_summary(copy))
-    assert caught.value.seen == "relevance.benchmark_leak"
+    assert caught.value.seen == "relevance.full_moon"
     assert read_rubric(copy, read_summary(copy), known_only=True).rules
+
+
+@pytest.fixture(scope="module")
+def against(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ledger of the same shards against a benchmark that shows two of their images, mirrored."""
+    root = tmp_path_factory.mktemp("against")
+    rows = [
+        (f"b{n}.png", np.ascontiguousarray(picture(n)[:, ::-1]), "Is the aorta wide?", "no")
+        for n in (9, 12)
+    ]
+    bench = folder(root / "bench", rows)
+    out = root / "ledger"
+    opened = open_shards(world[1])
+    found = compare_sets(opened, open_against(bench, out), out)
+    assert len(found.leaks) == 2
+    curate(opened, out, rubric=with_leaks(small_rubric(), found))
+    note_shards(out, opened)
+    opened.close()
+    return out
+
+
+@pytest.fixture
+def leaking(against: Path, tmp_path: Path) -> Path:
+    shutil.copytree(against, tmp_path / "ledger")
+    return tmp_path / "ledger"
+
+
+def test_a_ledger_against_a_benchmark_is_decided_again_without_the_benchmark(
+    leaking: Path, shards: ShardSet, tmp_path: Path
+) -> None:
+    """The leakage table beside the ledger is enough: byte for byte what a whole curation gives."""
+    shutil.rmtree(leaking / "against-bench")
+    before = read_rubric(leaking, read_summary(leaking))
+    assert before.dataset_rules[0].id == RULE
+    after = before.with_settings({**SETTINGS, "duplication.near_image": "off"})
+    assert after.dataset_rules[0].id == RULE
+    with redecide(leaking, shards, before, after, out=tmp_path / "new") as made:
+        assert made.difference.images_opened == 0
+        made.write(tmp_path / "new")
+    curate(shards, tmp_path / "whole", rubric=after)
+    assert hashes(tmp_path / "new") == hashes(tmp_path / "whole")
+    leaks = [v for v in read_verdicts(tmp_path / "new").to_pylist() if RULE in v["reasons"]]
+    assert [v["record_id"] for v in leaks] == ["questions-9", "questions-12"]
+    # and again from the new one, which took the leakage table along
+    again = read_rubric(tmp_path / "new", read_summary(tmp_path / "new"))
+    assert again.identity == after.identity
+
+
+def test_the_leak_rule_can_be_a_note_or_off_and_stays_with_another_rubric_file(
+    leaking: Path, world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = ["redecide", str(leaking), "--shards", str(world[1]), "--diff"]
+    done = runner.invoke(app, [*base, "--set", f"{RULE}=note"])
+    assert done.exit_code == 0, done.output
+    assert f"{RULE}: drop -> note" in done.output and "newly kept 2" in done.output
+    done = runner.invoke(app, [*base, "--set", f"{RULE}=off"])
+    assert "newly kept 2" in done.output
+    file = tmp_path / "rubric.yaml"
+    file.write_text(safe_dump(small_rubric().to_dict()))
+    done = runner.invoke(app, [*base, "--rubric", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "no verdict changes" in done.output, "the file does not name the rule, and it stays"
+
+
+def test_the_table_of_another_comparison_is_refused(leaking: Path) -> None:
+    value = read_json(leaking / "leakage.json")
+    write_json(leaking / "leakage.json", {**value, "against_hash": "other"})
+    with pytest.raises(DataError, match="another comparison"):
+        read_rubric(leaking, read_summary(leaking))
+    (leaking / "leakage.parquet").unlink()
+    with pytest.raises(DataError, match="no leakage table"):
+        read_rubric(leaking, read_summary(leaking))
+
+
+def test_a_ledger_decided_by_score_is_decided_by_score_again(
+    copy: Path, shards: ShardSet, tmp_path: Path
+) -> None:
+    decide_ledger(copy, elsewhere(), target_precision=0.01)
+    before = read_rubric(copy, read_summary(copy))
+    after = before.with_settings(SETTINGS)
+    with redecide(copy, shards, before, after, out=tmp_path / "new") as made:
+        made.write(tmp_path / "new")
+    curate(shards, tmp_path / "whole", rubric=after)
+    expected = decide_ledger(tmp_path / "whole", elsewhere(), target_precision=0.01)
+    assert hashes(tmp_path / "new") == hashes(tmp_path / "whole")
+    assert read_decision(tmp_path / "new") == expected and expected.by_score > 0
+    with redecide(copy, shards, before, after) as made:
+        made.write(None)
+    assert hashes(copy) == hashes(tmp_path / "whole") and read_decision(copy) == expected
+    assert read_summary(copy).kept == read_summary(tmp_path / "new").kept
+    (tmp_path / "new" / "decision.json").unlink()
+    take = read_rubric(tmp_path / "new", read_summary(tmp_path / "new"))
+    with redecide(tmp_path / "new", shards, take, before) as made:
+        made.write(None)
+    assert read_decision(tmp_path / "new") is None, "scored, but no longer decided by score"
+    assert (tmp_path / "new" / "scores.parquet").is_file()
 
 
 def test_changed_lists_severities_limits_and_what_was_switched_off() -> None:

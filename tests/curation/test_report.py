@@ -168,6 +168,26 @@ def test_leakage_and_scores_of_other_commands_are_shown_and_escaped(
     assert "<script" not in html and page.open == []
 
 
+def test_what_the_score_decided_is_shown_by_stratum(copy: Path, shards: ShardSet) -> None:
+    from infimed.curation.deciding import decide_ledger
+    from tests.curation.judged_world import elsewhere
+
+    made = decide_ledger(copy, elsewhere(), target_precision=0.01)
+    assert made.by_score
+    page = Page(render_curation_report(copy, shards))
+    assert page.open == []
+    assert f"the score drops {made.by_score} records" in page.text
+    assert "P(ok) by the evaluator lies under the threshold" in page.text
+    for one in made.strata:
+        assert one.name in page.text and f"{100 * one.retained:.1f} %" in page.text
+    unreached = decide_ledger(copy, elsewhere(), target_precision=1.0)
+    assert any(one.remark for one in unreached.strata)
+    text = Page(render_curation_report(copy, shards)).text
+    assert "Nothing is dropped by score: the target is out of reach" in text
+    (copy / "decision.json").write_text("[]")
+    assert "This part could not be read" in Page(render_curation_report(copy, shards)).text
+
+
 def test_labels_and_the_judges_cost_are_told(copy: Path, shards: ShardSet) -> None:
     from infimed.curation.labels import store_labels
 

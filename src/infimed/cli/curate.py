@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infimed.cli import curate_benchmark, curate_leakage
+from infimed.cli.curate_decide import decide, score
 from infimed.cli.curate_explain import explain_record
 from infimed.cli.curate_grounding import grounding
 from infimed.cli.curate_judge import judge
@@ -37,6 +38,8 @@ app = typer.Typer(
 app.command("explain")(explain_record)
 app.command("report")(report)
 app.command("redecide")(redecide)
+app.command("score")(score)
+app.command("decide")(decide)
 app.command("judge")(judge)
 app.command("grounding")(grounding)
 app.command("leakage")(curate_leakage.leakage)

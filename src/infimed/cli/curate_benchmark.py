@@ -79,14 +79,38 @@ def train_evaluator(
     per_operator: Annotated[int, typer.Option(min=1, help="Damaged records of each kind.")] = 120,
     seed: Annotated[int, typer.Option(help="Of the clinic, the choice and the damage.")] = 11,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ledger with labels (infimed label import): learn from them what its judge and its"
+            " grounding gaps mean."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="With --ledger: evaluator (JSON) whose view of rules and signals is kept; default:"
+            " the one in the package."
+        ),
+    ] = None,
 ) -> None:
-    """Fit the evaluator: P(ok) per dimension from signals and findings.
+    """Fit the evaluator: P(ok) per dimension from signals and findings, and from judge and grounding gap.
 
     Learns from damage injected into clean records (never from the held-out kinds), from human labels,
-    or from both.
+    or from both. With --ledger it takes an evaluator of that kind and learns from the labels beside the
+    ledger what the judge's levels, the grounding gap and the rules together are worth.
 
-    Example: infimed curate train-evaluator --shards shards --labels labels.jsonl --out evaluator.json
+    Examples:
+
+      infimed curate train-evaluator --shards shards --labels labels.jsonl --out evaluator.json
+
+      infimed curate train-evaluator --ledger curated --out evaluator.json
     """
+    if ledger is not None:
+        _from_ledger(ledger, base, out, shards is not None or labels is not None)
+        return
+    if base is not None:
+        raise UsageError("--base is for --ledger", where="--base", seen=base)
     from infimed.core import console
     from infimed.curation.corruption import OPERATORS
     from infimed.curation.corruption.running import judge, rubric_for, run
@@ -124,12 +148,37 @@ def train_evaluator(
     )
 
 
+def _from_ledger(ledger: Path, base: str | None, out: Path, also: bool) -> None:
+    """Fit on the labels beside a ledger."""
+    from infimed.core import console
+    from infimed.curation.evaluator_fitting import fit_on_labels
+    from infimed.curation.scoring import SHIPPED, evaluator_named
+
+    if also:
+        raise UsageError(
+            "--ledger brings its own records and labels",
+            where="--ledger",
+            fix="leave out --shards and --labels; fit on them first and give the result as --base",
+        )
+    made = fit_on_labels(ledger, evaluator_named(base or SHIPPED))
+    made.save(out)
+    about = made.made_by
+    defects = ", ".join(f"{name} {count}" for name, count in about["defects"].items())
+    for line in (
+        f"fitted on {about['records']} labelled records by {about['raters']} raters, {about['judged']} of them "
+        f"judged, {about['grounded']} with a grounding gap; critical defects: {defects}",
+        f"written to {out}; next: infimed curate decide {ledger} --evaluator {out}",
+    ):
+        console.out.print(line, markup=False, soft_wrap=True)
+
+
 def _source(shards: Path | None, limit: int, seed: int) -> tuple[Any, dict[str, Any]]:
     from infimed.curation.corruption.source import FirstRecords, PhantomSource
+    from infimed.curation.scoring import PHANTOMS
     from infimed.data.shards import open_shards
 
     if shards is None:
-        return PhantomSource(limit, seed), {"data": "phantom clinic", "seed": seed}
+        return PhantomSource(limit, seed), {"data": PHANTOMS, "seed": seed}
     return FirstRecords(open_shards(shards), limit), {"data": shards.name, "seed": seed}
 
 

@@ -28,7 +28,7 @@ def explain_record(
     """
     from infimed.core import console
     from infimed.core.errors import InfiMedError
-    from infimed.curation import explain
+    from infimed.curation import explain, score_table
     from infimed.curation.engine import read_summary
     from infimed.curation.explaining import limits_in_force, record_lines
     from infimed.curation.judge_evidence import evidence_lines
@@ -42,6 +42,8 @@ def explain_record(
     summary = read_summary(folder)
     limits = limits_in_force(found, read_rubric(folder, summary, known_only=True))
     for line in explanation_lines(found, all_signals, limits):
+        say(line)
+    for line in score_table.evidence_lines(folder, record_id, found.verdict.row):
         say(line)
     for line in evidence_lines(folder, record_id):
         say(line)

@@ -41,12 +41,16 @@ def redecide(
 ) -> None:
     """Decide LEDGER again with other limits, and say which records that drops or brings back.
 
-    Nothing is measured again: the values are in the ledger. Settings start from the ledger's own rubric.
+    Nothing is measured again: the values are in the ledger. Settings start from the ledger's own rubric. What
+    leaks to a benchmark (--against) stays dropped by the leakage table beside the ledger, also with another
+    rubric file; --set relevance.benchmark_leak=note lets it in. A ledger that was decided by score is
+    scored and decided again.
 
     Example: infimed curate redecide curated --set readability.blurred_image.min_sharpness=1.5 --diff
     """
     from infimed.core import console
     from infimed.curation.engine import read_summary
+    from infimed.curation.leakage import RULE, with_rule
     from infimed.curation.origin import open_curated, read_rubric
     from infimed.curation.redecide import redecide as decide_again
     from infimed.curation.rubric import Rubric
@@ -59,9 +63,12 @@ def redecide(
         )
     summary = read_summary(ledger)
     before = read_rubric(ledger, summary)
-    after = (Rubric.load(rubric) if rubric else before).with_settings(
-        parse_settings(settings or [])
-    )
+    after = before
+    if rubric is not None:
+        after = Rubric.load(rubric)
+        leak = next((rule for rule in before.dataset_rules if rule.id == RULE), None)
+        after = after if leak is None else with_rule(after, leak)
+    after = after.with_settings(parse_settings(settings or []))
     opened = open_curated(ledger, shards, summary)
     try:
         with (

@@ -163,10 +163,24 @@ class Train(Part):
 
 
 class Curation(Part):
-    """Quality rules; verdicts are written beside the shards."""
+    """Quality rules, and the score where an evaluator is named; verdicts are written beside the shards."""
 
     enabled: bool = True
     workers: int = Field(2, ge=1)
+    evaluator: str | None = Field(
+        None,
+        description="drop by score, too: a file of infimed curate train-evaluator; shipped is the one in the "
+        "package, which only scores",
+    )
+    target_precision: float = Field(
+        0.90, gt=0, le=1, description="share of what the score drops that should be defective"
+    )
+
+    @model_validator(mode="after")
+    def score_needs_rules(self) -> Self:
+        if self.evaluator is not None and not self.enabled:
+            raise ValueError("an evaluator scores what rules found: it needs curation.enabled=true")
+        return self
 
 
 class Grid(Part):

@@ -12,7 +12,7 @@ Elements of Statistical Learning*, 4.4.1); pool adjacent violators (Ayer et al. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -266,6 +266,18 @@ def _curve(p_ok: Floats, ok: Floats) -> tuple[Floats, Floats, Floats]:
     return thresholds, np.cumsum(count), np.cumsum(bad)
 
 
+def _coded(names: Sequence[str]) -> tuple[list[str], list[int], NDArray[np.int32]]:
+    """(the different names in order, where each is first, the number of each name [n]); an array of strings
+    would cost the longest of them for every one."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first.setdefault(str(name), index)
+    order = sorted(first)
+    number = {name: at for at, name in enumerate(order)}
+    place = np.fromiter((number[str(name)] for name in names), np.int32, len(names))
+    return order, [first[name] for name in order], place
+
+
 def _target(target_precision: float) -> float:
     if not 0 < target_precision <= 1:
         raise ValueError(f"target_precision must lie in (0, 1], got {target_precision}")
@@ -301,23 +313,27 @@ def reject_threshold(p_ok: ArrayLike, ok: ArrayLike, target_precision: float) ->
 
 @dataclass(frozen=True, slots=True)
 class StratumThresholds:
-    """A reject threshold per stratum, and the pooled one for all others.
+    """A reject threshold per stratum, those of their parents, and the pooled one for all others.
 
     Attributes:
         pooled: over all strata together; also for strata never seen.
         own: thresholds of the strata that had enough rejects to have one.
         rejects: records of each stratum below its threshold when it was set.
         target_precision: what was aimed for.
+        parents: thresholds of the parents that had enough rejects. parent_of: stratum -> parent.
     """
 
     pooled: float
     own: Mapping[str, float]
     rejects: Mapping[str, int]
     target_precision: float
+    parents: Mapping[str, float] = field(default_factory=dict)
+    parent_of: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, stratum: str) -> float:
         """The threshold of one stratum; records with P(ok) below it are rejected."""
-        return self.own.get(stratum, self.pooled)
+        above = self.parents.get(self.parent_of.get(stratum, ""), self.pooled)
+        return self.own.get(stratum, above)
 
     def rejected(self, p_ok: ArrayLike, strata: Sequence[str]) -> NDArray[np.bool_]:
         """Which records are rejected [n]."""
@@ -332,6 +348,8 @@ class StratumThresholds:
             "own": dict(self.own),
             "rejects": dict(self.rejects),
             "target_precision": self.target_precision,
+            "parents": dict(self.parents),
+            "parent_of": dict(self.parent_of),
         }
 
     @staticmethod
@@ -342,7 +360,17 @@ class StratumThresholds:
             {str(name): float(number) for name, number in value["own"].items()},
             {str(name): int(number) for name, number in value["rejects"].items()},
             float(value["target_precision"]),
+            {str(name): float(number) for name, number in value.get("parents", {}).items()},
+            {str(name): str(parent) for name, parent in value.get("parent_of", {}).items()},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What a part of the records leans on: its threshold and its precision at every threshold."""
+
+    threshold: float
+    precision: Floats
 
 
 def stratum_thresholds(
@@ -353,21 +381,25 @@ def stratum_thresholds(
     *,
     shrinkage: float = 50.0,
     fewest_rejects: int = 20,
+    parents: Sequence[str] | None = None,
 ) -> StratumThresholds:
-    """`reject_threshold` per stratum, with precision shrunk towards that of all strata together.
+    """`reject_threshold` per stratum, with precision shrunk towards that of the level above.
 
     At threshold t the precision of a stratum is taken as
 
-        (bad below t + shrinkage * pooled precision at t) / (records below t + shrinkage),
+        (bad below t + shrinkage * precision above at t) / (records below t + shrinkage),
 
     so a stratum speaks for itself as it gathers more than `shrinkage` rejects, and a stratum with
-    none gets the pooled threshold. One with fewer than `fewest_rejects` records below both its own
-    and the pooled threshold gets the pooled threshold outright.
+    none gets the threshold of the level above: its parent's, whose precision is shrunk towards that
+    of all records in the same way. One with fewer than `fewest_rejects` records below both its own
+    threshold and the one above gets the latter outright.
 
     Args:
         p_ok: probabilities [n]. ok: booleans or probabilities [n], as in `reject_threshold`.
         strata: name of each record's stratum [n], such as "source / modality".
-        shrinkage: weight of the pooled precision, in rejected records, at least 0.
+        shrinkage: weight of the precision above, in rejected records, at least 0.
+        parents: name of the parent of each record's stratum [n], such as "source"; a stratum has one
+            parent. Without them all records together are the level above.
 
     Raises:
         ValueError: as in `reject_threshold`.
@@ -376,24 +408,48 @@ def stratum_thresholds(
     labels = _labels(ok, len(probability))
     if len(strata) != len(probability):
         raise ValueError(f"{len(probability)} probabilities and {len(strata)} strata")
+    if parents is not None and len(parents) != len(probability):
+        raise ValueError(f"{len(probability)} probabilities and {len(parents)} parents")
     pooled = reject_threshold(probability, labels, target_precision)
     if len(probability) == 0:
         return StratumThresholds(pooled, {}, {}, target_precision)
     thresholds, rejected, bad = _curve(probability, labels)
-    precision = bad / rejected
-    names, place = np.unique(np.asarray(strata, object).astype(str), return_inverse=True)
-    own: dict[str, float] = {}
-    rejects: dict[str, int] = {}
-    for index, name in enumerate(names.tolist()):
-        inside = place == index
+    target = _target(target_precision)
+
+    def level(inside: NDArray[np.bool_], above: _Level) -> tuple[_Level, bool, Floats]:
+        """(the part's level, whether it has a threshold of its own, its sorted probabilities)."""
         order = np.argsort(probability[inside], kind="stable")
         sorted_p = probability[inside][order]
         bad_before = np.append(0.0, np.cumsum(1 - labels[inside][order]))
         below = np.searchsorted(sorted_p, thresholds, side="left")
-        shrunk = (bad_before[below] + shrinkage * precision) / np.maximum(below + shrinkage, 1e-9)
-        enough = np.flatnonzero((shrunk >= _target(target_precision)) & (below + shrinkage > 0))
+        shrunk = (bad_before[below] + shrinkage * above.precision) / np.maximum(
+            below + shrinkage, 1e-9
+        )
+        enough = np.flatnonzero((shrunk >= target) & (below + shrinkage > 0))
         chosen = float(thresholds[enough[-1]]) if len(enough) else NOTHING
-        if np.count_nonzero(sorted_p < max(chosen, pooled)) >= fewest_rejects:
-            own[name] = chosen
-        rejects[name] = int(np.count_nonzero(sorted_p < own.get(name, pooled)))
-    return StratumThresholds(pooled, own, rejects, target_precision)
+        own = np.count_nonzero(sorted_p < max(chosen, above.threshold)) >= fewest_rejects
+        return (_Level(chosen, shrunk) if own else above), bool(own), sorted_p
+
+    everything = _Level(pooled, bad / rejected)
+    levels: dict[str, _Level] = {}
+    held: dict[str, float] = {}
+    if parents is not None:
+        names, _, place = _coded(parents)
+        for index, name in enumerate(names):
+            levels[name], has_own, _ = level(place == index, everything)
+            if has_own:
+                held[name] = levels[name].threshold
+    names, first, place = _coded(strata)
+    own: dict[str, float] = {}
+    rejects: dict[str, int] = {}
+    parent_of: dict[str, str] = {}
+    for index, name in enumerate(names):
+        above = everything
+        if parents is not None:
+            parent_of[name] = str(parents[first[index]])
+            above = levels[parent_of[name]]
+        made, has_own, sorted_p = level(place == index, above)
+        if has_own:
+            own[name] = made.threshold
+        rejects[name] = int(np.count_nonzero(sorted_p < made.threshold))
+    return StratumThresholds(pooled, own, rejects, target_precision, held, parent_of)

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infimed.curation import ledger
+from infimed.curation.ledger_columns import RowRanges
 
 CAPTION_LIKE: Final = frozenset({"caption", "report", "dialogue", "text"})
 """Tasks whose response is a text of its own, not an answer to a question."""
@@ -37,32 +37,13 @@ class SignalStore:
 
     def __init__(self, parts: ledger.Parts, stored: Path | None, chunk_rows: int) -> None:
         self.parts, self.chunk_rows = parts, chunk_rows
-        self._file = pq.ParquetFile(stored) if stored else None
-        self._held: tuple[tuple[int, tuple[str, ...]], pa.Table] | None = None
+        self._stored = RowRanges(stored) if stored else None
 
     def read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
         """Signals of one chunk; `columns` may name nested ones (``images.list.element.sha256``)."""
-        if self._file is None:
+        if self._stored is None:
             return self.parts.read(ledger.SIGNALS, chunk, columns)
-        begin, wanted = chunk * self.chunk_rows, self.chunk_rows
-        pieces = []
-        for group in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(group).num_rows
-            if begin < rows:
-                piece = self._group(group, columns).slice(begin, wanted)
-                pieces.append(piece)
-                wanted -= piece.num_rows
-                if not wanted:
-                    break
-            begin = max(0, begin - rows)
-        return pa.concat_tables(pieces)
-
-    def _group(self, group: int, columns: list[str] | None) -> pa.Table:
-        assert self._file is not None
-        key = (group, tuple(columns or ()))
-        if self._held is None or self._held[0] != key:
-            self._held = (key, self._file.read_row_group(group, columns=columns))
-        return self._held[1]
+        return self._stored.read(chunk * self.chunk_rows, self.chunk_rows, columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ def _finish(
     ledger.write_table(new[ledger.FINDINGS], ledger.FINDINGS, judged.findings())
     ledger.write_table(new[ledger.VERDICTS], ledger.VERDICTS, judged.verdicts())
     (out / ledger.SUMMARY_FILE).unlink(missing_ok=True)
+    ledger.forget_scores(out)
     for name, file in new.items():
         file.replace(ledger.path_of(out, name))
     summary = judged.summary(round(time.monotonic() - started, 3), measured, data_hash)

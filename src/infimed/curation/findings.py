@@ -20,6 +20,8 @@ Severity = Literal["drop", "note"]
 DIMENSIONS: Final[tuple[str, ...]] = get_args(Dimension)
 QUALITY: Final[tuple[str, ...]] = DIMENSIONS[:5]
 """The dimensions that people and judges score."""
+SCORE_RULES: Final = "score."
+"""Findings whose rule begins so are the score's own (`deciding`), not of a rule."""
 EVIDENCE_CHARS: Final = 160
 
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,34 +29,21 @@ from infimed.core.seeds import stream
 from infimed.curation.engine import RecordSource
 from infimed.curation.grounding_pass import Measured, measure_sets
 from infimed.curation.grounding_sets import arranged, foreign_keys, image_sets
-from infimed.curation.grounding_table import GROUNDING_FILE, SCHEMA
+from infimed.curation.grounding_table import (
+    GROUNDING_FILE,
+    PARTS,
+    SCHEMA,
+    SUMMARY_FILE,
+    GroundingSummary,
+    summarise,
+)
 from infimed.curation.judge import check_same_data
 from infimed.inference.local import LocalModel
 
-SUMMARY_FILE: Final = "grounding.json"
-PARTS: Final = "grounding.parts"
 SETS_PER_CHUNK: Final = 64
 """Distinct image sets a chunk; what is lost at most when killed."""
 
 OnProgress = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class GroundingSummary:
-    """What a run found.
-
-    Attributes:
-        records: in all. statuses: how many could be measured, and why the others not.
-        mean_gap_without, mean_gap_swapped: mean gaps in nats per token, None without any.
-        own_wins: share of records whose answer is easier with their own images than with foreign
-            ones; 0.5 is what a model that does not look would get.
-    """
-
-    records: int
-    statuses: Mapping[str, int]
-    mean_gap_without: float | None
-    mean_gap_swapped: float | None
-    own_wins: float | None
 
 
 def measure_grounding(
@@ -113,10 +99,7 @@ def measure_grounding(
     with atomic_open(folder / GROUNDING_FILE) as handle:
         pq.write_table(table, handle, compression="zstd")
     summary = summarise(table)
-    write_json(
-        folder / SUMMARY_FILE,
-        {"key": key, **{name: getattr(summary, name) for name in GroundingSummary.__slots__}},
-    )
+    write_json(folder / SUMMARY_FILE, {"key": key, **asdict(summary)})
     shutil.rmtree(parts, ignore_errors=True)
     return summary
 
@@ -152,18 +135,3 @@ def _joined(parts: Path, blind: Sequence[int], shards: RecordSource) -> pa.Table
         rows.extend(pq.read_table(file).to_pylist())
     rows.sort(key=lambda row: row["row"])
     return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def summarise(table: pa.Table) -> GroundingSummary:
-    """Counts and means of a grounding table."""
-    statuses = Counter(table["status"].to_pylist())
-    without = [gap for gap in table["gap_without"].to_pylist() if gap is not None]
-    swapped = [gap for gap in table["gap_swapped"].to_pylist() if gap is not None]
-    wins = [1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in swapped]
-    return GroundingSummary(
-        records=len(table),
-        statuses=dict(sorted(statuses.items())),
-        mean_gap_without=float(np.mean(without)) if without else None,
-        mean_gap_swapped=float(np.mean(swapped)) if swapped else None,
-        own_wins=float(np.mean(wins)) if wins else None,
-    )

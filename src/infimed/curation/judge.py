@@ -30,7 +30,7 @@ from infimed.core.seeds import stream
 from infimed.curation import ledger
 from infimed.curation.engine import RecordSource
 from infimed.curation.findings import QUALITY
-from infimed.curation.judge_parsing import JUDGEMENT_STATUSES, LEVELS, Judgement, judgement_of
+from infimed.curation.judge_parsing import JUDGEMENT_STATUSES, LEVELS, judgement_of
 from infimed.curation.judge_rubric import JudgeRubric, judge_request, shown_facts
 from infimed.curation.judge_tables import (
     COST_SCHEMA,
@@ -39,14 +39,14 @@ from infimed.curation.judge_tables import (
     JUDGEMENTS_FILE,
     cost_row,
     judgement_row,
+    read_judgements,
     write_merged,
 )
 from infimed.data.record import Record
 from infimed.inference.prices import Price
 from infimed.inference.requests import Model, Request
-from infimed.inference.responses import ask
+from infimed.inference.responses import ask, keep_answers
 
-SCORES_FILE: Final = "scores.parquet"
 RESPONSES_FILE: Final = "judge.responses.jsonl"
 JUDGE_FILE: Final = "judge.json"
 FAILURES_SHOWN: Final = 5
@@ -114,8 +114,8 @@ class JudgeSummary:
 def rule_scores(folder: Path) -> NDArray[np.float64]:
     """P(ok) of every record by the rules alone: [records], in row order.
 
-    From the ledger's ``scores.parquet`` (columns row, p_ok) where a fitted score wrote one. Without
-    it the verdicts stand in: 0 for a dropped record, 0.5 for one kept with a note, 1 for one that no
+    From the ledger's ``scores.parquet`` (`score_table`): p_rules, so that what a judge says does not
+    change whom the same command asks about, or p_ok in a table of other make. Without it the verdicts stand in: 0 for a dropped record, 0.5 for one kept with a note, 1 for one that no
     rule objected to; so the default band then holds the records with a note.
 
     Raises:
@@ -123,11 +123,12 @@ def rule_scores(folder: Path) -> NDArray[np.float64]:
     """
     verdicts = ledger.read_ledger(folder, ledger.VERDICTS, ["row", "keep"])
     rows = np.asarray(verdicts["row"].to_numpy(), np.int64)
-    path = folder / SCORES_FILE
+    path = ledger.path_of(folder, ledger.SCORES)
     if path.is_file():
-        table = pq.read_table(path, columns=["row", "p_ok"])
+        name = "p_rules" if "p_rules" in pq.read_schema(path).names else "p_ok"
+        table = pq.read_table(path, columns=["row", name])
         given = np.asarray(table["row"].to_numpy(), np.int64)
-        scores = np.asarray(table["p_ok"].to_numpy(zero_copy_only=False), np.float64)
+        scores = np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
         order = np.argsort(given, kind="stable")
         if not np.array_equal(given[order], rows):
             raise DataError(
@@ -252,33 +253,54 @@ def run_judge(
     keep = stamp.is_file() and read_json(stamp).get("data") == shards.data_hash
     write_merged(folder / JUDGEMENTS_FILE, JUDGEMENT_SCHEMA, rows, keep=keep)
     write_merged(folder / JUDGE_COST_FILE, COST_SCHEMA, costs, keep=keep)
-    summary = _summary(judgements, costs, price, judge, rubric.identity)
+    summary = _summary(rows, costs, price.currency if price else "", judge, rubric.identity)
     write_json(stamp, {"data": shards.data_hash, **summary.to_dict()})
     return summary
 
 
+def forget_judgements(folder: Path, data_before: str, data_after: str) -> None:
+    """After rows were taken out of the tables (`forgetting`): the stored answers and the counts follow.
+
+    An answer stays only where a judgement that is left stands on it; others are asked again where they
+    are wanted. Safe to call again.
+    """
+    answers, stamp = folder / RESPONSES_FILE, folder / JUDGE_FILE
+    if not answers.is_file() and not stamp.is_file():
+        return
+    judged = folder / JUDGEMENTS_FILE
+    rows = read_judgements(folder).to_pylist() if judged.is_file() else []
+    keep_answers(answers, {row["request"]: str(row["row"]) for row in reversed(rows)})
+    stored = read_json(stamp) if stamp.is_file() else {}
+    if stored.get("data") != data_before:
+        return
+    costs = pq.read_table(folder / JUDGE_COST_FILE, schema=COST_SCHEMA).to_pylist()
+    made = _summary(rows, costs, stored["currency"], stored["judge"], stored["rubric"])
+    write_json(stamp, {"data": data_after, **made.to_dict()})
+
+
 def _summary(
-    judgements: Sequence[Judgement],
+    rows: Sequence[Mapping[str, Any]],
     costs: Sequence[Mapping[str, Any]],
-    price: Price | None,
+    currency: str,
     judge: str,
     rubric: str,
 ) -> JudgeSummary:
-    statuses = Counter(judgement.status for judgement in judgements)
-    failures = Counter(f"{j.status}: {j.detail}" for j in judgements if j.status != "ok")
-    counted = {name: Counter(j.levels[name] for j in judgements if j.levels) for name in QUALITY}
+    """Counts of judgements and costs, rows as in their tables."""
+    statuses = Counter(row["status"] for row in rows)
+    failures = Counter(f"{row['status']}: {row['detail']}" for row in rows if row["status"] != "ok")
     return JudgeSummary(
-        selected=len(judgements),
+        selected=len(rows),
         statuses={name: statuses[name] for name in JUDGEMENT_STATUSES},
         levels={
-            name: {level: counts[level] for level in LEVELS} for name, counts in counted.items()
+            name: {level: sum(row[name] == level for row in rows) for level in LEVELS}
+            for name in QUALITY
         },
         attempts=sum(cost["attempts"] for cost in costs),
         seconds=round(sum(cost["seconds"] for cost in costs), 3),
         prompt_tokens=sum(cost["prompt_tokens"] for cost in costs),
         completion_tokens=sum(cost["completion_tokens"] for cost in costs),
         price=sum(cost["price"] or 0.0 for cost in costs),
-        currency=price.currency if price else "",
+        currency=currency,
         judge=judge,
         rubric=rubric,
         failures=dict(failures.most_common(FAILURES_SHOWN)),

@@ -19,6 +19,7 @@ from infimed.curation.calibration import Floats
 from infimed.curation.findings import QUALITY
 from infimed.curation.grounding_table import GROUNDING_FILE, read_grounding
 from infimed.curation.judge_tables import JUDGEMENTS_FILE, level_codes, read_judgements
+from infimed.data.privacy.identifiers import redact_text
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,12 @@ def evidence_lines(folder: Path, record_id: str) -> Iterator[str]:
     wanted = [("record_id", "=", record_id)]
     for row in _rows(Path(folder) / JUDGEMENTS_FILE, wanted):
         yield ""
-        yield f"judge {row['judge']}, rubric {row['rubric']}: {row['status']} {row['detail']}".rstrip()
+        detail = redact_text(row["detail"] or "")[0]
+        yield f"judge {row['judge']}, rubric {row['rubric']}: {row['status']} {detail}".rstrip()
         if row["status"] == "ok":
             for name in QUALITY:
                 quoted = {True: "", False: "  (not found word by word in the text)", None: ""}
-                words = row[f"{name}_evidence"]
+                words = redact_text(row[f"{name}_evidence"] or "")[0]
                 said = f"  {words}{quoted[row[f'{name}_quoted']]}" if words else ""
                 yield f"  {name:13} {row[name]}{said}"
     for row in _rows(Path(folder) / GROUNDING_FILE, wanted):

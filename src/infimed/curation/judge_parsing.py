@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from infimed.curation.findings import QUALITY, shorten
+from infimed.data.privacy.identifiers import redact_text
 from infimed.inference.replies import RepeatedKey, json_objects, refuses, without_thoughts
 from infimed.inference.requests import Response
 
@@ -28,10 +29,10 @@ class Judgement:
     Attributes:
         status: "ok" where there are levels; else why there are none.
         levels: dimension -> "0", "1", "2" or "U"; empty unless ok.
-        evidence: dimension -> the words it quoted, shortened; '' where it gave none.
+        evidence: dimension -> the words it quoted, shortened and without identifiers; '' where it gave none.
         quoted: dimension -> whether the evidence stands in the record's text word by word (a
             region of the image does not); None without evidence.
-        detail: what was wrong.
+        detail: what was wrong, without identifiers.
     """
 
     status: JudgementStatus
@@ -51,6 +52,11 @@ def _level(value: object) -> str | None:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" \"'“”‘’`.")
+
+
+def _shown(text: str) -> str:
+    """A judge's words as they are kept: it may quote what the record should not have said."""
+    return shorten(redact_text(text)[0])
 
 
 def parse_judgement(text: str, record_text: str = "") -> Judgement:
@@ -78,8 +84,8 @@ def parse_judgement(text: str, record_text: str = "") -> Judgement:
     if found is not None:
         return found
     if problem == "no JSON object" and refuses(said):
-        return Judgement("refused", detail=shorten(said))
-    return Judgement("garbage", detail=shorten(problem))
+        return Judgement("refused", detail=_shown(said))
+    return Judgement("garbage", detail=_shown(problem))
 
 
 def _read(value: Mapping[str, Any], haystack: str) -> Judgement | str:
@@ -97,7 +103,7 @@ def _read(value: Mapping[str, Any], haystack: str) -> Judgement | str:
         if level is None:
             return f"no such level of {name}: {json.dumps(entry)[:40]}"
         levels[name] = level
-        evidence[name] = shorten(words) if isinstance(words, str) else ""
+        evidence[name] = _shown(words) if isinstance(words, str) else ""
         needle = _plain(words) if isinstance(words, str) else ""
         quoted[name] = needle in haystack if needle else None
     return Judgement("ok", levels, evidence, quoted)
@@ -106,7 +112,7 @@ def _read(value: Mapping[str, Any], haystack: str) -> Judgement | str:
 def judgement_of(response: Response, record_text: str = "") -> Judgement:
     """The judgement in a response; a response that is none keeps its status."""
     if response.status not in ("ok", "truncated"):
-        return Judgement(response.status, detail=shorten(response.error or response.text))
+        return Judgement(response.status, detail=_shown(response.error or response.text))
     parsed = parse_judgement(response.text, record_text)
     if response.status == "truncated" and parsed.status == "garbage":
         return Judgement("truncated", detail="cut at the limit of tokens")

@@ -19,6 +19,7 @@ from infimed.core.errors import DataError
 from infimed.core.files import atomic_open
 from infimed.curation.findings import QUALITY, Finding
 from infimed.curation.judge_parsing import LEVELS, Judgement
+from infimed.data.privacy.identifiers import redact_text
 from infimed.inference.prices import Price
 from infimed.inference.requests import Response
 
@@ -113,7 +114,7 @@ def judgement_findings(row: Mapping[str, Any]) -> list[Finding]:
             dimension=name,  # type: ignore[arg-type]
             severity="note",
             where="judge",
-            evidence=row[f"{name}_evidence"] or "no evidence quoted",
+            evidence=redact_text(row[f"{name}_evidence"] or "no evidence quoted")[0],
             value=float(row[name]),
             threshold=2.0,
         )

@@ -119,7 +119,7 @@ def label_report(folder: Path, seed: int = 0) -> LabelReport:
             unknown[line["dimension"]] += 1
         else:
             codes[line["dimension"]][raters.index(line["rater"]), at[line["row"]]] = line["level"]
-    groups = _images(folder, rows)
+    groups = first_images(folder, rows)
     machines = _machines(folder, table, rows)
     made = [
         _dimension(name, codes[name], raters, groups, {m: c[name] for m, c in machines.items()},
@@ -194,7 +194,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _images(folder: Path, rows: Sequence[int]) -> list[str]:
+def first_images(folder: Path, rows: Sequence[int]) -> list[str]:
     """What clusters the records: their first image, or the record itself."""
     found = rows_where(folder, ledger.SIGNALS, rows)
     made = []

@@ -216,10 +216,17 @@ def fit_joint(ok: ArrayLike, *, independent: float = 1.0) -> Joint:
     index = (~labels).astype(np.int64) @ (1 << np.arange(count))
     seen = np.bincount(index, minlength=2**count).astype(np.float64)
     rates = ((~labels).sum(axis=0) + 0.5) / (len(labels) + 1)
-    patterns = Joint((0.0,) * 2**count).patterns
-    alone = np.where(patterns > 0, rates, 1 - rates).prod(axis=1)
+    alone = np.array(independent_joint(rates).weights)
     weights = (seen + independent * alone) / (len(labels) + independent)
     return Joint(tuple(weights.tolist()))
+
+
+def independent_joint(defects: ArrayLike) -> Joint:
+    """The joint of dimensions that are defective independently, with these shares of defects [d]."""
+    rates = np.asarray(defects, np.float64)
+    patterns = Joint((0.0,) * 2 ** len(rates)).patterns
+    alone = np.where(patterns > 0, rates, 1 - rates).prod(axis=1)
+    return Joint(tuple(alone.tolist()))
 
 
 @dataclass(frozen=True)

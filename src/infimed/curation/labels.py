@@ -24,7 +24,7 @@ from infimed.core.sampling import alternate, shuffled
 from infimed.curation import ledger
 from infimed.curation.distributions import read_distributions
 from infimed.curation.engine import read_summary
-from infimed.curation.findings import QUALITY
+from infimed.curation.findings import QUALITY, SCORE_RULES
 from infimed.curation.hiding import is_identity
 from infimed.curation.ledger_columns import Decisions, Lot, batches, read_decisions, rows_where
 from infimed.curation.origin import read_rubric
@@ -226,13 +226,16 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def rules_levels(folder: Path, rows: Sequence[int]) -> dict[int, dict[str, int]]:
-    """What the rules say in the reviewers' levels: 0 for a finding that drops, 1 for a note, 2 for none."""
+    """What the rules say in the reviewers' levels: 0 for a finding that drops, 1 for a note, 2 for none.
+
+    The score's own findings are left out: it may have been fitted on the very labels.
+    """
     found = rows_where(folder, ledger.FINDINGS, rows)
     made: dict[int, dict[str, int]] = {}
     for row, findings in found.items():
         levels = dict.fromkeys(QUALITY, 2)
         for finding in findings:
-            if finding["dimension"] in levels:
+            if finding["dimension"] in levels and not finding["rule"].startswith(SCORE_RULES):
                 level = 0 if finding["severity"] == "drop" else 1
                 levels[finding["dimension"]] = min(levels[finding["dimension"]], level)
         made[row] = levels

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infimed.core.errors import DataError
-from infimed.core.files import atomic_open, sha256_json, write_json
+from infimed.core.files import atomic_open, read_json, sha256_json, write_json
+from infimed.curation.columns import Flags, SetColumns
 from infimed.curation.findings import Hit
 from infimed.curation.rubric import Rubric
 from infimed.curation.rules.base import Limits, Threshold
@@ -31,6 +32,7 @@ RULE: Final = "relevance.benchmark_leak"
 TABLE: Final = "leakage.parquet"
 PAGE: Final = "leakage.html"
 SUMMARY: Final = "leakage.json"
+COMPARISON: Final = "comparison"
 _PAGE_ROWS: Final = 2000
 _PICTURE_SIDE: Final = 160
 
@@ -114,13 +116,7 @@ def compare_sets(
         pq.write_table(table, handle, compression="zstd")
     with atomic_open(out / PAGE, "w") as handle:
         handle.write("\n".join(_page(found, ours, theirs, pictures)))
-    write_json(
-        out / SUMMARY,
-        {
-            "against": found.against, "data": found.data_hash, "against_hash": found.against_hash,
-            "unreadable_images": found.unreadable, **found.counts,
-        },
-    )  # fmt: skip
+    _write_summary(found, out)
     return found
 
 
@@ -143,6 +139,31 @@ def read_leaks(out: Path) -> list[Leak]:
         raise DataError("the leakage table cannot be read", where=str(path)) from error
 
 
+def read_leakage(out: Path) -> Leakage:
+    """A finished comparison as `compare_sets` returned it: what a leak rule is made of, without images.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    leaks = read_leaks(out)
+    value = read_json(Path(out) / SUMMARY)
+    try:
+        return Leakage(
+            tuple(leaks), str(value["data"]), str(value["against_hash"]), str(value["against"]),
+            int(value["unreadable_images"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError("not the counts of a comparison", where=str(Path(out) / SUMMARY)) from error
+
+
+def comparison_identity(found: Leakage) -> float:
+    """What tells one comparison from another, as a number that a rule's threshold can hold."""
+    identity = sha256_json(
+        [found.data_hash, found.against_hash, [asdict(leak) for leak in found.leaks]]
+    )
+    return float(int(identity[:12], 16))
+
+
 def leak_rule(found: Leakage) -> DataSetRule:
     """The rule that drops every record of the data set that leaks; version and limits as any rule's.
 
@@ -150,20 +171,75 @@ def leak_rule(found: Leakage) -> DataSetRule:
     another benchmark is never taken for this one.
     """
     worst = worst_by_row(found.leaks)
-    identity = sha256_json(
-        [found.data_hash, found.against_hash, [asdict(leak) for leak in found.leaks]]
-    )
 
     def check(lines: list[Line], lookup: Lookup, limits: Limits) -> Found:
         return [
             (line.row, _hit(worst[line.row], found.against)) for line in lines if line.row in worst
         ]
 
+    def check_columns(columns: SetColumns, alive: Flags, limits: Limits) -> Found:
+        return [(row, _hit(worst[row], found.against)) for row in sorted(worst) if alive[row]]
+
     return DataSetRule(
         RULE, 1, "relevance", "drop",
         f"Shows or asks what the benchmark {found.against} shows or asks.",
         check,
-        {"comparison": Threshold(float(int(identity[:12], 16)), "identity of the leakage table")},
+        {COMPARISON: Threshold(comparison_identity(found), "identity of the leakage table")},
+        check_columns=check_columns,
+        needs="none",
+    )  # fmt: skip
+
+
+def stored_leak_rules(out: Path, rubric: Mapping[str, Any]) -> tuple[DataSetRule, ...]:
+    """The leak rule that a stored rubric (`Rubric.to_dict()`) names, from the table beside its ledger.
+
+    Raises:
+        DataError: the table is missing, damaged, or of another comparison.
+    """
+    setting = rubric.get("rules", {}).get(RULE)
+    if setting is None:
+        return ()
+    found = read_leakage(out)
+    seen, here = _comparison(setting), comparison_identity(found)
+    if seen != here:
+        raise DataError(
+            "the leakage table beside this ledger is of another comparison than its verdicts",
+            where=str(Path(out) / TABLE),
+            fix="compare and judge again: infimed curate run SHARDS --against OTHER --out FOLDER",
+        )
+    return (leak_rule(found),)
+
+
+def _comparison(setting: Any) -> float | None:
+    try:
+        return float(setting["thresholds"][COMPARISON]["value"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def forget_leaks(out: Path, data_before: str, data_after: str) -> float | None:
+    """Count a leakage table again after records were taken out of it (`forgetting`).
+
+    Returns:
+        the new identity of the comparison; None where there is no table of this data. Safe to call again.
+    """
+    if not (Path(out) / TABLE).is_file() or not (Path(out) / SUMMARY).is_file():
+        return None
+    found = read_leakage(out)
+    if found.data_hash not in (data_before, data_after):
+        return None
+    made = replace(found, data_hash=data_after)
+    _write_summary(made, Path(out))
+    return comparison_identity(made)
+
+
+def _write_summary(found: Leakage, out: Path) -> None:
+    write_json(
+        out / SUMMARY,
+        {
+            "against": found.against, "data": found.data_hash, "against_hash": found.against_hash,
+            "unreadable_images": found.unreadable, **found.counts,
+        },
     )  # fmt: skip
 
 
@@ -172,9 +248,13 @@ def with_leaks(rubric: Rubric, found: Leakage) -> Rubric:
 
     It comes first so that a leaking original never drops its clean-looking copy as a duplicate.
     """
+    return with_rule(rubric, leak_rule(found))
+
+
+def with_rule(rubric: Rubric, leak: DataSetRule) -> Rubric:
+    """The rubric with this leak rule first among its data-set rules."""
     others = tuple(rule for rule in rubric.dataset_rules if rule.id != RULE)
-    made = replace(rubric, dataset_rules=(leak_rule(found), *others))
-    return made
+    return replace(rubric, dataset_rules=(leak, *others))
 
 
 def _hit(leak: Leak, against: str) -> Hit:

@@ -28,6 +28,12 @@ SUMMARY_FILE: Final = "curation.json"
 MEASURED_FILE: Final = "measured.json"
 """Which data and version the signals are of; written once they are complete."""
 PARTS: Final = "curation.parts"
+SCORES: Final = "scores"
+"""Written by another pass (`score_pass`); its schema is `score_table.SCHEMA`."""
+SCORED_FILE: Final = "scores.json"
+"""The evaluator that scored, and what of."""
+DECISION_FILE: Final = "decision.json"
+"""How the scores decided (`deciding`)."""
 CHUNK_ROWS: Final = 512
 CHUNKS_PER_ROW_GROUP: Final = 32
 
@@ -144,6 +150,12 @@ def path_of(out: Path, name: str) -> Path:
     return out / f"{name}.parquet"
 
 
+def forget_scores(out: Path) -> None:
+    """Remove scores and what was decided by them: they speak of other findings."""
+    for name in (DECISION_FILE, SCORED_FILE, path_of(out, SCORES).name):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_table(path: Path, name: str, tables: Iterable[pa.Table]) -> None:
     """Write tables in order, one row group for every `CHUNKS_PER_ROW_GROUP` of them, atomically."""
     with (
@@ -167,8 +179,8 @@ class Parts:
     version are removed.
     """
 
-    def __init__(self, out: Path, key: Mapping[str, Any]) -> None:
-        self.folder = out / PARTS
+    def __init__(self, out: Path, key: Mapping[str, Any], name: str = PARTS) -> None:
+        self.folder = out / name
         stamp = self.folder / "key.json"
         if self.folder.exists() and (not stamp.is_file() or read_json(stamp) != dict(key)):
             shutil.rmtree(self.folder)

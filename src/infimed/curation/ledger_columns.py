@@ -60,6 +60,51 @@ def batches(out: Path, name: str, columns: Sequence[str]) -> Iterator[pa.RecordB
             raise _damaged(file) from error
 
 
+class RowRanges:
+    """A table with one row a record, in row order, read by ranges of rows; one row group is held."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._file = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file) from error
+        self.rows: int = self._file.metadata.num_rows
+        self._held: tuple[tuple[int, tuple[str, ...]], pa.Table] | None = None
+
+    def read(self, begin: int, count: int, columns: list[str] | None = None) -> pa.Table:
+        """At most `count` rows from `begin` on; `columns` may name fields of images (see `batches`)."""
+        pieces = []
+        for group in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(group).num_rows
+            if begin < rows:
+                piece = self._group(group, columns).slice(begin, count)
+                pieces.append(piece)
+                count -= piece.num_rows
+                if not count:
+                    break
+            begin = max(0, begin - rows)
+        return pa.concat_tables(pieces)
+
+    def _group(self, group: int, columns: list[str] | None) -> pa.Table:
+        key = (group, tuple(columns or ()))
+        if self._held is None or self._held[0] != key:
+            self._held = (key, self._file.read_row_group(group, columns=columns))
+        return self._held[1]
+
+
+def rows_between(
+    out: Path, name: str, begin: int, end: int, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of a table whose row number lies in [begin, end), in the order they are stored in."""
+    files = files_of(out, name)
+    inside = (ds.field("row") >= begin) & (ds.field("row") < end)
+    try:
+        table = ds.dataset([str(file) for file in files], format="parquet")
+        return table.to_table(columns, filter=inside)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(files[0]) from error
+
+
 def column_names(out: Path, name: str) -> set[str]:
     """Names of a table's columns; those of image fields as ``images.list.element.NAME``.
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from infimed.core.errors import DataError, RecipeError
 from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
+from infimed.curation.leakage import stored_leak_rules
 from infimed.curation.rubric import Rubric, default_rubric
 from infimed.curation.summary import CurationSummary
 from infimed.data.shards import ShardSet, open_shards
@@ -29,7 +30,7 @@ def note_shards(out: Path, shards: ShardSet) -> None:
 
 
 def read_rubric(out: Path, summary: CurationSummary, *, known_only: bool = False) -> Rubric:
-    """The rubric of a finished ledger.
+    """The rubric of a finished ledger; a rule against a benchmark is made from the leakage table beside it.
 
     Args:
         known_only: leave out rules that this version does not have in that form (of another version,
@@ -37,14 +38,16 @@ def read_rubric(out: Path, summary: CurationSummary, *, known_only: bool = False
 
     Raises:
         DataError: it is not stored and not the default one, does not have the ledger's hash, or names
-            a rule that this version does not have in that form.
+            a rule that this version does not have in that form; or the leakage table is not its own.
     """
     file = Path(out) / ledger.SUMMARY_FILE
     stored = read_json(file).get("rubric")
     if known_only:
         return _known(stored) if isinstance(stored, dict) else default_rubric()
     try:
-        rubric = Rubric.from_dict(stored, str(file)) if stored is not None else default_rubric()
+        rubric = default_rubric()
+        if stored is not None:
+            rubric = Rubric.from_dict(stored, str(file), stored_leak_rules(Path(out), stored))
     except RecipeError as error:
         raise DataError(
             f"this ledger was decided with a rule that is not in the catalogue ({error.what})",

@@ -2,7 +2,8 @@
 
 The new ledger is what a whole curation with the new rubric would give; it is made from the stored
 signals in a folder beside the target and shown before anything is replaced. Images are opened only for
-pairs that the perceptual hash proposes as duplicates, and how many were is counted.
+pairs that the perceptual hash proposes as duplicates, and how many were is counted. A ledger that was
+scored, or decided by score, is so again by the same evaluator.
 """
 
 from __future__ import annotations
@@ -22,18 +23,31 @@ from numpy.typing import NDArray
 from infimed.core.errors import DataError
 from infimed.core.files import read_json
 from infimed.curation import ledger
+from infimed.curation.deciding import decide_ledger
+from infimed.curation.decision import read_decision
 from infimed.curation.engine import curate, measured_level, read_summary
 from infimed.curation.label_agreement import AGREEMENT_FILE
 from infimed.curation.ledger_columns import Decisions, batches, read_decisions
 from infimed.curation.origin import note_shards
 from infimed.curation.rubric import Rubric
+from infimed.curation.score_pass import PARTS as SCORE_PARTS
+from infimed.curation.score_pass import score_ledger
+from infimed.curation.score_table import scored_by
 from infimed.curation.signals import IMAGE_LEVELS, SIGNALS_VERSION
 from infimed.curation.summary import CurationSummary
 from infimed.data.record import ImageRef, Record
 from infimed.data.shards import ShardSet
 
 FIRST: Final = 8
-_NOT_TAKEN_OVER: Final = frozenset({ledger.PARTS, "findings.parquet", "verdicts.parquet"})
+_SCORES: Final = (
+    ledger.path_of(Path(), ledger.SCORES).name,
+    ledger.SCORED_FILE,
+    ledger.DECISION_FILE,
+)
+"""Files of the scores, which speak of the old findings."""
+_NOT_TAKEN_OVER: Final = frozenset(
+    {ledger.PARTS, SCORE_PARTS, "findings.parquet", "verdicts.parquet", *_SCORES}
+)
 
 
 @dataclass
@@ -126,7 +140,8 @@ class Redecided:
         # What was said about the old verdicts must not stand beside the new ones.
         for name in (AGREEMENT_FILE, "report.html"):
             (self.ledger / name).unlink(missing_ok=True)
-        for name in ("findings.parquet", "verdicts.parquet"):
+        ledger.forget_scores(self.ledger)
+        for name in ("findings.parquet", "verdicts.parquet", *_SCORES):
             if (self.folder / name).exists():
                 target = self.ledger / name
                 if target.is_dir():
@@ -182,7 +197,7 @@ def redecide(
     target = Path(out) if out is not None else folder
     if out is not None:
         _absent(target)
-    stage = target.resolve().parent / f".{target.resolve().name}.redecided"
+    stage = stage_of(target)
     shutil.rmtree(stage, ignore_errors=True)
     stage.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -190,10 +205,20 @@ def redecide(
         counted = Counted(shards)
         new = curate(counted, stage, rubric=after, on_progress=on_progress)
         note_shards(stage, shards)
+        if (evaluator := scored_by(folder)) is not None:
+            score_ledger(stage, evaluator)
+            if (decision := read_decision(folder)) is not None:
+                decide_ledger(stage, target_precision=decision.target_precision)
+                new = read_summary(stage)
         made = difference(folder, stage, summary, new, counted.opened, changed(before, after))
         yield Redecided(folder, stage, made)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def stage_of(folder: Path) -> Path:
+    """Where a new ledger is made before it takes its place in `folder`."""
+    return folder.resolve().parent / f".{folder.resolve().name}.redecided"
 
 
 def _absent(out: Path) -> None:

@@ -19,10 +19,12 @@ from infimed.core.files import write_text
 from infimed.core.page import Section, section, template
 from infimed.core.seeds import derive_seed
 from infimed.curation import report_data
+from infimed.curation.decision import Decision, read_decision
 from infimed.curation.distributions import BINS, Distribution, read_distributions
 from infimed.curation.engine import read_summary
 from infimed.curation.label_agreement import label_report
 from infimed.curation.labels import LABELS
+from infimed.curation.ledger import DECISION_FILE
 from infimed.curation.ledger_columns import Decisions, Integers, read_decisions
 from infimed.curation.origin import read_rubric
 from infimed.curation.report_examples import Card, Cards, Source, borderline, explained, unlike
@@ -122,6 +124,7 @@ def render_curation_report(ledger: Path, shards: Source, seed: int = 0) -> str:
         sources=sources,
         leakage=_optional(ledger, report_data.LEAKAGE, report_data.read_generic),
         scores=_optional(ledger, report_data.SCORES, lambda _: report_data.read_scores(ledger)),
+        decision=_decision(ledger),
         judge_cost=_optional(
             ledger, report_data.JUDGE_COST, lambda _: report_data.read_judge_cost(ledger)
         ),
@@ -138,6 +141,13 @@ def _optional(ledger: Path, name: str, read):  # type: ignore[no-untyped-def]
     """A part that exists only where another command wrote its table; None where it did not."""
     file = report_data.optional_table(ledger, name)
     return None if file is None else section(lambda: read(file))
+
+
+def _decision(ledger: Path) -> Section[Decision | None] | None:
+    """How scores decided, by stratum; None where rules alone did."""
+    if not (ledger / DECISION_FILE).is_file():
+        return None
+    return section(lambda: read_decision(ledger))
 
 
 def _people(ledger: Path) -> Section[dict[str, Any]] | None:

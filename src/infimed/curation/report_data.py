@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infimed.curation import ledger
+from infimed.curation.decision_words import CATCHES
 from infimed.curation.findings import DIMENSIONS
 from infimed.curation.ledger_columns import Decisions, Lot, batches, column_names, files_of
 from infimed.curation.rubric import AnyRule, Rubric
@@ -25,7 +26,7 @@ from infimed.curation.summary import CurationSummary
 VALUES_PER_RULE: Final = 20_000
 EXAMPLES_PER_RULE: Final = 40
 JUDGE_COST: Final = "judge_cost"
-LEAKAGE, SCORES = "leakage", "scores"
+LEAKAGE, SCORES = "leakage", ledger.SCORES
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ def _rule_report(count: Any, rule: AnyRule | None, held: _Spoken) -> RuleReport:
         severity=count.severity,
         catches=rule.catches
         if rule
-        else "a rule outside the standard catalogue, made for this ledger or of another version",
+        else CATCHES.get(
+            count.rule,
+            "a rule outside the standard catalogue, made for this ledger or of another version",
+        ),
         records=count.records,
         alone=count.alone,
         values=values,

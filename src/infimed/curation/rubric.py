@@ -151,8 +151,14 @@ class Rubric:
         }
 
     @staticmethod
-    def from_dict(value: Mapping[str, Any], where: str = "rubric") -> Rubric:
+    def from_dict(
+        value: Mapping[str, Any], where: str = "rubric", made: Sequence[DataSetRule] = ()
+    ) -> Rubric:
         """The default catalogue restricted to the named rules, with their settings.
+
+        Args:
+            made: rules made for one ledger (a leak against a benchmark), which may be named too; they
+                come before the catalogue's data-set rules.
 
         Raises:
             RecipeError: unknown rule, severity or threshold, another rule version, or not a number.
@@ -160,17 +166,18 @@ class Rubric:
         chosen = value.get("rules")
         if not isinstance(chosen, Mapping):
             raise RecipeError("a rubric needs the key 'rules'", where=where)
-        known: dict[str, AnyRule] = {rule.id: rule for rule in default_rubric().all_rules}
+        known: dict[str, AnyRule] = {rule.id: rule for rule in (*default_rubric().all_rules, *made)}
         for name in chosen:
             if name not in known:
                 raise _unknown("rule", name, known, where)
-        made = {
+        here = {
             name: _configured(known[name], chosen[name] or {}, f"{where}: {name}")
             for name in chosen
         }
+        over_the_set = (*made, *DATASET_RULES)
         return Rubric(
-            tuple(made[rule.id] for rule in RECORD_RULES if rule.id in made),  # type: ignore[misc]
-            tuple(made[rule.id] for rule in DATASET_RULES if rule.id in made),  # type: ignore[misc]
+            tuple(here[rule.id] for rule in RECORD_RULES if rule.id in here),  # type: ignore[misc]
+            tuple(here[rule.id] for rule in over_the_set if rule.id in here),  # type: ignore[misc]
             str(value.get("version", RUBRIC_VERSION)),
         )
 
@@ -221,7 +228,9 @@ class Rubric:
                 raise _unknown("threshold", threshold, limits, f"--set {rule}")
             # A plain number replaces the special cases too: what the user sets is what holds.
             limits[threshold] = {"value": setting}
-        return Rubric.from_dict(data, "--set")
+        catalogue = {rule.id for rule in DATASET_RULES}
+        made = [rule for rule in self.dataset_rules if rule.id not in catalogue]
+        return Rubric.from_dict(data, "--set", made)
 
     @staticmethod
     def load(path: Path) -> Rubric:

@@ -3,7 +3,13 @@
 Per dimension: a logistic function of how many rules object, how many only note, and of a few
 signals; isotonic regression makes it a probability. The pooled score is the product over the
 dimensions, not a mean: one fatal defect makes a record useless however good the rest is. Hard gates
-come first: where one of their rules objects, P(ok) of its dimension is 0.
+come first: where one of their rules objects, P(ok) of its dimension is 0. An evaluator that was fitted on
+people's labels also knows what a judge's levels and the grounding gap mean (`judge_scoring`).
+
+A dimension looks at its own objections only. Those of the others say much in a benchmark, where a record
+has one defect and no other: there an objection elsewhere excuses, and none at all accuses. In other data,
+with other base rates, both are wrong, and the correction for base rates (`label_shift`) needs evidence
+that means the same everywhere.
 
 Which rule objected is no feature, only how many did: so a rule written later, or one that no
 training defect sets off, counts like the others. Cost: about 20 microseconds a record.
@@ -12,7 +18,7 @@ training defect sets off, counts like the others. Cost: about 20 microseconds a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.core.errors import DataError
-from infimed.core.files import read_json, write_json
+from infimed.core.files import read_json, sha256_json, write_json
 from infimed.curation.calibration import Isotonic, Logistic, fit_isotonic, fit_logistic
-from infimed.curation.findings import DIMENSIONS, Finding
+from infimed.curation.findings import DIMENSIONS, QUALITY, Finding
+from infimed.curation.judge_scoring import JudgeScorer
 from infimed.curation.signals import Signals
 
 Floats = NDArray[np.float64]
 
-EVALUATOR_FORMAT: Final = 1
+EVALUATOR_FORMAT: Final = 2
 DEFAULT_EVALUATOR: Final = Path(__file__).parent / "evaluator.json"
 """Made by ``infimed curate train-evaluator`` on phantoms; see its key ``made_by``."""
+
+SHIPPED: Final = "shipped"
+"""Name of that evaluator where a file could be given."""
+
+PHANTOMS: Final = "phantom clinic"
+"""Name of the generated records that an evaluator can be fitted on."""
 
 DROPPED: Final = 1e-4
 """P(ok) of a dimension is scaled by this where a rule of severity "drop" objects."""
@@ -57,12 +70,19 @@ SIGNAL_FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "duplication": (),
 }  # fmt: skip
-"""Signals that a dimension's logistic sees besides its own and all other objections."""
+"""Signals that a dimension's logistic sees besides the objections in it."""
+
+
+EXTRAS: Final = ("log_length",)
+"""What a judge's levels are crossed with: its errors depend on the length of the text."""
+
+PLAIN: Final = ("rules", "gap_without", "gap_swapped", "gap_measured")
+"""What stands beside a level: the log-odds of P(ok) by the rules, and the grounding gap."""
 
 
 def feature_names(dimension: str) -> tuple[str, ...]:
     """Columns of a dimension's features."""
-    return ("drops", "notes", "other_drops", *SIGNAL_FEATURES.get(dimension, ()))
+    return ("drops", "notes", *SIGNAL_FEATURES.get(dimension, ()))
 
 
 def signal_features(signals: Signals) -> dict[str, float]:
@@ -82,27 +102,29 @@ def signal_features(signals: Signals) -> dict[str, float]:
     return {
         "breaks_off": float(bool(text.ending)),
         "lay": float(text.words >= 3 and text.medical_terms == 0),
-        "everyday": _rise(text.everyday_words / words, 0.0, 0.3),
-        "odd_words": _rise(text.odd_words, 0.0, 0.15),
-        "misspelt": _rise(text.misspelt / words, 0.0, 0.15),
-        "repeated": _rise(text.repeated_trigrams, 0.15, 0.6),
-        "soft": worst(_rise(-i.sharpness, -2.1, -1.4) for i in shown if i.sharpness),
+        "everyday": rise(text.everyday_words / words, 0.0, 0.3),
+        "odd_words": rise(text.odd_words, 0.0, 0.15),
+        "misspelt": rise(text.misspelt / words, 0.0, 0.15),
+        "repeated": rise(text.repeated_trigrams, 0.15, 0.6),
+        "soft": worst(rise(-i.sharpness, -2.1, -1.4) for i in shown if i.sharpness),
         "one_direction": worst(
-            _rise(-i.least_sharpness, -1.6, -1.1) * _rise(-i.noise, -0.8, -0.4)
+            rise(-i.least_sharpness, -1.6, -1.1) * rise(-i.noise, -0.8, -0.4)
             for i in shown
             if i.least_sharpness
         ),
-        "no_grain": worst(_rise(-i.noise, -0.34, -0.22) for i in shown if i.std >= 3),
-        "blocks": worst(_rise(i.blocking, 1.45, 2.6) for i in shown),
-        "no_contrast": worst(_rise(-i.spread, -90.0, -20.0) for i in shown),
-        "white": worst(_rise(i.white_share, 0.4, 0.8) for i in shown),
-        "flat": worst(_rise(i.flat, 0.6, 0.9) for i in shown if i.std >= 3),
-        "few_greys": worst(_rise(-i.entropy, -2.2, -0.8) for i in shown),
+        "no_grain": worst(rise(-i.noise, -0.34, -0.22) for i in shown if i.std >= 3),
+        "blocks": worst(rise(i.blocking, 1.45, 2.6) for i in shown),
+        "no_contrast": worst(rise(-i.spread, -90.0, -20.0) for i in shown),
+        "white": worst(rise(i.white_share, 0.4, 0.8) for i in shown),
+        "flat": worst(rise(i.flat, 0.6, 0.9) for i in shown if i.std >= 3),
+        "few_greys": worst(rise(-i.entropy, -2.2, -0.8) for i in shown),
     }
 
 
-def _rise(value: float, low: float, high: float) -> float:
-    """0 up to `low`, 1 from `high` on, linear between."""
+def rise(value: Any, low: float, high: float) -> Any:
+    """0 up to `low`, 1 from `high` on, linear between; of a number, or of an array."""
+    if isinstance(value, np.ndarray):
+        return np.clip((value - low) / (high - low), 0.0, 1.0)
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
@@ -114,12 +136,10 @@ def features(signals: Signals, findings: Iterable[Finding]) -> dict[str, tuple[f
         counts = drops if finding.severity == "drop" else notes
         counts[finding.dimension] = counts.get(finding.dimension, 0) + 1
     measured = signal_features(signals)
-    total = sum(drops.values())
     return {
         name: (
             float(min(2, drops[name])),
             float(min(2, notes[name])),
-            float(min(2, total - drops[name])),
             *(measured[key] for key in SIGNAL_FEATURES.get(name, ())),
         )
         for name in DIMENSIONS
@@ -133,10 +153,15 @@ def gated(findings: Iterable[Finding]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class DimensionModel:
-    """P(ok) in one dimension: a logistic function, then isotonic calibration of its log-odds."""
+    """P(ok) in one dimension: a logistic function, then isotonic calibration.
+
+    Attributes:
+        prior: mean P(ok) of the records it was fitted on, the base rate at which the probability holds.
+    """
 
     logistic: Logistic
     isotonic: Isotonic
+    prior: float
 
     def probability(self, x: Floats) -> Floats:
         """P(ok) [n] of features [n, f].
@@ -155,10 +180,24 @@ class Evaluator:
     Attributes:
         models: dimension -> model; a dimension without one is ok unless a rule objects.
         made_by: the command that fitted it, and on what.
+        evidence: what judge and grounding gap mean beside the rules; None where that was not fitted.
     """
 
     models: Mapping[str, DimensionModel]
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    evidence: JudgeScorer | None = None
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits naming everything that can change a score."""
+        value = self.to_dict()
+        return sha256_json({name: value[name] for name in ("dimensions", "evidence")})[:16]
+
+    @property
+    def of_phantoms(self) -> bool:
+        """Whether it knows generated records only, and nobody's labels: what a signal means for real ones is
+        then not known."""
+        return self.evidence is None and self.made_by.get("data") == PHANTOMS
 
     def probabilities(
         self, rows: Sequence[Mapping[str, tuple[float, ...]]], gates: Sequence[frozenset[str]] = ()
@@ -189,9 +228,11 @@ class Evaluator:
                     "features": list(feature_names(name)),
                     "logistic": model.logistic.to_dict(),
                     "isotonic": model.isotonic.to_dict(),
+                    "prior": model.prior,
                 }
                 for name, model in self.models.items()
             },
+            "evidence": None if self.evidence is None else self.evidence.to_dict(),
         }
 
     @staticmethod
@@ -214,9 +255,24 @@ class Evaluator:
                         "the evaluator knows other features", where=where, seen=name, fix=fix
                     )
                 models[name] = DimensionModel(
-                    Logistic.from_dict(entry["logistic"]), Isotonic.from_dict(entry["isotonic"])
+                    Logistic.from_dict(entry["logistic"]),
+                    Isotonic.from_dict(entry["isotonic"]),
+                    float(entry["prior"]),
                 )
-            return Evaluator(models, dict(value.get("made_by", {})))
+            evidence = value["evidence"]
+            scorer = None if evidence is None else JudgeScorer.from_dict(evidence)
+            if scorer is not None and (
+                scorer.names != QUALITY
+                or scorer.extra_names != EXTRAS
+                or not set(scorer.plain_names) <= set(PLAIN)
+            ):
+                raise DataError(
+                    "the evaluator knows other evidence",
+                    where=where,
+                    seen=[*scorer.extra_names, *scorer.plain_names],
+                    fix=fix,
+                )
+            return Evaluator(models, dict(value.get("made_by", {})), scorer)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not an evaluator ({error!r})", where=where, fix=fix) from error
 
@@ -270,7 +326,11 @@ def fit_evaluator(
         train, calibrate = order[0::2], order[1::2]
         logistic = fit_logistic(x[train], y[train], l2)
         raw = logistic.probability(x[calibrate])
-        models[name] = DimensionModel(logistic, fit_isotonic(raw, y[calibrate], smoothing=1.0))
+        isotonic = fit_isotonic(raw, y[calibrate], smoothing=1.0)
+        model = DimensionModel(logistic, isotonic, 1.0)
+        # The base rate by its own account: evidence that tells nothing apart is then worth exactly nothing.
+        # Against the share of labels it would be off by the smoothing, alike for every record of a new set.
+        models[name] = replace(model, prior=float(model.probability(x).mean()))
     if not models:
         raise DataError(
             "too few labels to fit an evaluator",
@@ -283,3 +343,12 @@ def fit_evaluator(
 def default_evaluator() -> Evaluator:
     """The evaluator in the package, fitted on phantoms."""
     return Evaluator.load(DEFAULT_EVALUATOR)
+
+
+def evaluator_named(name: str) -> Evaluator:
+    """The evaluator in the package (`SHIPPED`), or the one in a file.
+
+    Raises:
+        DataError: no such file, or it is malformed.
+    """
+    return default_evaluator() if name == SHIPPED else Evaluator.load(Path(name))

@@ -15,13 +15,15 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from infimed.core.console import err, progress
 from infimed.core.errors import DataError
+from infimed.core.files import atomic_open
 from infimed.inference.requests import (
     ASK_AGAIN,
     STATUSES,
@@ -99,6 +101,20 @@ def read_responses(path: Path) -> tuple[dict[str, Response], int, int]:
     except FileNotFoundError:
         pass
     return responses, damaged, whole
+
+
+def keep_answers(path: Path, ids: Mapping[str, str]) -> None:
+    """Rewrite a response file with the answers to these keys alone, each under the id given for its key.
+
+    Without any left the file goes. Damaged lines go, too.
+    """
+    responses = read_responses(path)[0]
+    kept = [(key, replace(one, id=ids[key])) for key, one in responses.items() if key in ids]
+    if not kept:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_open(path) as handle:
+        handle.writelines(_line(key, response) for key, response in kept)
 
 
 class ResponseStore:

@@ -25,7 +25,7 @@ import yaml
 
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open, read_json, write_json
-from infimed.curation.forgetting import forget_rows, ledger_data, renumber
+from infimed.curation.forgetting import exported, forget_rows, ledger_data, renumber
 from infimed.data import forgetting
 from infimed.data.forgetting import GroupRows
 from infimed.data.shards import open_shards
@@ -152,7 +152,7 @@ def forget(found: Survey) -> None:
             after = str(read_json(folder / "manifest.json")["data_sha256"])
         row_map, ids = target.found.row_map(), target.found.record_ids
         for folder in target.ledgers:
-            forget_rows(folder, row_map, ids, after)
+            forget_rows(folder, row_map, ids, target.found.data_before, after)
         for file in target.plans:
             renumber(file, "record", row_map, after)
         for file in target.answers:
@@ -196,12 +196,12 @@ def _dependents(
     mine: list[Path] = []
     seen: list[Path] = []
     for run in runs:
-        for folder in (run, run / "ledger.parquet"):
+        for folder in (run, run / "ledger.parquet", run / "leakage"):
             if ledger_data(folder) == found.data_before:
                 ledgers.append(folder)
                 reports.extend(sorted(folder.glob("*.html")))
-        file = run / "data.json"
-        if not file.is_file() or read_json(file).get("shards") != found.data_before:
+        reports.extend(exported(run, found.record_ids))
+        if _data_now(run) != found.data_before:
             continue
         mine.append(run)
         for part in (run, run / "blind"):
@@ -225,6 +225,25 @@ def _dependents(
         tuple(seen),
         indexes,
     )
+
+
+def _data_now(run: Path) -> str | None:
+    """Hash of the shards that a run's plans and answers are about: of those it began with, as far as removals
+    noted in its folder changed them since. `data.json` keeps what it began with."""
+    file = run / "data.json"
+    if not file.is_file():
+        return None
+    data = read_json(file).get("shards")
+    for note in _notes(run):
+        if note["data_before"] == data:
+            data = note["data_after"]
+    return data
+
+
+def _notes(run: Path) -> list[dict[str, Any]]:
+    """What was forgotten in a run folder, oldest first."""
+    file = run / RECORD_FILE
+    return read_json(file) if file.is_file() else []
 
 
 def plan_files(part: Path) -> list[Path]:
@@ -330,7 +349,7 @@ def _names(name: str, ids: set[str]) -> bool:
 def _note(run: Path, target: Target, after: str) -> None:
     """Write down in the run folder which checkpoints saw what is gone; drop the length caches."""
     file = run / RECORD_FILE
-    notes = read_json(file) if file.is_file() else []
+    notes = _notes(run)
     if not any(note["data_after"] == after for note in notes):
         mine = [p for p in target.checkpoints if p.is_relative_to(run)]
         notes.append(

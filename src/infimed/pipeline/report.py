@@ -20,6 +20,7 @@ from infimed.core.page import plain, section, template
 from infimed.core.recipe import Recipe, dump_recipe, load_recipe
 from infimed.core.run import RunFolder
 from infimed.core.seeds import derive_seed
+from infimed.curation.decision_words import CATCHES
 from infimed.curation.engine import read_summary
 from infimed.curation.rubric import default_rubric
 from infimed.curation.summary import CurationSummary
@@ -163,7 +164,7 @@ def _curated(ledger: Path, shards: ShardSet, seed: int) -> Curated:
     summary = read_summary(ledger)
     rules = [rule.rule for rule in summary.rules if rule.severity == "drop"]
     kept, dropped = report_examples.curation_examples(shards, ledger, rules, seed)
-    catches = {rule.id: rule.catches for rule in default_rubric().all_rules}
+    catches = {**{rule.id: rule.catches for rule in default_rubric().all_rules}, **CATCHES}
     return Curated(summary, catches, kept, dropped)
 
 
@@ -217,7 +218,7 @@ def _source(recipe: Recipe) -> str:
     return f"the data in “{recipe.data.root.name}” (reader: {recipe.data.reader})"
 
 
-PATHS = ("root", "split_file", "weights")
+PATHS = ("root", "split_file", "weights", "evaluator")
 """Keys of a recipe whose values are paths."""
 
 

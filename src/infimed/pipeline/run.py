@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from infimed.core.allocator import return_free_memory
 from infimed.core.console import err, out, progress, table
 from infimed.core.errors import DataError, InfiMedError
-from infimed.core.recipe import Recipe, Stage
+from infimed.core.recipe import Curation, Recipe, Stage
 from infimed.core.run import MetricsLog, RunFolder
 from infimed.core.stage import NO_TILING, Tiling
+from infimed.curation.deciding import decide_ledger
 from infimed.curation.engine import curate
 from infimed.curation.ledger import kept_rows
+from infimed.curation.scoring import evaluator_named
 from infimed.data.importing import import_data
 from infimed.data.privacy.options import Privacy
 from infimed.data.shards import ShardSet, open_shards
@@ -92,6 +94,9 @@ def reader_options(recipe: Recipe) -> dict[str, Any]:
 def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
     """Shards of the recipe's data."""
     benchmarks = keep_benchmarks(recipe, run)  # before the work: they may be missing
+    scored = {}
+    if recipe.curation.evaluator is not None:
+        scored = {"evaluator": evaluator_named(recipe.curation.evaluator).identity}
     folder = run / "shards"
     with progress("import", None, unit="items") as advance:
         summary = import_data(
@@ -109,7 +114,7 @@ def import_step(recipe: Recipe, run: RunFolder) -> ShardSet:
             style="yellow",
         )
     shards = open_shards(folder)
-    run.check_data({"shards": shards.data_hash, **benchmarks})
+    run.check_data({"shards": shards.data_hash, **benchmarks, **scored})
     return shards
 
 
@@ -120,9 +125,26 @@ def curate_step(recipe: Recipe, run: RunFolder, shards: ShardSet) -> None:
     folder = run / LEDGER
     with progress("curate", len(shards), unit="records") as advance:
         made = curate(shards, folder, workers=recipe.curation.workers, on_progress=advance)
+    kept = made.kept
+    if recipe.curation.evaluator is not None:
+        kept = _decide(recipe.curation, folder, made.records)
     err.print(
-        f"curation kept {made.kept:,} of {made.records:,} records; why: infimed curate explain {folder} ID"
+        f"curation kept {kept:,} of {made.records:,} records; why: infimed curate explain {folder} ID"
     )
+
+
+def _decide(curation: Curation, folder: Path, records: int) -> int:
+    """Let the recipe's evaluator drop by score, too; returns the records kept."""
+    assert curation.evaluator is not None
+    evaluator = evaluator_named(curation.evaluator)
+    with progress("score", records, unit="records") as advance:
+        made = decide_ledger(
+            folder, evaluator, target_precision=curation.target_precision, on_progress=advance
+        )
+    unreached = [one for one in made.strata if one.remark]
+    where = f"; nothing in {len(unreached)} of {len(made.strata)} strata" if unreached else ""
+    err.print(f"the score dropped {made.by_score:,} beside the rules{where}", markup=False)
+    return sum(one.records - one.by_rules - one.by_score for one in made.strata)
 
 
 @dataclass(frozen=True)

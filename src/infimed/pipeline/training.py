@@ -12,6 +12,7 @@ from infimed.core.console import err
 from infimed.core.errors import DataError, InfiMedError
 from infimed.core.recipe import Recipe
 from infimed.core.run import RunFolder
+from infimed.curation.ledger import DECISION_FILE
 from infimed.pipeline.checks import check_export
 from infimed.pipeline.precision import settled
 from infimed.pipeline.run import (
@@ -82,6 +83,7 @@ def _prepared(recipe: Recipe, run: RunFolder, world: World) -> Prepared:
     else:
         needed = [run / "shards" / "manifest.json"]
         needed += [run / LEDGER] if recipe.curation.enabled else []
+        needed += [run / LEDGER / DECISION_FILE] if recipe.curation.evaluator else []
         missing = [path for path in needed if not path.exists()]
         if missing:
             raise DataError(
