@@ -20,6 +20,7 @@ from infimed.serving.starting import page_wanted
 from infimed.serving.web.door import rewritten
 from tests.data.samples import encoded, noise
 from tests.serving.web.conftest import Site, page_service
+from tests.serving.web.driving import PNG, add, ask, saved, text
 from tests.serving.world import code_of, running
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
@@ -142,6 +143,8 @@ def test_the_page_has_a_policy_of_its_own_and_the_api_keeps_its(visitor: httpx.C
     assert scripts and all(f'nonce="{nonce}"' in script for script in scripts)
     assert nonce not in visitor.get("/page/").text
     assert 'property="og:' not in answer.text and "raw.githubusercontent" not in answer.text
+    outside = r"<(?:link|script|img|iframe|meta|base)[^>]*[\"'](?:https?:)?//[^>]*>"
+    assert re.findall(outside, answer.text) == [], "not even a name is looked up elsewhere"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "Not a medical device" in answer.text
@@ -347,12 +350,37 @@ def test_data_in_the_page_cannot_end_a_script():
     assert '<body style="a"><header></header>' in made
 
 
-def test_the_page_is_put_up_only_where_it_is_asked_for(
+def test_the_page_is_put_up_where_the_extra_is_installed_unless_it_is_not_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    assert page_wanted(True) and not page_wanted(False) and not page_wanted(None)
+    assert page_wanted(True) and not page_wanted(False)
+    assert page_wanted(None), "the extra is installed"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not page_wanted(None)
     with pytest.raises(UsageError, match=r"infimed\[web\]") as refused:
         page_wanted(True)
     assert "gradio" in str(refused.value)
+
+
+def test_a_key_is_asked_for_in_the_browser_and_opens_the_page_until_one_leaves(
+    open_tab: Any, site: Site
+):
+    tab = open_tab()
+    assert tab.page.locator("gradio-app").count() == 0
+    assert "Not a medical device" in tab.page.locator("header.infimed").inner_text()
+    tab.page.locator("#key").fill("a-long-enough-key-of-nobody")
+    tab.page.get_by_role("button", name="Continue").click()
+    assert "not known" in tab.page.locator("[role=alert]").inner_text()
+    tab.page.locator("#key").fill(KEY)
+    tab.page.get_by_role("button", name="Continue").click()
+    add(tab, PNG)
+    ask(tab, "Is it normal?")
+    assert text(tab, "#answer") == "No effusion is visible."
+    name, content = saved(tab, "#ask-as-text")
+    assert name == "infimed-ask.txt" and "Is it normal?" in content
+    (cookie,) = tab.page.context.cookies()
+    assert cookie["httpOnly"] and cookie["path"] == "/page" and KEY not in cookie["value"]
+    assert "infimed-page" not in tab.page.evaluate("document.cookie")
+    tab.page.get_by_role("link", name="Sign out").click()
+    tab.page.locator("#key").wait_for()
+    assert tab.page.context.cookies() == []

@@ -39,6 +39,8 @@ class Images:
         kept, most = event.kept, event.service.settings.limits.images
         try:
             taken = await self.viewer.take(event, payload)
+            if not taken:
+                raise Refusal("image_missing")
             if len(kept.images) + len(taken) > most:
                 raise Refusal("too_many_images", detail=f"at most {most}")
             self.sessions.holding.make_room(kept, sum(len(held.url) for held in taken))
@@ -79,8 +81,12 @@ class Images:
         at = placed(which, images)
         if at is None:
             gone = which is not None and which != -1
-            forgotten = {self.parts.problem: said(FORGOTTEN)} if gone else {}
-            return {self.parts.group: gr.update(visible=False), **forgotten}
+            p = self.parts
+            return {
+                p.group: gr.update(visible=False),
+                p.which: gr.update(choices=[], value=None),
+                p.problem: said(FORGOTTEN if gone else ""),
+            }
         before = images[at].view
         images[at].moved(**view)
         try:
@@ -130,7 +136,7 @@ class Images:
         return {self.parts.problem: said(event.problem(error))}
 
 
-FORGOTTEN = "This image is no longer there: the page was not used for a while. Add it again."
+FORGOTTEN = "The image is no longer there: the page was not used for a while, or the connection was lost. Add it again."
 
 
 def said(problem: str) -> Any:

@@ -190,6 +190,7 @@ class ReportParts:
     findings: Any
     impression: Any
     comparison: Any
+    rest: Any
     downloads: Downloads
 
 
@@ -210,8 +211,9 @@ def report_tab() -> ReportParts:
     findings = text_out("Findings (a draft: change what is wrong)", "findings", 5, interactive=True)
     impression = text_out("Impression (a draft: change what is wrong)", "impression", 3, interactive=True)  # fmt: skip
     comparison = text_out("Compared with the earlier image", "comparison", visible=False, interactive=True)  # fmt: skip
+    rest = text_out("Written without a heading: neither findings nor impression", "rest", visible=False)
     return ReportParts(
-        indication, language, prior, prior_name, prior_remove, draft, stop, findings, impression, comparison, Downloads.made("report")
+        indication, language, prior, prior_name, prior_remove, draft, stop, findings, impression, comparison, rest, Downloads.made("report")
     )  # fmt: skip
 
 
