@@ -142,7 +142,9 @@ def test_the_page_has_a_policy_of_its_own_and_the_api_keeps_its(visitor: httpx.C
     scripts = re.findall(r"<script[^>]*>", answer.text)
     assert scripts and all(f'nonce="{nonce}"' in script for script in scripts)
     assert nonce not in visitor.get("/page/").text
-    assert 'property="og:' not in answer.text and "raw.githubusercontent" not in answer.text
+    assert 'property="og:' not in answer.text
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", answer.text, flags=re.DOTALL)
+    assert "<gradio-app" in markup and "https://" not in markup
     outside = r"<(?:link|script|img|iframe|meta|base)[^>]*[\"'](?:https?:)?//[^>]*>"
     assert re.findall(outside, answer.text) == [], "not even a name is looked up elsewhere"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -207,6 +209,7 @@ def test_an_upload_that_names_a_file_of_this_machine_is_refused(visitor: httpx.C
         str(folder()),
         f"{folder()}/../x",
         "http://127.0.0.1:1/x",
+        "https://images.example.org/x.png",
         "",
         None,
     ):
@@ -217,6 +220,23 @@ def test_an_upload_that_names_a_file_of_this_machine_is_refused(visitor: httpx.C
     for values in ([[{}]], [["x"]], [None], [[None]], ["x"], [7]):
         assert joined(visitor, "uploaded", values)["msg"] == "process_completed"
     assert sorted(folder().rglob("*")) == before
+
+
+def test_nothing_that_a_browser_names_is_fetched(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    async def fetched(url: str, **_: Any) -> Any:
+        asked.append(url)
+        raise OSError
+
+    monkeypatch.setattr("safehttpx.get", fetched)
+    for name in ("uploaded", "prior_added"):
+        for path in ("https://images.example.org/x.png", "http://127.0.0.1:1/x"):
+            file = {**uploaded(Path("x"), "x.png"), "path": path, "url": path}
+            assert not joined(visitor, name, [[file] if name == "uploaded" else file])["success"]
+    assert asked == []
 
 
 def test_uploads_lie_in_a_private_folder_and_only_until_they_are_read(visitor: httpx.Client):
@@ -281,7 +301,7 @@ def test_another_site_s_page_cannot_send_anything(visitor: httpx.Client):
 
 
 def test_results_are_files_of_their_client(visitor: httpx.Client, site: Site):
-    done = joined(visitor, "asked", ["Is it?", ""], "asking")
+    done = joined(visitor, "asked", ["Is it?", "", None], "asking")
     link = re.search(r"/page/result/[\w-]+/text", json.dumps(site_data(done)))
     holding = page_holding(site)
     token = next(d.token for kept in holding._pages.values() for d in kept.finished.values())
@@ -312,13 +332,16 @@ def test_nothing_that_a_visitor_sent_is_printed(
 ):
     canary = "SMITH^JOHN-1970"
     joined(visitor, "uploaded", [[uploaded(Path(f"/{canary}"), canary)]])
-    joined(visitor, "asked", [canary, canary], "canary")
+    joined(visitor, "asked", [canary, canary, None], "canary")
     joined(visitor, "windowed", [canary, canary, canary])
     printed = capfd.readouterr()
     assert canary not in printed.out + printed.err
 
 
-def test_a_page_that_is_open_does_not_keep_the_server_from_stopping(tmp_path: Path):
+def test_a_page_that_is_open_does_not_keep_the_server_from_stopping(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder()))  # the other server's, afterwards
     service = page_service()
     with (
         running(service, page=True) as url,
