@@ -24,7 +24,7 @@ def add(tab: Tab, data: bytes, name: str = "chest.png") -> None:
     choose(tab, data, name)
     page.locator("#which label").nth(before).wait_for()
     page.locator("#picture img").wait_for()
-    page.wait_for_function("document.querySelector('#picture img').complete")
+    page.wait_for_function("() => document.querySelector('#picture img').complete")
 
 
 def choose(tab: Tab, data: bytes, name: str) -> None:
@@ -104,9 +104,19 @@ def tab_named(tab: Tab, name: str) -> None:
 def ask(tab: Tab, question: str) -> None:
     """Ask, and wait for the whole answer."""
     fill(tab, "#question", question)
-    tab.page.locator("#ask").click()
-    tab.page.locator("#ask-downloads").wait_for()
-    tab.page.locator("#ask").wait_for()
+    finish(tab, "#ask")
+
+
+def finish(tab: Tab, button: str) -> None:
+    """Click, and wait for the whole result: there is a new one to be saved."""
+    link = {"#ask": "#ask-as-text", "#draft": "#report-as-text", "#rank": "#differential-as-text", "#send": "#consult-as-text"}[button]  # fmt: skip
+    before = tab.page.locator(link).get_attribute("href")
+    tab.page.locator(button).click()
+    tab.page.wait_for_function(
+        "([link, before]) => { const a = document.querySelector(link); return a.getAttribute('href') !== before && a.getClientRects().length > 0 }",
+        arg=[link, before],
+    )
+    tab.page.locator(button).wait_for()
 
 
 def grows(tab: Tab, box: str, whole: str) -> None:

@@ -46,7 +46,7 @@ class Scripted:
         try:
             async for update in getattr(self, f"_{name}")(asked):
                 yield Result({**update.value, **value}) if isinstance(update, Result) else update
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.stopped += 1
             raise
 

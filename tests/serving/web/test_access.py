@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.serving.web.conftest import Site
-from tests.serving.web.driving import PNG, add, ask, fill, tab_named
+from tests.serving.web.driving import PNG, add, ask, fill, finish, tab_named
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
 
@@ -15,15 +15,14 @@ pytest.importorskip("gradio", reason="the extra 'web' is not installed")
 def fill_all(tab: Any) -> None:
     """Every tab with a result in it; the first is shown at the end."""
     add(tab, PNG, "a-rather-long-file-name-of-a-radiograph-from-the-archive-2026-01-01.png")
-    for name, box, value, button, done in (
-        ("Report", "#indication", "Cough.", "#draft", "#report-downloads"),
-        ("Differential", "#candidates", "Pneumonia\nEdema", "#rank", "#differential-downloads"),
-        ("Consult", "#message", "I have chest pain.", "#send", "#consult-downloads"),
+    for name, box, value, button in (
+        ("Report", "#indication", "Cough.", "#draft"),
+        ("Differential", "#candidates", "Pneumonia\nEdema", "#rank"),
+        ("Consult", "#message", "I have chest pain.", "#send"),
     ):
         tab_named(tab, name)
         fill(tab, box, value)
-        tab.page.locator(button).click()
-        tab.page.locator(done).wait_for()
+        finish(tab, button)
     tab_named(tab, "Ask")
     ask(tab, "Is it normal?")
     tab.page.locator("#look").click()
@@ -35,7 +34,7 @@ def test_everything_can_be_done_with_the_keyboard(open_tab: Any, site: Site):
     tab.page.locator("#question textarea").focus()
     tab.page.keyboard.type("Is it normal?")
     tab.page.keyboard.press("Control+Enter")
-    tab.page.locator("#ask-downloads").wait_for()
+    tab.page.locator("#ask-as-text").wait_for()
     reached = set()
     tab.page.locator("body").evaluate("() => document.activeElement.blur()")
     for _ in range(40):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.samples import encoded, noise
 from tests.serving.web.conftest import Site
-from tests.serving.web.driving import add, ask, fill, shown, tab_named, text
+from tests.serving.web.driving import add, ask, fill, finish, shown, tab_named, text
 from tests.serving.world import data_url, running, service_of
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
@@ -43,15 +43,13 @@ def test_the_page_says_what_the_api_answers(open_tab: Any, site: Site):
     expected = api(site, "ask", question="Is a lung visible?", images=images)
     assert text(tab, "#answer") == expected["answer"].replace("\r", "\n")
     tab_named(tab, "Report")
-    tab.page.locator("#draft").click()
-    tab.page.locator("#report-downloads").wait_for()
+    finish(tab, "#draft")
     report = api(site, "report", images=images)
     for name in ("findings", "impression"):
         assert text(tab, f"#{name}") == (report[name] or "")
     tab_named(tab, "Differential")
     fill(tab, "#candidates", "Pneumonia\nEdema")
-    tab.page.locator("#rank").click()
-    tab.page.locator("#differential-downloads").wait_for()
+    finish(tab, "#rank")
     ranked = api(site, "differential", images=images, candidates=["Pneumonia", "Edema"])
     names = [t.strip() for t in tab.page.locator("#rank-bars dt").all_inner_texts()]
     assert set(names) == {"Pneumonia", "Edema", "Cannot tell"}
@@ -59,8 +57,7 @@ def test_the_page_says_what_the_api_answers(open_tab: Any, site: Site):
     assert [name for name in names if name != "Cannot tell"] == order
     tab_named(tab, "Consult")
     fill(tab, "#message", "My left knee has hurt for two weeks, worse on stairs, no fall.")
-    tab.page.locator("#send").click()
-    tab.page.locator("#consult-downloads").wait_for()
+    finish(tab, "#send")
     said = api(site, "consult", images=images, messages=[{"role": "user", "text": "My left knee has hurt for two weeks, worse on stairs, no fall."}])  # fmt: skip
     assert text(tab, "#talk").endswith(f"Model: {said['message'] or '…'}".replace("\r", "\n"))
 

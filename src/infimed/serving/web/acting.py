@@ -17,13 +17,14 @@ from infimed.serving.web import parts
 from infimed.serving.web.door import PREFIX
 from infimed.serving.web.holding import Finished, Kept
 from infimed.serving.web.images import FORGOTTEN, placed, said
+from infimed.serving.web.parts import GONE
 from infimed.serving.web.results import seen
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import Viewer
 
 Changes = dict[Any, Any]
 Stream = AsyncGenerator[Changes, None]
-HIDDEN = {"visible": False}
+HIDDEN = {"visible": GONE}
 STOPPED = " … (stopped)"
 """Behind a text that was not written to its end, which could otherwise pass for a whole answer."""
 
@@ -91,13 +92,25 @@ def stopped(*texts: Any) -> list[Any]:
 def links(downloads: parts.Downloads, done: Finished) -> Changes:
     """The buttons that save a result."""
     kinds = {downloads.text: "text", downloads.json: "json", downloads.sr: "sr"}
-    made = {part: gr.update(link=f"{PREFIX}/result/{done.token}/{kind}") for part, kind in kinds.items()}  # fmt: skip
-    return {downloads.row: gr.update(visible=True), **made}
+    place = f"{PREFIX}/result/{done.token}"
+    return {part: gr.update(link=f"{place}/{kind}", visible=True) for part, kind in kinds.items()}
 
 
 def hidden(*gone: Any) -> Changes:
-    """Parts that are not shown for now."""
-    return {part: gr.update(**HIDDEN) for part in gone}
+    """Parts that are not shown for now.
+
+    What has a value loses it: an update without a value is applied later than one with, so one that hides a part
+    could undo one behind it that shows it.
+    """
+    made: Changes = {}
+    for part in gone:
+        if isinstance(part, gr.Textbox):
+            made[part] = gr.update(value="", **HIDDEN)
+        elif isinstance(part, gr.Label | gr.Image | gr.Gallery):
+            made[part] = gr.update(value=None, **HIDDEN)
+        else:
+            made[part] = gr.update(**HIDDEN)
+    return made
 
 
 def images_of(kept: Kept) -> list[dict[str, Any]]:

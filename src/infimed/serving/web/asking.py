@@ -16,7 +16,6 @@ from infimed.serving.applications.updates import Delta, Result
 from infimed.serving.evidence.requests import parse_evidence
 from infimed.serving.web import parts
 from infimed.serving.web.acting import (
-    HIDDEN,
     Acting,
     Changes,
     Stream,
@@ -28,6 +27,7 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.holding import Finished
 from infimed.serving.web.images import FORGOTTEN, placed, said
+from infimed.serving.web.parts import GONE, when
 from infimed.serving.web.results import bars, near_lines, sureness
 from infimed.serving.web.session import Event
 
@@ -62,9 +62,8 @@ class Asking(Acting):
         hides = event.service.applications.calibration is not None
         yield {
             **self.begun(),
-            p.unsure: gr.update(**HIDDEN),
             p.answer: gr.update(value="", visible=True, placeholder="Looking at the images …" if shown else "Writing …"),
-            **hidden(p.bars, p.sure, p.evidence, p.note, p.overlay, p.near, p.near_pictures, p.downloads.row),
+            **hidden(p.unsure, p.reveal, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures, *p.downloads.all),
         }  # fmt: skip
         written = ""
         try:
@@ -78,11 +77,9 @@ class Asking(Acting):
                         for held, view in shown:
                             held.answered = view
                         done = self.finished(event, "ask", typed, update.value)
-                        yield self._answered(event, done)
+                        yield {**self._answered(event, done), **self.ended()}
         except Exception as error:
             yield self.failed(event, error, p.answer)
-        else:
-            yield self.ended()
 
     def _answered(self, event: Event, done: Finished) -> Changes:
         p, result = self.p, done.result
@@ -91,18 +88,19 @@ class Asking(Acting):
         here = event.service.answerer.fingerprint_of == "weights"  # not behind another server
         can_look = here and bool(event.kept.images) and bool(str(result["answer"]).strip())
         return {
-            p.unsure: gr.update(visible=unsure),
-            p.reveal: gr.update(visible=True),
-            p.answer: gr.update(value=str(result["answer"]), visible=not unsure, placeholder="The model wrote nothing."),
-            p.bars: gr.update(value=levels, visible=levels is not None and not unsure),
+            p.unsure: gr.update(visible=when(unsure)),
+            p.reveal: gr.update(visible=when(unsure)),
+            p.answer: gr.update(value=str(result["answer"]), visible=when(not unsure), placeholder="The model wrote nothing."),
+            p.bars: gr.update(value=levels, visible=when(levels is not None and not unsure)),
             p.sure: gr.update(value=sureness(result), visible=True),
-            p.evidence: gr.update(visible=can_look),
+            p.method: gr.update(visible=when(can_look)),
+            p.look: gr.update(visible=when(can_look)),
             **links(p.downloads, done),
         }  # fmt: skip
 
     def revealed(self) -> list[Any]:
         """An answer that is not sure enough is shown all the same: button, answer, bars."""
-        return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True)]
+        return [gr.update(visible=GONE), gr.update(visible=True), gr.update(visible=True)]
 
     async def looked(self, method: Any, which: Any, request: gr.Request) -> Stream:
         """Where did the model look?"""
@@ -112,11 +110,11 @@ class Asking(Acting):
             p.look: gr.update(interactive=False, value=LOOKING),
             **hidden(p.note, p.overlay, p.near, p.near_pictures),
         }
+        again = {p.look: gr.update(interactive=True, value=LOOK)}
         try:
-            yield await self._evidence(event, text_of(method), which)
+            yield {**await self._evidence(event, text_of(method), which), **again}
         except Exception as error:
-            yield {self.problem: said(event.problem(error))}
-        yield {p.look: gr.update(interactive=True, value=LOOK)}
+            yield {self.problem: said(event.problem(error)), **again}
 
     async def _evidence(self, event: Event, method: str, which: Any) -> Changes:
         done, images, p = event.kept.finished.get("ask"), event.kept.images, self.p
@@ -151,11 +149,11 @@ class Asking(Acting):
         asked_of = sum(image.answered is not None for image in images)
         if asked_of > 1:
             notes.append(ONE_OF.format(count=asked_of))
-        changes[p.note] = gr.update(value=" ".join(notes), visible=bool(notes))
+        changes[p.note] = gr.update(value=" ".join(notes), visible=when(bool(notes)))
         if near:
             changes[p.near] = gr.update(value=near_lines(near), visible=True)
             pictures = [(self.viewer.picture(event, n.thumbnail), "") for n in near if n.thumbnail]
-            changes[p.near_pictures] = gr.update(value=pictures, visible=bool(pictures))
+            changes[p.near_pictures] = gr.update(value=pictures, visible=when(bool(pictures)))
         return changes
 
 

@@ -11,7 +11,6 @@ import gradio as gr
 from infimed.serving.applications.updates import Delta, Result
 from infimed.serving.web import parts
 from infimed.serving.web.acting import (
-    HIDDEN,
     STOPPED,
     Acting,
     Changes,
@@ -25,7 +24,9 @@ from infimed.serving.web.holding import Pending
 from infimed.serving.web.images import said
 from infimed.serving.web.session import Event
 
-TALK_FORGOTTEN = "This conversation is no longer there: the page was not used for a while. Begin a new one."
+TALK_FORGOTTEN = (
+    "This conversation is no longer there: the page was not used for a while. Begin a new one."
+)
 
 
 @dataclass
@@ -53,8 +54,7 @@ class Consulting(Acting):
             **self.begun(),
             p.talk: spoken(talk),
             p.message: "",
-            p.urgent: gr.update(**HIDDEN),
-            p.downloads.row: gr.update(**HIDDEN),
+            **hidden(p.urgent, *p.downloads.all),
         }
         try:
             async with aclosing(self._answered(event, body, talk, turn, typed)) as made:
@@ -63,8 +63,6 @@ class Consulting(Acting):
         except Exception as error:
             kept.pending = None
             yield {**self.failed(event, error), p.talk: spoken(kept.talk), p.message: text}
-        else:
-            yield self.ended()
 
     async def _answered(
         self,
@@ -95,6 +93,7 @@ class Consulting(Acting):
                         p.talk: spoken(kept.talk),
                         **self._urgent(str(done.result.get("escalation") or "")),
                         **links(p.downloads, done),
+                        **self.ended(),
                     }
 
     def _urgent(self, text: str) -> Changes:
@@ -123,7 +122,12 @@ class Consulting(Acting):
         kept = self.sessions.event(request).kept
         kept.talk, kept.pending = [], None
         p = self.p
-        return {**self.ended(), p.talk: "", self.problem: said(""), **hidden(p.urgent, p.downloads.row)}
+        return {
+            **self.ended(),
+            p.talk: "",
+            self.problem: said(""),
+            **hidden(p.urgent, *p.downloads.all),
+        }
 
 
 def spoken(talk: list[dict[str, str]]) -> str:

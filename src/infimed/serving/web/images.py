@@ -11,7 +11,7 @@ import gradio as gr
 from infimed.serving.media import Look
 from infimed.serving.refusals import Refusal
 from infimed.serving.web.holding import Held
-from infimed.serving.web.parts import ViewerParts
+from infimed.serving.web.parts import GONE, ViewerParts, when
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import (
     PRESETS,
@@ -82,9 +82,12 @@ class Images:
         if at is None:
             gone = which is not None and which != -1
             p = self.parts
+            gone_too = (p.frame, p.preset, p.center, p.width, p.remove)
             return {
-                p.group: gr.update(visible=False),
-                p.which: gr.update(choices=[], value=None),
+                p.which: gr.update(choices=[], value=None, visible=GONE),
+                p.picture: gr.update(value=None, visible=GONE),
+                p.facts: gr.update(value="", visible=GONE),
+                **{part: gr.update(visible=GONE) for part in gone_too},
                 p.problem: said(FORGOTTEN if gone else ""),
             }
         before = images[at].view
@@ -100,13 +103,13 @@ class Images:
         held, p = event.kept.images[at], self.parts
         look = await self.viewer.look(event, held)
         return {
-            p.problem: gr.update(visible=False),
-            p.group: gr.update(visible=True),
-            p.which: gr.update(choices=images_of(event.kept), value=at),
-            p.picture: gr.update(value=self.viewer.picture(event, look.png)),
-            p.facts: told(held, look),
+            p.problem: gr.update(visible=GONE),
+            p.which: gr.update(choices=images_of(event.kept), value=at, visible=True),
+            p.picture: gr.update(value=self.viewer.picture(event, look.png), visible=True),
+            p.facts: gr.update(value=told(held, look), visible=True),
+            p.remove: gr.update(visible=True),
             p.frame: gr.update(
-                visible=look.frames > 1,
+                visible=when(look.frames > 1),
                 minimum=1,
                 maximum=max(2, look.frames),
                 value=look.frame + 1,
@@ -117,18 +120,17 @@ class Images:
     def _windows(self, held: Held, look: Look) -> Updates:
         p = self.parts
         if look.window is None or held.first.window is None:
-            return {p.windows: gr.update(visible=False)}
+            return {part: gr.update(visible=GONE) for part in (p.preset, p.center, p.width)}
         span = window_range(held.first)
         names = list(PRESETS) if look.units == "HU" else list(PRESETS)[:1]
         center, width = look.window
         return {
-            p.windows: gr.update(visible=True),
-            p.preset: gr.update(choices=names, value=preset_of(held)),
+            p.preset: gr.update(choices=names, value=preset_of(held), visible=True),
             p.center: gr.update(
-                minimum=min(span.center[0], center), maximum=max(span.center[1], center), step=span.step, value=center
+                minimum=min(span.center[0], center), maximum=max(span.center[1], center), step=span.step, value=center, visible=True
             ),
             p.width: gr.update(
-                minimum=span.width[0], maximum=max(span.width[1], width), step=span.step, value=width
+                minimum=span.width[0], maximum=max(span.width[1], width), step=span.step, value=width, visible=True
             ),
         }  # fmt: skip
 
@@ -141,7 +143,7 @@ FORGOTTEN = "The image is no longer there: the page was not used for a while, or
 
 def said(problem: str) -> Any:
     """A problem on the page; "" for none."""
-    return gr.update(value=problem, visible=bool(problem))
+    return gr.update(value=problem, visible=when(bool(problem)))
 
 
 def placed(which: Any, images: list[Held]) -> int | None:

@@ -17,6 +17,7 @@ from infimed.serving.web.acting import stopped
 from infimed.serving.web.asking import Asking
 from infimed.serving.web.consulting import Consulting
 from infimed.serving.web.images import Images
+from infimed.serving.web.parts import GONE
 from infimed.serving.web.ranking import Ranking
 from infimed.serving.web.reporting import Reporting
 from infimed.serving.web.session import Sessions
@@ -36,7 +37,7 @@ def blocks(service: Service, sessions: Sessions, viewer: Viewer) -> gr.Blocks:
                 seen = parts.viewer()
             with gr.Column(scale=6, min_width=320, elem_id="answers"):
                 problem = gr.Textbox(
-                    label="Problem", elem_id="answer-problem", elem_classes=["problem"], visible=False, interactive=False
+                    label="Problem", elem_id="answer-problem", elem_classes=["problem"], visible=GONE, interactive=False
                 )  # fmt: skip
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Ask", id="ask", elem_id="tab-ask"):
@@ -94,7 +95,7 @@ def _stoppable(tab: Any, events: list[Any], texts: list[Any]) -> None:
     """
 
     def halted(*written: Any) -> list[Any]:
-        buttons = [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
+        buttons = [gr.update(visible=True), gr.update(visible=GONE), gr.update(visible=GONE)]
         return [*buttons, *stopped(*written)]
 
     _on(tab.stop.click, halted, texts, [tab.go, tab.stop, tab.problem, *texts], cancels=events)
@@ -103,7 +104,7 @@ def _stoppable(tab: Any, events: list[Any], texts: list[Any]) -> None:
 def _wire_ask(tab: Asking) -> None:
     p = tab.p
     outputs = [
-        p.ask, p.stop, tab.problem, p.unsure, p.reveal, p.answer, p.bars, p.sure, p.evidence, p.note, p.overlay, p.near, p.near_pictures,
+        p.ask, p.stop, tab.problem, p.unsure, p.reveal, p.answer, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures,
         *p.downloads.all,
     ]  # fmt: skip
     inputs = [p.question, p.choices, tab.which]
@@ -141,5 +142,5 @@ def _wire_consult(tab: Consulting) -> None:
     inputs = [p.message, p.talk, tab.which]
     events = [_on(on, tab.asked, inputs, outputs) for on in (p.send.click, p.message.submit)]
     _on(p.stop.click, tab.halted, [p.message], [p.send, p.stop, tab.problem, p.talk, p.message], cancels=events)  # fmt: skip
-    fresh = [p.send, p.stop, tab.problem, p.talk, p.urgent, p.downloads.row]
+    fresh = [p.send, p.stop, tab.problem, p.talk, p.urgent, *p.downloads.all]
     _on(p.anew.click, tab.anew, [], fresh, cancels=events)

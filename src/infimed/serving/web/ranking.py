@@ -20,6 +20,7 @@ from infimed.serving.web.acting import (
     text_of,
 )
 from infimed.serving.web.images import said
+from infimed.serving.web.parts import when
 from infimed.serving.web.results import ranked, reasons
 
 
@@ -58,7 +59,7 @@ class Ranking(Acting):
         yield {
             **self.begun(),
             p.reasons: gr.update(value="", placeholder="Weighing the candidates …"),
-            **hidden(p.bars, p.unsure, p.downloads.row),
+            **hidden(p.bars, p.unsure, *p.downloads.all),
         }
         written: dict[str, str] = {}
         try:
@@ -71,11 +72,10 @@ class Ranking(Acting):
                         done = self.finished(event, "differential", typed, update.value)
                         yield {
                             p.bars: gr.update(value=ranked(done.result), visible=True),
-                            p.unsure: gr.update(visible=bool(done.result.get("abstained"))),
+                            p.unsure: gr.update(visible=when(bool(done.result.get("abstained")))),
                             p.reasons: gr.update(value=reasons(done.result), placeholder=""),
                             **links(p.downloads, done),
+                            **self.ended(),
                         }
         except Exception as error:
             yield self.failed(event, error, p.reasons)
-        else:
-            yield self.ended()

@@ -12,7 +12,6 @@ import gradio as gr
 from infimed.serving.applications.updates import Delta, Result
 from infimed.serving.web import parts
 from infimed.serving.web.acting import (
-    HIDDEN,
     Acting,
     Changes,
     Stream,
@@ -22,6 +21,7 @@ from infimed.serving.web.acting import (
     text_of,
 )
 from infimed.serving.web.images import said
+from infimed.serving.web.parts import GONE, when
 from infimed.serving.web.results import seen, without_heading
 from infimed.serving.web.session import Event
 
@@ -63,9 +63,9 @@ class Reporting(Acting):
             **self.begun(),
             p.findings: gr.update(value="", placeholder="Looking at the images …"),
             p.impression: gr.update(value="", placeholder="Looking at the images …"),
-            p.comparison: gr.update(value="", visible=prior is not None),
-            p.rest: gr.update(value="", visible=False),
-            p.downloads.row: gr.update(**HIDDEN),
+            p.comparison: gr.update(value="", visible=when(prior is not None)),
+            p.rest: gr.update(value="", visible=GONE),
+            **hidden(*p.downloads.all),
         }
         try:
             async with aclosing(self._written(event, body, typed, text_of(language))) as made:
@@ -73,8 +73,6 @@ class Reporting(Acting):
                     yield changes
         except Exception as error:
             yield self.failed(event, error, p.findings, p.impression)
-        else:
-            yield self.ended()
 
     async def _written(
         self, event: Event, body: dict[str, Any], typed: dict[str, str], language: str
@@ -101,8 +99,9 @@ class Reporting(Acting):
                     }
                     yield {
                         **texts,
-                        p.rest: gr.update(value=rest, visible=bool(rest)),
+                        p.rest: gr.update(value=rest, visible=when(bool(rest))),
                         **links(p.downloads, done),
+                        **self.ended(),
                     }
 
     def edited(self, name: str) -> Callable[..., Any]:
@@ -132,7 +131,7 @@ class Reporting(Acting):
         event.kept.prior = held
         return {
             self.problem: said(""),
-            p.prior: gr.update(visible=False),
+            p.prior: gr.update(visible=GONE),
             p.prior_name: gr.update(value=held.name, visible=True),
             p.prior_remove: gr.update(visible=True),
         }
@@ -143,6 +142,6 @@ class Reporting(Acting):
         self.sessions.event(request).kept.prior = None
         return {
             p.prior: gr.update(visible=True, value=None),
-            p.prior_name: gr.update(value="", visible=False),
+            p.prior_name: gr.update(value="", visible=GONE),
             **hidden(p.prior_remove),
         }
