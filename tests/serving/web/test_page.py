@@ -147,11 +147,20 @@ def test_a_report_is_drafted_compared_edited_and_saved(open_tab: Any, site: Site
     asked = site.scripted.asked[-1]
     assert asked.indication == "Cough." and asked.language == "en" and asked.prior is not None
     fill(tab, "#impression", "Normal chest, by me.")
-    until(lambda: "by me" in saved(tab, "#report-as-text")[1])
+    tab.page.locator("#findings textarea").press("Control+End")
+    for _ in " No effusion.":
+        tab.page.keyboard.press("Backspace")
+    until(
+        lambda: (
+            "changed by hand after the model wrote it: findings, impression"
+            in saved(tab, "#report-as-text")[1].lower()
+        )
+    )
     name, content = saved(tab, "#report-as-text")
     assert name == "infimed-report.txt"
-    for word in ("Normal chest, by me.", "Changed by hand", "old.png", "Chest, two views."):
+    for word in ("Normal chest, by me.", "old.png", "Chest, two views."):
         assert word in content
+    assert "  The heart is of normal size.\n" in content, "what was deleted is not saved"
 
 
 def test_candidates_are_ranked_with_cannot_tell(open_tab: Any, site: Site):
