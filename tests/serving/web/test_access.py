@@ -77,7 +77,7 @@ CONTRAST = """() => {
   const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > .9) return c } return [255, 255, 255, 1] };
   const poor = [];
   for (const e of document.querySelectorAll("body *")) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || (e.matches("textarea, input") && e.value);
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || (e.matches("textarea, input:not([type=range], [type=radio], [type=checkbox], [type=file])") && e.value);
     const box = e.getBoundingClientRect();
     if (!own || !box.width || !box.height || e.closest(".unseen, script, style, noscript") || getComputedStyle(e).visibility === "hidden") continue;
     const a = light(parse(getComputedStyle(e).color)), b = light(ground(e));

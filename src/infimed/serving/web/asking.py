@@ -32,6 +32,7 @@ from infimed.serving.web.results import bars, near_lines, sureness
 from infimed.serving.web.session import Event
 
 LOOK, LOOKING = "Show it on the image", "Looking …"
+CAPTION = "Bright colours: the answer depends on these parts. That does not make it right."
 NOT_ASKED = "This image was added after the question. Ask again, then look."
 OTHER_VIEW = "The map lies over the image as it was when the question was asked; it is shown differently now."
 ONE_OF = "The question was about {count} images; this map is of the chosen one alone."
@@ -139,7 +140,7 @@ class Asking(Acting):
                 source = await self.viewer.source(event, held)
                 near = await service.evidence.nearest(source, event.noted)
         changes: Changes = {}
-        notes = [sentence(found.note)] if found.note else []
+        notes = [sentence(found.note) if found.note else CAPTION]
         if not found.note:
             look = await self.viewer.look(event, held)
             png = await asyncio.to_thread(lambda: found.png(pixels_of(look.png)))

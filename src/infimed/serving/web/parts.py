@@ -172,7 +172,7 @@ def ask_tab() -> AskParts:
     look = gr.Button("Show it on the image", size="sm", elem_id="look", visible=GONE)
     note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=GONE, lines=2, max_lines=6)  # fmt: skip
     overlay = gr.Image(
-        label="Bright colours: the answer depends on these parts", interactive=False, elem_id="overlay", visible=GONE, buttons=["fullscreen"],
+        label="Where the model looked", show_label=False, interactive=False, elem_id="overlay", visible=GONE, buttons=["fullscreen"],
         alt_text="The image with the parts that the answer depends on in bright colours",
     )  # fmt: skip
     near = gr.Textbox(label="Most alike in the training data", interactive=False, elem_id="near", visible=GONE, lines=1, max_lines=8)  # fmt: skip
