@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,22 @@ def changes(tab: Tab, before: str) -> str:
 
 def shown(tab: Tab, place: str = "#picture") -> np.ndarray:
     """The pixels of a picture on the page, uint8 [H, W, 3], at its own resolution."""
-    height, width, flat = tab.page.evaluate(
+    height, width, packed = tab.page.evaluate(
         """async place => {
           const image = document.querySelector(`${place} img`), canvas = document.createElement("canvas");
           await image.decode();
           canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
           const context = canvas.getContext("2d");
           context.drawImage(image, 0, 0);
-          return [canvas.height, canvas.width, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
+          const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+          let packed = "";
+          for (let at = 0; at < data.length; at += 8192) packed += String.fromCharCode(...data.subarray(at, at + 8192));
+          return [canvas.height, canvas.width, btoa(packed)];
         }""",
         place,
     )
-    return np.array(flat, np.uint8).reshape(height, width, 4)[:, :, :3]
+    flat = np.frombuffer(base64.b64decode(packed), np.uint8)
+    return flat.reshape(height, width, 4)[:, :, :3]
 
 
 def given(service: Service, image: ImageUrl) -> np.ndarray:
