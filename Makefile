@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "InfiMed needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard,onnx,serve]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,mini,judge,lora,tensorboard,onnx,serve,web]'
 	@touch $(READY)
 
 install: $(READY) ## create .venv and install InfiMed with its development tools
@@ -28,9 +28,11 @@ demo: $(READY) ## the whole pipeline on generated phantoms, in minutes on two CP
 	@echo
 	@echo "Open the report:     runs/nano/report.html"
 	@echo "Chat with the model: $(BIN)/infimed chat runs/nano --image \$$(ls runs/nano/clinic/images/*.png | head -1)"
-	@echo "Serve it:            $(BIN)/infimed serve runs/nano    (docs/serving.md)"
 	@echo "It is small and knows the wording of its clinic. Ask, for example: Which kind of image is this?"
 	@echo "  Is a pleural effusion visible?   Write a caption for this image."
+	@echo
+	@echo "Serve it, and open its page in your browser (docs/page.md):"
+	@echo "  $(BIN)/infimed serve runs/nano --open"
 
 # Two processes of one thread each: a file's tests stay together, because they share what is slow to make.
 test: $(READY) ## the whole test suite

@@ -119,7 +119,7 @@ def served(run: Path, dtype: str, settings: dict[str, Any]) -> Iterator[Server]:
         file, log = Path(folder) / "serve.yaml", Path(folder) / "log"
         file.write_text(json.dumps(settings))  # JSON is YAML
         command = [sys.executable, "-m", "infimed.cli.main", "serve", str(run), "--port", "0"]
-        command += ["--name", "bench", "--dtype", dtype, "--settings", str(file)]
+        command += ["--name", "bench", "--dtype", dtype, "--settings", str(file), "--no-page"]
         with log.open("w") as sink:
             process = subprocess.Popen(command, stderr=sink, stdout=sink, text=True)
         try:

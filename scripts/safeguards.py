@@ -115,8 +115,8 @@ SAFEGUARDS: Final = (
     Safeguard(
         "augmentation drawn from the row's own stream",
         "training/rows.py",
-        'random = stream(self.seed, "augment", number, place, shown)',
-        "random = np.random.default_rng()",
+        'seed = derive_seed(self.seed, "augment", number, place, shown)',
+        "seed = int(np.random.default_rng().integers(2**31))",
         (LOOP,),
     ),
     Safeguard(

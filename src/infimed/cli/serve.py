@@ -31,8 +31,9 @@ def serve(
     ] = None,
     page: Annotated[
         bool | None,
-        typer.Option("--page/--no-page", help="A page for people at /page/ (experimental; extra web); off by default."),
+        typer.Option("--page/--no-page", help="A page for people at /page/; there by default where the extra web is installed."),
     ] = None,
+    open_page: Annotated[bool | None, typer.Option("--open", help="Open the page in this machine's browser.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", metavar="fp32|bf16|fp16", help="fp32 by default.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu (the default), cuda or cuda:N.")] = None,
     index: Annotated[
@@ -61,6 +62,8 @@ def serve(
 
       infimed serve runs/nano
 
+      infimed serve runs/nano --open
+
       infimed serve runs/nano --host 0.0.0.0 --api-key-file keys.txt
 
       infimed serve --backend http://127.0.0.1:9000/v1
@@ -72,6 +75,7 @@ def serve(
     from infimed.inference.endpoint_settings import read_key
     from infimed.serving import starting
     from infimed.serving.keys import Keys, read_keys
+    from infimed.serving.opening import open_when_ready, page_of
     from infimed.serving.settings import read_settings
     from infimed.serving.starting import Bind
 
@@ -82,11 +86,12 @@ def serve(
         run=run, host=host, port=port, api_key_file=api_key_file, name=name, dtype=dtype, device=device,
         allow_host=tuple(allow_host) if allow_host else None, backend=backend, backend_model=backend_model,
         backend_key_file=backend_key_file, audit=audit, audit_key_file=audit_key_file, page=page, index=index,
+        open_page=open_page or None,
     )  # fmt: skip
     starting.need_extra()
     keys = read_keys(Path(start.api_key_file)) if start.api_key_file is not None else Keys()
     bind = Bind(start.host, start.port, keys, start.allow_host)
-    with_page = starting.page_wanted(start.page)
+    with_page = starting.page_wanted(True if start.open_page else start.page)
     listening = starting.listen(bind)
     written = starting.audit_of(start, keys)
     if start.run is not None:
@@ -107,7 +112,9 @@ def serve(
     def told(url: str) -> None:
         err.print(f"{service.name} answers at {url}", markup=False)
         if with_page:
-            err.print(f"Page: {url.removesuffix('v1')}page/", markup=False)
+            err.print(f"Page: {page_of(url)}", markup=False)
+        if start.open_page:
+            open_when_ready(page_of(url), lambda text: err.print(text, markup=False))
         err.print("Ctrl-C or SIGTERM: running answers end, then it stops.", style="dim")
 
     starting.serve(service, bind, listening, told, with_page)

@@ -101,6 +101,7 @@ class Start(_Part):
     audit: str | None = None
     audit_key_file: str | None = None
     page: bool | None = None
+    open_page: bool = False
     index: str | None = None
 
     def given(self, **options: object) -> Start:
@@ -126,6 +127,8 @@ class Start(_Part):
             raise UsageError(
                 "an index needs the model in this process", where="--index", fix="give a run"
             )
+        if made.open_page and made.page is False:
+            raise UsageError("--open and --no-page do not go together", fix="give one of them")
         if (made.audit is None) != (made.audit_key_file is None):
             raise UsageError(
                 "--audit and --audit-key-file go together",

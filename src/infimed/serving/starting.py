@@ -57,7 +57,7 @@ class Bind:
 
 
 def page_wanted(asked: bool | None) -> bool:
-    """Whether the page is put up: only where it is asked for, while not all of its tests have run.
+    """Whether the page is put up: where it is asked for, and unless it is not wanted where the extra ``web`` is installed.
 
     Raises:
         UsageError: it is asked for, and the extra ``web`` is missing.
@@ -66,9 +66,10 @@ def page_wanted(asked: bool | None) -> bool:
 
     from infimed.core.errors import missing_extra
 
-    if asked and find_spec("gradio") is None:
+    there = find_spec("gradio") is not None
+    if asked and not there:
         raise missing_extra("web", "gradio")
-    return bool(asked)
+    return there if asked is None else asked
 
 
 def need_extra() -> None:

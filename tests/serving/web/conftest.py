@@ -76,7 +76,7 @@ def open_tab(browser: Any, site: Site) -> Iterator[Any]:
 
     def opens(width: int = 1440, height: int = 1000, url: str = "", **more: Any) -> Tab:
         context = browser.new_context(viewport={"width": width, "height": height}, **more)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         tab = Tab(page)
         page.on("request", lambda request: tab.requests.append(request.url))
@@ -91,5 +91,6 @@ def open_tab(browser: Any, site: Site) -> Iterator[Any]:
     for context, tab in opened:
         context.close()
         assert not tab.dialogs
+        assert [said for said in tab.errors if "Content Security Policy" in said] == []
         local = (f"{site.url}/", "data:", "blob:")
         assert [url for url in tab.requests if not url.startswith(local)] == []

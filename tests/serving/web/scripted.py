@@ -21,6 +21,7 @@ SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>alert(1)</script
 """What a model or a user might write."""
 SLOW = 0.25
 """Seconds between two pieces, so that a test sees text grow."""
+WRITTEN = "Chest, two views.\nFindings: The heart is of normal size. No effusion.\nImpression: Normal chest."
 
 
 class Scripted:
@@ -45,7 +46,7 @@ class Scripted:
         try:
             async for update in getattr(self, f"_{name}")(asked):
                 yield Result({**update.value, **value}) if isinstance(update, Result) else update
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.stopped += 1
             raise
 
@@ -72,6 +73,7 @@ class Scripted:
 
     async def _report(self, asked: Any) -> AsyncGenerator[Update, None]:
         for part, text in (
+            ("", "Chest, two views."),
             ("findings", "The heart is of normal size."),
             ("findings", " No effusion."),
             ("impression", "Normal chest."),
@@ -81,7 +83,7 @@ class Scripted:
         compared = "Unchanged." if asked.prior is not None else None
         yield Result({
             "findings": "The heart is of normal size. No effusion.", "impression": "Normal chest.", "comparison": compared,
-            "text": "", "structured": {},
+            "text": "", "structured": {}, "written": WRITTEN,
         })  # fmt: skip
 
     async def _differential(self, asked: Any) -> AsyncGenerator[Update, None]:
@@ -97,7 +99,13 @@ class Scripted:
         warning = "Call the emergency number now." if urgent else None
         if warning:
             yield Delta(warning, "escalation")
-        text = SCRIPT if asked.messages[-1].text == SCRIPT else "Since when do you have it?"
+        said = asked.messages[-1].text
+        if said in ("long", "silent"):
+            await asyncio.sleep(30 if said == "silent" else 0)
+            for _ in range(400):
+                yield Delta("word ", "message")
+                await asyncio.sleep(SLOW)
+        text = SCRIPT if said == SCRIPT else "Since when do you have it?"
         yield Delta(text[:6], "message")
         await asyncio.sleep(SLOW)
         yield Delta(text[6:], "message")
@@ -114,10 +122,11 @@ class ScriptedEvidence:
     async def look(self, asked: Any, noted: dict[str, Any]) -> EvidenceMap:
         """See the real one."""
         self.asked.append(asked)
-        heat = np.zeros((8, 8), np.float32)
+        heat = np.zeros((8, 8))
         heat[:4, :4] = 1.0
-        most = 0.0 if asked.method == "gradient" else 2.0
-        return EvidenceMap(heat, asked.method, asked.answer, -0.1, most, most, "sha")
+        if asked.method == "gradient":
+            return EvidenceMap(heat * 0, "gradient", asked.answer, -0.1, 0.0, "sha")
+        return EvidenceMap(heat, "occlusion", asked.answer, -0.1, 1.0, "sha")
 
     async def nearest(self, source: Any, noted: dict[str, Any], k: int = 5) -> list[Near]:
         """See the real one."""

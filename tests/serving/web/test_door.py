@@ -20,6 +20,7 @@ from infimed.serving.starting import page_wanted
 from infimed.serving.web.door import rewritten
 from tests.data.samples import encoded, noise
 from tests.serving.web.conftest import Site, page_service
+from tests.serving.web.driving import PNG, add, ask, saved, text
 from tests.serving.world import code_of, running
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
@@ -141,7 +142,11 @@ def test_the_page_has_a_policy_of_its_own_and_the_api_keeps_its(visitor: httpx.C
     scripts = re.findall(r"<script[^>]*>", answer.text)
     assert scripts and all(f'nonce="{nonce}"' in script for script in scripts)
     assert nonce not in visitor.get("/page/").text
-    assert 'property="og:' not in answer.text and "raw.githubusercontent" not in answer.text
+    assert 'property="og:' not in answer.text
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", answer.text, flags=re.DOTALL)
+    assert "<gradio-app" in markup and "https://" not in markup
+    outside = r"<(?:link|script|img|iframe|meta|base)[^>]*[\"'](?:https?:)?//[^>]*>"
+    assert re.findall(outside, answer.text) == [], "not even a name is looked up elsewhere"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "Not a medical device" in answer.text
@@ -204,6 +209,7 @@ def test_an_upload_that_names_a_file_of_this_machine_is_refused(visitor: httpx.C
         str(folder()),
         f"{folder()}/../x",
         "http://127.0.0.1:1/x",
+        "https://images.example.org/x.png",
         "",
         None,
     ):
@@ -214,6 +220,23 @@ def test_an_upload_that_names_a_file_of_this_machine_is_refused(visitor: httpx.C
     for values in ([[{}]], [["x"]], [None], [[None]], ["x"], [7]):
         assert joined(visitor, "uploaded", values)["msg"] == "process_completed"
     assert sorted(folder().rglob("*")) == before
+
+
+def test_nothing_that_a_browser_names_is_fetched(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    async def fetched(url: str, **_: Any) -> Any:
+        asked.append(url)
+        raise OSError
+
+    monkeypatch.setattr("safehttpx.get", fetched)
+    for name in ("uploaded", "prior_added"):
+        for path in ("https://images.example.org/x.png", "http://127.0.0.1:1/x"):
+            file = {**uploaded(Path("x"), "x.png"), "path": path, "url": path}
+            assert not joined(visitor, name, [[file] if name == "uploaded" else file])["success"]
+    assert asked == []
 
 
 def test_uploads_lie_in_a_private_folder_and_only_until_they_are_read(visitor: httpx.Client):
@@ -278,7 +301,7 @@ def test_another_site_s_page_cannot_send_anything(visitor: httpx.Client):
 
 
 def test_results_are_files_of_their_client(visitor: httpx.Client, site: Site):
-    done = joined(visitor, "asked", ["Is it?", ""], "asking")
+    done = joined(visitor, "asked", ["Is it?", "", None], "asking")
     link = re.search(r"/page/result/[\w-]+/text", json.dumps(site_data(done)))
     holding = page_holding(site)
     token = next(d.token for kept in holding._pages.values() for d in kept.finished.values())
@@ -309,13 +332,16 @@ def test_nothing_that_a_visitor_sent_is_printed(
 ):
     canary = "SMITH^JOHN-1970"
     joined(visitor, "uploaded", [[uploaded(Path(f"/{canary}"), canary)]])
-    joined(visitor, "asked", [canary, canary], "canary")
+    joined(visitor, "asked", [canary, canary, None], "canary")
     joined(visitor, "windowed", [canary, canary, canary])
     printed = capfd.readouterr()
     assert canary not in printed.out + printed.err
 
 
-def test_a_page_that_is_open_does_not_keep_the_server_from_stopping(tmp_path: Path):
+def test_a_page_that_is_open_does_not_keep_the_server_from_stopping(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder()))  # the other server's, afterwards
     service = page_service()
     with (
         running(service, page=True) as url,
@@ -347,12 +373,37 @@ def test_data_in_the_page_cannot_end_a_script():
     assert '<body style="a"><header></header>' in made
 
 
-def test_the_page_is_put_up_only_where_it_is_asked_for(
+def test_the_page_is_put_up_where_the_extra_is_installed_unless_it_is_not_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    assert page_wanted(True) and not page_wanted(False) and not page_wanted(None)
+    assert page_wanted(True) and not page_wanted(False)
+    assert page_wanted(None), "the extra is installed"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not page_wanted(None)
     with pytest.raises(UsageError, match=r"infimed\[web\]") as refused:
         page_wanted(True)
     assert "gradio" in str(refused.value)
+
+
+def test_a_key_is_asked_for_in_the_browser_and_opens_the_page_until_one_leaves(
+    open_tab: Any, site: Site
+):
+    tab = open_tab()
+    assert tab.page.locator("gradio-app").count() == 0
+    assert "Not a medical device" in tab.page.locator("header.infimed").inner_text()
+    tab.page.locator("#key").fill("a-long-enough-key-of-nobody")
+    tab.page.get_by_role("button", name="Continue").click()
+    assert "not known" in tab.page.locator("[role=alert]").inner_text()
+    tab.page.locator("#key").fill(KEY)
+    tab.page.get_by_role("button", name="Continue").click()
+    add(tab, PNG)
+    ask(tab, "Is it normal?")
+    assert text(tab, "#answer") == "No effusion is visible."
+    name, content = saved(tab, "#ask-as-text")
+    assert name == "infimed-ask.txt" and "Is it normal?" in content
+    (cookie,) = tab.page.context.cookies()
+    assert cookie["httpOnly"] and cookie["path"] == "/page" and KEY not in cookie["value"]
+    assert "infimed-page" not in tab.page.evaluate("document.cookie")
+    tab.page.get_by_role("link", name="Sign out").click()
+    tab.page.locator("#key").wait_for()
+    assert tab.page.context.cookies() == []

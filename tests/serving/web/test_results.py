@@ -22,6 +22,7 @@ from infimed.serving.web.results import (
     reasons,
     seen,
     sureness,
+    without_heading,
 )
 from infimed.serving.web.structured import CONCEPTS, structured
 
@@ -139,3 +140,15 @@ def test_what_was_looked_at_is_named():
     )
     held.moved(frame=4, window=(-600.0, 1500.0))
     assert seen([held]) == "1. chest .dcm · DICOM · CT · image 5 of 30 · window -600/1500"
+
+
+def test_what_a_report_has_without_a_heading_is_saved_apart_from_its_sections():
+    written = "Chest, two views.\nFindings: A.\nImpression: B."
+    result = {**RESULTS["report"], **COMMON, "findings": "A.", "impression": "B.", "written": written}  # fmt: skip
+    done = Finished("t", "report", {}, result)
+    assert without_heading(result) == "Chest, two views."
+    assert "Without heading:\n  Chest, two views." in as_text(done)
+    findings = json.loads(as_sr(done))["root"]["content"][-2]["content"]
+    assert [item["text"] for item in findings] == ["A.", "Smaller.", "Chest, two views."]
+    assert without_heading({**result, "written": "Findings: A."}) == ""
+    assert without_heading({"written": None}) == ""

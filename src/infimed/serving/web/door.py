@@ -332,7 +332,9 @@ def _login(problem: str) -> Response:
     alert = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     page = text.replace("{problem}", alert).replace("{disclaimer}", escape(DISCLAIMER))
     policy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'"
-    return HTMLResponse(page, 401 if problem else 200, {"Content-Security-Policy": policy})
+    # Without a referrer a browser would say that the form comes from nowhere, and `_same_site` refuse it.
+    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "same-origin"}
+    return HTMLResponse(page, 401 if problem else 200, headers)
 
 
 async def _form(headers: Headers, receive: Receive) -> bytes:

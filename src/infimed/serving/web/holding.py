@@ -35,13 +35,15 @@ class Held:
 
     Attributes:
         name: its file's, as the user's machine gave it: text, never a path. url: the image as a data: URL.
-        first: as it looked before anything was chosen.
+        first: as it looked before anything was chosen. answered: as it was looked at when the last question was asked
+            that was answered; None where it was not there.
     """
 
     name: str
     url: str = field(repr=False)
     first: Look
     view: View = View()
+    answered: View | None = None
 
     def asked(self) -> ImageUrl:
         """The image as a request has it: what the model gets is what is looked at."""
@@ -71,6 +73,14 @@ class Finished:
 
 
 @dataclass
+class Pending:
+    """A message that is being answered, and what is written so far."""
+
+    text: str
+    written: str = ""
+
+
+@dataclass
 class Kept:
     """All of one page."""
 
@@ -78,6 +88,7 @@ class Kept:
     prior: Held | None = None
     finished: dict[str, Finished] = field(default_factory=dict)
     talk: list[dict[str, str]] = field(default_factory=list)
+    pending: Pending | None = None
     touched: float = 0.0
 
     @property

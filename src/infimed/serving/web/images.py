@@ -11,7 +11,7 @@ import gradio as gr
 from infimed.serving.media import Look
 from infimed.serving.refusals import Refusal
 from infimed.serving.web.holding import Held
-from infimed.serving.web.parts import ViewerParts
+from infimed.serving.web.parts import GONE, ViewerParts, when
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import (
     PRESETS,
@@ -39,6 +39,8 @@ class Images:
         kept, most = event.kept, event.service.settings.limits.images
         try:
             taken = await self.viewer.take(event, payload)
+            if not taken:
+                raise Refusal("image_missing")
             if len(kept.images) + len(taken) > most:
                 raise Refusal("too_many_images", detail=f"at most {most}")
             self.sessions.holding.make_room(kept, sum(len(held.url) for held in taken))
@@ -79,8 +81,15 @@ class Images:
         at = placed(which, images)
         if at is None:
             gone = which is not None and which != -1
-            forgotten = {self.parts.problem: said(FORGOTTEN)} if gone else {}
-            return {self.parts.group: gr.update(visible=False), **forgotten}
+            p = self.parts
+            gone_too = (p.frame, p.preset, p.center, p.width, p.remove)
+            return {
+                p.which: gr.update(choices=[], value=None, visible=GONE),
+                p.picture: gr.update(value=None, visible=GONE),
+                p.facts: gr.update(value="", visible=GONE),
+                **{part: gr.update(visible=GONE) for part in gone_too},
+                p.problem: said(FORGOTTEN if gone else ""),
+            }
         before = images[at].view
         images[at].moved(**view)
         try:
@@ -94,13 +103,13 @@ class Images:
         held, p = event.kept.images[at], self.parts
         look = await self.viewer.look(event, held)
         return {
-            p.problem: gr.update(visible=False),
-            p.group: gr.update(visible=True),
-            p.which: gr.update(choices=images_of(event.kept), value=at),
-            p.picture: gr.update(value=self.viewer.picture(event, look.png)),
-            p.facts: told(held, look),
+            p.problem: gr.update(visible=GONE),
+            p.which: gr.update(choices=images_of(event.kept), value=at, visible=True),
+            p.picture: gr.update(value=self.viewer.picture(event, look.png), visible=True),
+            p.facts: gr.update(value=told(held, look), visible=True),
+            p.remove: gr.update(visible=True),
             p.frame: gr.update(
-                visible=look.frames > 1,
+                visible=when(look.frames > 1),
                 minimum=1,
                 maximum=max(2, look.frames),
                 value=look.frame + 1,
@@ -111,18 +120,17 @@ class Images:
     def _windows(self, held: Held, look: Look) -> Updates:
         p = self.parts
         if look.window is None or held.first.window is None:
-            return {p.windows: gr.update(visible=False)}
+            return {part: gr.update(visible=GONE) for part in (p.preset, p.center, p.width)}
         span = window_range(held.first)
         names = list(PRESETS) if look.units == "HU" else list(PRESETS)[:1]
         center, width = look.window
         return {
-            p.windows: gr.update(visible=True),
-            p.preset: gr.update(choices=names, value=preset_of(held)),
+            p.preset: gr.update(choices=names, value=preset_of(held), visible=True),
             p.center: gr.update(
-                minimum=min(span.center[0], center), maximum=max(span.center[1], center), step=span.step, value=center
+                minimum=min(span.center[0], center), maximum=max(span.center[1], center), step=span.step, value=center, visible=True
             ),
             p.width: gr.update(
-                minimum=span.width[0], maximum=max(span.width[1], width), step=span.step, value=width
+                minimum=span.width[0], maximum=max(span.width[1], width), step=span.step, value=width, visible=True
             ),
         }  # fmt: skip
 
@@ -130,12 +138,12 @@ class Images:
         return {self.parts.problem: said(event.problem(error))}
 
 
-FORGOTTEN = "This image is no longer there: the page was not used for a while. Add it again."
+FORGOTTEN = "The image is no longer there: the page was not used for a while, or the connection was lost. Add it again."
 
 
 def said(problem: str) -> Any:
     """A problem on the page; "" for none."""
-    return gr.update(value=problem, visible=bool(problem))
+    return gr.update(value=problem, visible=when(bool(problem)))
 
 
 def placed(which: Any, images: list[Held]) -> int | None:

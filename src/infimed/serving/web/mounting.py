@@ -1,5 +1,7 @@
 """Puts the page up on a server, and takes its folder down with it.
 
+Invariant: Gradio fetches nothing. A browser can name an address where a file is expected, and Gradio would get it.
+
 Gradio is told not to call home before it is imported. It learns its folder from the environment: one server with a page a
 process.
 """
@@ -20,6 +22,7 @@ from fastapi import FastAPI
 
 from infimed.serving.keys import Keys
 from infimed.serving.logs import frames_of
+from infimed.serving.refusals import Refusal
 from infimed.serving.service import Service
 from infimed.serving.web.door import PREFIX, Door
 from infimed.serving.web.entrance import Entrance
@@ -53,6 +56,7 @@ def mount(inner: FastAPI, service: Service, keys: Keys) -> Door:
     from infimed.serving.web.viewer import Viewer
 
     _say_nothing()
+    _fetch_nothing()
     holding = Holding(service.settings.limits.bytes_in_flight)
     door = Door(inner, service, Entrance(keys), holding, folder)
     page = blocks(service, Sessions(service, holding, door.owns), Viewer(folder))
@@ -111,15 +115,23 @@ def _theme(gr: Any) -> Any:
         block_border_color="#d3dce2",
         input_background_fill="#ffffff",
         input_border_color="#8896a1",
+        input_border_color_dark="#5f7385",
+        input_border_width="1px",
+        input_border_width_dark="1px",
         input_placeholder_color="#5b6975",
         button_primary_background_fill="#0b4f6c",
         button_primary_background_fill_hover="#083b51",
+        button_primary_background_fill_dark="#0f6a92",
+        button_primary_background_fill_hover_dark="#0b5576",
         button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
         button_secondary_background_fill="#e3eaef",
         button_secondary_background_fill_hover="#d3dde4",
         button_secondary_text_color="#16202a",
         checkbox_label_background_fill_selected="#0b4f6c",
         checkbox_label_text_color_selected="#ffffff",
+        checkbox_label_background_fill_selected_dark="#0f6a92",
+        checkbox_label_text_color_selected_dark="#ffffff",
         slider_color="#0b4f6c",
         stat_background_fill="#0b4f6c",
         color_accent="#0b4f6c",
@@ -135,6 +147,29 @@ class _Silent:
         import sys
 
         LOG.error("failed", extra={"frames": frames_of(sys.exc_info()[1])})
+
+
+async def _kept(block: Any, place: str | Path | None) -> str | None:
+    """In place of Gradio's way of taking a file in, which fetches what is an address and copies what lies elsewhere.
+
+    Raises:
+        Refusal: it is no file of the page's folder.
+    """
+    if place is None:
+        return None
+    try:
+        path = Path(place).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        raise Refusal("image_missing") from None
+    if not path.is_file() or not path.is_relative_to(block.GRADIO_CACHE):
+        raise Refusal("image_missing")
+    return str(path)
+
+
+def _fetch_nothing() -> None:
+    from gradio.blocks import Block
+
+    Block.async_move_resource_to_block_cache = _kept
 
 
 def _say_nothing() -> None:

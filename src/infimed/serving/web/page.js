@@ -34,6 +34,14 @@
     }
   });
 
+  // Gradio hears of a change by the key that is pressed; of one by Backspace, by pasting or by a phone's keyboard it would
+  // not hear, and what was deleted would be saved.
+  document.addEventListener("input", (event) => {
+    if (event.target.matches(".written textarea:not([readonly])")) {
+      event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
+    }
+  });
+
   // Gradio disables a text that cannot be edited; read-only text can be reached, selected and read aloud.
   const status = document.createElement("div");
   status.setAttribute("role", "status");

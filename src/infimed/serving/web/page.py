@@ -1,7 +1,7 @@
 """The page as a whole: the images on one side, the four tabs on the other, and every event wired.
 
 Every event takes its values as the browser sent them (`preprocess=False`) and checks them itself: Gradio's own checks print
-what they refuse.
+what they refuse. All of them wait in Gradio's queue: its other way in is an address that the door does not pass on.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import gradio as gr
 
 from infimed.serving.service import Service
 from infimed.serving.web import parts
-from infimed.serving.web.acting import Acting
+from infimed.serving.web.acting import stopped
+from infimed.serving.web.asking import Asking
+from infimed.serving.web.consulting import Consulting
 from infimed.serving.web.images import Images
+from infimed.serving.web.parts import GONE
+from infimed.serving.web.ranking import Ranking
+from infimed.serving.web.reporting import Reporting
 from infimed.serving.web.session import Sessions
 from infimed.serving.web.viewer import Viewer
-
-TABS = (("ask", "Ask"), ("report", "Report"), ("differential", "Differential"), ("consult", "Consult"))  # fmt: skip
 
 Handler = Callable[..., Any] | Callable[..., AsyncGenerator[Any, None]]
 
@@ -34,7 +37,7 @@ def blocks(service: Service, sessions: Sessions, viewer: Viewer) -> gr.Blocks:
                 seen = parts.viewer()
             with gr.Column(scale=6, min_width=320, elem_id="answers"):
                 problem = gr.Textbox(
-                    label="Problem", elem_id="answer-problem", elem_classes=["problem"], visible=False, interactive=False
+                    label="Problem", elem_id="answer-problem", elem_classes=["problem"], visible=GONE, interactive=False
                 )  # fmt: skip
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Ask", id="ask", elem_id="tab-ask"):
@@ -45,12 +48,12 @@ def blocks(service: Service, sessions: Sessions, viewer: Viewer) -> gr.Blocks:
                         differential = parts.differential_tab()
                     with gr.Tab("Consult", id="consult", elem_id="tab-consult"):
                         consult = parts.consult_tab()
-        looking = Images(sessions, viewer, seen)
-        acting = Acting(sessions, viewer, seen.which, problem)
-        _wire_viewer(looking, seen)
-        _wire_ask(acting, ask)
-        _wire_report(acting, report)
-        _wire_rest(acting, differential, consult)
+        common = (sessions, viewer, seen.which, problem)
+        _wire_viewer(Images(sessions, viewer, seen), seen)
+        _wire_ask(Asking(*common, ask.ask, ask.stop, ask))
+        _wire_report(Reporting(*common, report.draft, report.stop, report))
+        _wire_ranking(Ranking(*common, differential.rank, differential.stop, differential))
+        _wire_consult(Consulting(*common, consult.send, consult.stop, consult))
 
         async def closed(request: gr.Request) -> None:
             session = str(request.session_hash or "")
@@ -84,72 +87,60 @@ def _wire_viewer(looking: Images, seen: parts.ViewerParts) -> None:
         _on(slider.input, looking.windowed, [seen.which, seen.center, seen.width], seen.all, **last)
 
 
-def _stoppable(go: Any, stop: Any, problem: Any, events: list[Any]) -> None:
-    """Stop ends a running answer; the buttons change places again."""
+def _stoppable(tab: Any, events: list[Any], texts: list[Any]) -> None:
+    """Stop ends a running answer; the buttons change places again, and what was written says that it was cut.
 
-    def stopped() -> list[Any]:
-        return [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
+    Args:
+        tab: an `Acting`. texts: boxes that its answer is written into, in order.
+    """
 
-    _on(stop.click, stopped, [], [go, stop, problem], cancels=events, queue=False)
+    def halted(*written: Any) -> list[Any]:
+        buttons = [gr.update(visible=True), gr.update(visible=GONE), gr.update(visible=GONE)]
+        return [*buttons, *stopped(*written)]
+
+    _on(tab.stop.click, halted, texts, [tab.go, tab.stop, tab.problem, *texts], cancels=events)
 
 
-def _wire_ask(acting: Acting, ask: parts.AskParts) -> None:
+def _wire_ask(tab: Asking) -> None:
+    p = tab.p
     outputs = [
-        ask.ask, ask.stop, acting.problem, ask.unsure, ask.reveal, ask.answer, ask.bars, ask.sure, ask.evidence, ask.note, ask.overlay,
-        ask.near, ask.near_pictures, *ask.downloads.all,
+        p.ask, p.stop, tab.problem, p.unsure, p.reveal, p.answer, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures,
+        *p.downloads.all,
     ]  # fmt: skip
-    inputs = [ask.question, ask.choices]
-    handler = acting.ask(ask)
-    events = [_on(on, handler, inputs, outputs) for on in (ask.ask.click, ask.question.submit)]
-    _stoppable(ask.ask, ask.stop, acting.problem, events)
-
-    def revealed() -> list[Any]:
-        return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True)]
-
-    _on(ask.reveal.click, revealed, [], [ask.reveal, ask.answer, ask.bars])
-    _on(
-        ask.look.click,
-        acting.evidence(ask),
-        [ask.method, acting.which],
-        [acting.problem, ask.look, ask.note, ask.overlay, ask.near, ask.near_pictures],
-    )
+    inputs = [p.question, p.choices, tab.which]
+    events = [_on(on, tab.asked, inputs, outputs) for on in (p.ask.click, p.question.submit)]
+    _stoppable(tab, events, [p.answer])
+    _on(p.reveal.click, tab.revealed, [], [p.reveal, p.answer, p.bars])
+    shown = [tab.problem, p.look, p.note, p.overlay, p.near, p.near_pictures]
+    _on(p.look.click, tab.looked, [p.method, tab.which], shown)
 
 
-def _wire_report(acting: Acting, report: parts.ReportParts) -> None:
-    outputs = [
-        report.draft, report.stop, acting.problem, report.findings, report.impression, report.comparison, *report.downloads.all,
-    ]  # fmt: skip
-    inputs = [report.indication, report.language]
-    handler = acting.report(report)
-    events = [
-        _on(on, handler, inputs, outputs) for on in (report.draft.click, report.indication.submit)
-    ]
-    _stoppable(report.draft, report.stop, acting.problem, events)
-    prior = [report.prior, report.prior_name, report.prior_remove, acting.problem]
-    _on(report.prior.upload, acting.prior_added(report), [report.prior], prior, show_progress="minimal")  # fmt: skip
-    _on(report.prior_remove.click, acting.prior_removed(report), [], prior)
+def _wire_report(tab: Reporting) -> None:
+    p = tab.p
+    outputs = [p.draft, p.stop, tab.problem, p.findings, p.impression, p.comparison, p.rest, *p.downloads.all]  # fmt: skip
+    inputs = [p.indication, p.language, p.prior_name, tab.which]
+    events = [_on(on, tab.asked, inputs, outputs) for on in (p.draft.click, p.indication.submit)]
+    _stoppable(tab, events, [p.rest, p.findings, p.impression, p.comparison])
+    prior = [p.prior, p.prior_name, p.prior_remove, tab.problem]
+    _on(p.prior.upload, tab.prior_added, [p.prior], prior, show_progress="minimal")
+    _on(p.prior_remove.click, tab.prior_removed, [], prior)
     for name in ("findings", "impression", "comparison"):
-        box = getattr(report, name)
-        _on(box.input, acting.edited(name), [box], [], trigger_mode="always_last")
+        box = getattr(p, name)
+        _on(box.input, tab.edited(name), [box], [], trigger_mode="always_last")
 
 
-def _wire_rest(
-    acting: Acting, differential: parts.DifferentialParts, consult: parts.ConsultParts
-) -> None:
-    ranked = [
-        differential.rank, differential.stop, acting.problem, differential.unsure, differential.bars, differential.reasons,
-        *differential.downloads.all,
-    ]  # fmt: skip
-    inputs = [differential.candidates, differential.history, differential.question]
-    event = _on(differential.rank.click, acting.differential(differential), inputs, ranked)
-    _stoppable(differential.rank, differential.stop, acting.problem, [event])
-    said = [
-        consult.send, consult.stop, acting.problem, consult.talk, consult.urgent, consult.message, *consult.downloads.all,
-    ]  # fmt: skip
-    handler = acting.consult(consult)
-    events = [
-        _on(on, handler, [consult.message], said)
-        for on in (consult.send.click, consult.message.submit)
-    ]
-    _stoppable(consult.send, consult.stop, acting.problem, events)
-    _on(consult.anew.click, acting.anew(consult), [], [consult.talk, consult.urgent, consult.downloads.row])  # fmt: skip
+def _wire_ranking(tab: Ranking) -> None:
+    p = tab.p
+    outputs = [p.rank, p.stop, tab.problem, p.unsure, p.bars, p.reasons, *p.downloads.all]
+    inputs = [p.candidates, p.history, p.question, tab.which]
+    _stoppable(tab, [_on(p.rank.click, tab.asked, inputs, outputs)], [p.reasons])
+
+
+def _wire_consult(tab: Consulting) -> None:
+    p = tab.p
+    outputs = [p.send, p.stop, tab.problem, p.talk, p.urgent, p.message, *p.downloads.all]
+    inputs = [p.message, p.talk, tab.which]
+    events = [_on(on, tab.asked, inputs, outputs) for on in (p.send.click, p.message.submit)]
+    _on(p.stop.click, tab.halted, [p.message], [p.send, p.stop, tab.problem, p.talk, p.message], cancels=events)  # fmt: skip
+    fresh = [p.send, p.stop, tab.problem, p.talk, p.urgent, *p.downloads.all]
+    _on(p.anew.click, tab.anew, [], fresh, cancels=events)

@@ -8,13 +8,23 @@ the only Markdown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import gradio as gr
 
 from infimed.serving.web.viewer import PRESETS
 
+GONE: Final[Literal["hidden"]] = "hidden"
+"""Of a part that is not shown: it stays in the page. One that is taken out (False) and put in again at once can get lost in
+Gradio's browser code, which applies the second change before the first. Rows and columns cannot be hidden so: their
+parts are, one by one."""
+
 IMAGE_TYPES = "PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI"
+
+
+def when(there: bool) -> Literal["hidden"] | bool:
+    """Whether a part is shown, as Gradio wants it."""
+    return True if there else GONE
 
 
 def text_out(label: str, name: str, lines: int = 2, **more: Any) -> Any:
@@ -27,7 +37,7 @@ def go(label: str, name: str) -> tuple[Any, Any]:
     """The button that asks, and the one that stops."""
     with gr.Row(elem_classes=["going"]):
         ask = gr.Button(label, variant="primary", elem_id=name, elem_classes=["go"])
-        stop = gr.Button("Stop", elem_id=f"{name}-stop", visible=False, elem_classes=["stop"])
+        stop = gr.Button("Stop", elem_id=f"{name}-stop", visible=GONE, elem_classes=["stop"])
     return ask, stop
 
 
@@ -35,7 +45,6 @@ def go(label: str, name: str) -> tuple[Any, Any]:
 class Downloads:
     """Three ways to take a result along."""
 
-    row: Any
     text: Any
     json: Any
     sr: Any
@@ -43,17 +52,17 @@ class Downloads:
     @classmethod
     def made(cls, name: str) -> Downloads:
         """The row for an application; hidden until there is a result."""
-        with gr.Row(visible=False, elem_id=f"{name}-downloads", elem_classes=["downloads"]) as row:
+        with gr.Row(elem_id=f"{name}-downloads", elem_classes=["downloads"]):
             buttons = [
-                gr.Button(label, size="sm", link="#", elem_id=f"{name}-as-{kind}")
+                gr.Button(label, size="sm", link="#", elem_id=f"{name}-as-{kind}", visible=GONE)
                 for kind, label in (("text", "Save as text"), ("json", "Save as JSON"), ("sr", "Save as SR-like JSON"))
             ]  # fmt: skip
-        return cls(row, *buttons)
+        return cls(*buttons)
 
     @property
     def all(self) -> list[Any]:
         """All parts, for outputs."""
-        return [self.row, self.text, self.json, self.sr]
+        return [self.text, self.json, self.sr]
 
 
 @dataclass
@@ -62,12 +71,10 @@ class ViewerParts:
 
     drop: Any
     problem: Any
-    group: Any
     which: Any
     picture: Any
     facts: Any
     frame: Any
-    windows: Any
     preset: Any
     center: Any
     width: Any
@@ -88,26 +95,29 @@ def viewer() -> ViewerParts:
         height=132,
     )
     problem = gr.Textbox(
-        label="Problem", elem_id="problem", elem_classes=["problem"], visible=False, interactive=False
+        label="Problem", elem_id="problem", elem_classes=["problem"], visible=GONE, interactive=False
     )  # fmt: skip
-    with gr.Column(visible=False, elem_id="viewer") as group:
-        which = gr.Radio(label="Images of this question", choices=[], elem_id="which", elem_classes=["chips"])  # fmt: skip
+    with gr.Column(elem_id="viewer"):
+        which = gr.Radio(label="Images of this question", choices=[], elem_id="which", elem_classes=["chips"], visible=GONE)  # fmt: skip
         picture = gr.Image(
-            label="Image", elem_id="picture", interactive=False, buttons=["fullscreen"], show_label=False,
+            label="Image", elem_id="picture", interactive=False, visible=GONE, buttons=["fullscreen"], show_label=False,
             alt_text="The chosen image",
         )  # fmt: skip
         facts = gr.Textbox(
-            label="About this image", elem_id="facts", interactive=False, show_label=False, container=False, lines=2, max_lines=3
+            label="About this image", elem_id="facts", interactive=False, visible=GONE, show_label=False, container=False, lines=2, max_lines=3
         )  # fmt: skip
-        frame = gr.Slider(label="Image of this file", minimum=1, maximum=2, step=1, value=1, elem_id="frame", visible=False)  # fmt: skip
-        with gr.Column(visible=False, elem_id="windows") as windows:
-            preset = gr.Radio(label="Window", choices=list(PRESETS), elem_id="preset", elem_classes=["chips"])  # fmt: skip
-            with gr.Row():
-                center = gr.Slider(label="Window centre (brightness)", minimum=0, maximum=1, elem_id="center", min_width=140)  # fmt: skip
-                width = gr.Slider(label="Window width (contrast)", minimum=0, maximum=1, elem_id="width", min_width=140)  # fmt: skip
-        remove = gr.Button("Remove this image", size="sm", elem_id="remove")
-    return ViewerParts(
-        drop, problem, group, which, picture, facts, frame, windows, preset, center, width, remove
+        frame = gr.Slider(label="Image of this file", minimum=1, maximum=2, step=1, value=1, elem_id="frame", visible=GONE)  # fmt: skip
+        preset = gr.Radio(label="Window", choices=list(PRESETS), elem_id="preset", elem_classes=["chips"], visible=GONE)  # fmt: skip
+        with gr.Row():
+            center = _window("Window centre (brightness)", "center")
+            width = _window("Window width (contrast)", "width")
+        remove = gr.Button("Remove this image", size="sm", elem_id="remove", visible=GONE)
+    return ViewerParts(drop, problem, which, picture, facts, frame, preset, center, width, remove)
+
+
+def _window(label: str, name: str) -> Any:
+    return gr.Slider(
+        label=label, minimum=0, maximum=1, elem_id=name, min_width=140, buttons=[], visible=GONE
     )
 
 
@@ -125,7 +135,6 @@ class AskParts:
     bars: Any
     sure: Any
     downloads: Downloads
-    evidence: Any
     method: Any
     look: Any
     overlay: Any
@@ -142,37 +151,36 @@ def ask_tab() -> AskParts:
     with gr.Accordion("Choose among given answers", open=False):
         choices = gr.Textbox(label="Possible answers, one a line (2 to 20)", lines=3, elem_id="choices")  # fmt: skip
     ask, stop = go("Ask", "ask")
-    with gr.Column(visible=False, elem_id="unsure") as unsure:
-        gr.Markdown(
-            "### Not sure enough to answer\nThe model is less sure than the limit that was set for this server. Look at the image yourself, "
-            "or ask in other words.",
-            container=False,
-        )  # fmt: skip
-        reveal = gr.Button("Show what it would have said", size="sm", elem_id="reveal")
+    unsure = gr.Markdown(
+        "### Not sure enough to answer\nThe model is less sure than the limit that was set for this server. Look at the image yourself, "
+        "or ask in other words.",
+        container=False, elem_id="unsure", elem_classes=["care"], visible=GONE,
+    )  # fmt: skip
+    reveal = gr.Button("Show what it would have said", size="sm", elem_id="reveal", visible=GONE)
     answer = text_out("Answer", "answer")
-    bars = gr.Label(label="How sure", elem_id="bars", show_heading=False, visible=False)
-    sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=False, lines=2, max_lines=4)  # fmt: skip
+    bars = gr.Label(label="How sure", elem_id="bars", show_heading=False, visible=GONE)
+    sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=GONE, lines=2, max_lines=4)  # fmt: skip
     downloads = Downloads.made("ask")
-    with gr.Column(visible=False, elem_id="evidence") as evidence:
-        method = gr.Radio(
-            label="Where did the model look?",
-            choices=[("By hiding parts", "occlusion"), ("By gradient", "gradient")],
-            value="occlusion",
-            elem_id="method",
-            elem_classes=["chips"],
-        )
-        look = gr.Button("Show it on the image", size="sm", elem_id="look")
-        note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=False, lines=2, max_lines=6)  # fmt: skip
-        overlay = gr.Image(
-            label="Bright colours: the answer depends on these parts", interactive=False, elem_id="overlay", visible=False, buttons=["fullscreen"],
-            alt_text="The image with the parts that the answer depends on in bright colours",
-        )  # fmt: skip
-        near = gr.Textbox(label="Most alike in the training data", interactive=False, elem_id="near", visible=False, lines=1, max_lines=8)  # fmt: skip
-        near_pictures = gr.Gallery(
-            label="The same, as pictures", visible=False, elem_id="near-pictures", columns=5, height="auto", buttons=[], interactive=False
-        )  # fmt: skip
+    method = gr.Radio(
+        label="Where did the model look?",
+        choices=[("By hiding parts", "occlusion"), ("By gradient", "gradient")],
+        value="occlusion",
+        elem_id="method",
+        visible=GONE,
+        elem_classes=["chips"],
+    )
+    look = gr.Button("Show it on the image", size="sm", elem_id="look", visible=GONE)
+    note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=GONE, lines=2, max_lines=6)  # fmt: skip
+    overlay = gr.Image(
+        label="Where the model looked", show_label=False, interactive=False, elem_id="overlay", visible=GONE, buttons=["fullscreen"],
+        alt_text="The image with the parts that the answer depends on in bright colours",
+    )  # fmt: skip
+    near = gr.Textbox(label="Most alike in the training data", interactive=False, elem_id="near", visible=GONE, lines=1, max_lines=8)  # fmt: skip
+    near_pictures = gr.Gallery(
+        label="The same, as pictures", visible=GONE, elem_id="near-pictures", columns=5, height="auto", buttons=[], interactive=False
+    )  # fmt: skip
     return AskParts(
-        question, choices, ask, stop, unsure, reveal, answer, bars, sure, downloads, evidence, method, look, overlay, note, near, near_pictures
+        question, choices, ask, stop, unsure, reveal, answer, bars, sure, downloads, method, look, overlay, note, near, near_pictures
     )  # fmt: skip
 
 
@@ -190,6 +198,7 @@ class ReportParts:
     findings: Any
     impression: Any
     comparison: Any
+    rest: Any
     downloads: Downloads
 
 
@@ -204,14 +213,17 @@ def report_tab() -> ReportParts:
         )  # fmt: skip
         with gr.Column(min_width=140):
             prior = gr.UploadButton("Add an earlier image to compare", size="sm", elem_id="prior", file_count="single")  # fmt: skip
-            prior_name = gr.Textbox(label="Earlier image", elem_id="prior-name", visible=False, interactive=False)  # fmt: skip
-            prior_remove = gr.Button("Remove the earlier image", size="sm", visible=False, elem_id="prior-remove")  # fmt: skip
+            prior_name = gr.Textbox(label="Earlier image", elem_id="prior-name", visible=GONE, interactive=False)  # fmt: skip
+            prior_remove = gr.Button("Remove the earlier image", size="sm", visible=GONE, elem_id="prior-remove")  # fmt: skip
     draft, stop = go("Draft the report", "draft")
     findings = text_out("Findings (a draft: change what is wrong)", "findings", 5, interactive=True)
     impression = text_out("Impression (a draft: change what is wrong)", "impression", 3, interactive=True)  # fmt: skip
-    comparison = text_out("Compared with the earlier image", "comparison", visible=False, interactive=True)  # fmt: skip
+    comparison = text_out("Compared with the earlier image", "comparison", visible=GONE, interactive=True)  # fmt: skip
+    rest = text_out(
+        "Written without a heading: neither findings nor impression", "rest", visible=GONE
+    )
     return ReportParts(
-        indication, language, prior, prior_name, prior_remove, draft, stop, findings, impression, comparison, Downloads.made("report")
+        indication, language, prior, prior_name, prior_remove, draft, stop, findings, impression, comparison, rest, Downloads.made("report")
     )  # fmt: skip
 
 
@@ -238,9 +250,11 @@ def differential_tab() -> DifferentialParts:
     history = gr.Textbox(label="History (optional)", lines=1, max_lines=8, elem_id="history")
     question = gr.Textbox(label="Question (optional)", lines=1, max_lines=4, elem_id="differential-question")  # fmt: skip
     rank, stop = go("Rank them", "rank")
-    with gr.Column(visible=False, elem_id="rank-unsure") as unsure:
-        gr.Markdown("### Cannot tell\nNone of these is likely enough on these images.", container=False)  # fmt: skip
-    bars = gr.Label(label="How likely", elem_id="rank-bars", show_heading=False, visible=False)
+    unsure = gr.Markdown(
+        "### Cannot tell\nNone of these is likely enough on these images.",
+        container=False, elem_id="rank-unsure", elem_classes=["care"], visible=GONE,
+    )  # fmt: skip
+    bars = gr.Label(label="How likely", elem_id="rank-bars", show_heading=False, visible=GONE)
     reasons = text_out("For and against, in the model's words: not checked", "reasons", 6)
     return DifferentialParts(candidates, history, question, rank, stop, unsure, bars, reasons, Downloads.made("differential"))  # fmt: skip
 
@@ -261,7 +275,7 @@ class ConsultParts:
 def consult_tab() -> ConsultParts:
     """A conversation."""
     urgent = gr.Textbox(
-        label="Urgent", elem_id="urgent", elem_classes=["problem"], visible=False, interactive=False, lines=2, max_lines=12
+        label="Urgent", elem_id="urgent", elem_classes=["problem"], visible=GONE, interactive=False, lines=2, max_lines=12
     )  # fmt: skip
     talk = text_out("Conversation", "talk", 8, placeholder="Describe the complaint, or ask about the image.")  # fmt: skip
     message = gr.Textbox(label="Your message", lines=1, max_lines=8, elem_id="message")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from infimed.inference.disclaimer import DISCLAIMER
+from infimed.serving.applications.sections import read_sections
 from infimed.serving.web.holding import Finished, Held
 from infimed.serving.web.structured import structured
 
@@ -110,6 +111,11 @@ def seen(images: Iterable[Held]) -> str:
     return "\n".join(lines)
 
 
+def without_heading(result: Mapping[str, Any]) -> str:
+    """What a report has above its first heading, which belongs to no section."""
+    return read_sections(str(result.get("written") or "")).before
+
+
 def sections(done: Finished) -> dict[str, str]:
     """The parts of a result that are text, in order, as the user left them."""
     result = done.result
@@ -123,6 +129,8 @@ def sections(done: Finished) -> dict[str, str]:
             for name in ("findings", "impression", "comparison")
             if name != "comparison" or result.get(name)
         }
+        if rest := without_heading(result):
+            made["without_heading"] = rest
     elif done.name == "differential":
         made = {"ranking": reasons(result)}
     else:

@@ -134,6 +134,8 @@ def _report(_: Mapping[str, Any], sections: Mapping[str, str]) -> list[Item]:
     made = [container("findings", [text("finding", sections["findings"])])]
     if "comparison" in sections:
         made[0]["content"].append(text("comparison", sections["comparison"]))
+    if "without_heading" in sections:
+        made[0]["content"].append(text("summary", sections["without_heading"]))
     return [*made, container("impressions", [text("impression", sections["impression"])])]
 
 

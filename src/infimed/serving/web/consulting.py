@@ -1,0 +1,136 @@
+"""The fourth tab at work: a conversation. It is kept here turn by turn; a turn is kept when it is answered, or stopped."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from infimed.serving.applications.updates import Delta, Result
+from infimed.serving.web import parts
+from infimed.serving.web.acting import (
+    STOPPED,
+    Acting,
+    Changes,
+    Stream,
+    hidden,
+    images_of,
+    links,
+    text_of,
+)
+from infimed.serving.web.holding import Pending
+from infimed.serving.web.images import said
+from infimed.serving.web.session import Event
+
+TALK_FORGOTTEN = (
+    "This conversation is no longer there: the page was not used for a while. Begin a new one."
+)
+
+
+@dataclass
+class Consulting(Acting):
+    """See the module."""
+
+    p: parts.ConsultParts
+
+    async def asked(self, message: Any, shown: Any, which: Any, request: gr.Request) -> Stream:
+        """A message is sent."""
+        event, p = self.sessions.event(request), self.p
+        kept, text = event.kept, text_of(message)
+        needed = {
+            TALK_FORGOTTEN: bool(kept.talk) or not text_of(shown).strip(),
+            "Write a message first.": bool(text.strip()),
+        }
+        if lacking := self.lacking(kept, which, needed):
+            yield {self.problem: said(lacking)}
+            return
+        talk = [*kept.talk, {"role": "user", "text": text}]
+        turn = kept.pending = Pending(text)
+        body = {"messages": talk, "images": images_of(kept), "stream": True}
+        typed = self.typed(kept, conversation=spoken(talk))
+        yield {
+            **self.begun(),
+            p.talk: spoken(talk),
+            p.message: "",
+            **hidden(p.urgent, *p.downloads.all),
+        }
+        try:
+            async with aclosing(self._answered(event, body, talk, turn, typed)) as made:
+                async for changes in made:
+                    yield changes
+        except Exception as error:
+            kept.pending = None
+            yield {**self.failed(event, error), p.talk: spoken(kept.talk), p.message: text}
+
+    async def _answered(
+        self,
+        event: Event,
+        body: dict[str, Any],
+        talk: list[dict[str, str]],
+        turn: Pending,
+        typed: dict[str, str],
+    ) -> Stream:
+        kept, p = event.kept, self.p
+        written: dict[str, str] = {}
+        async with aclosing(event.updates("consult", body)) as updates:
+            async for update in updates:
+                if isinstance(update, Delta):
+                    written[update.part] = written.get(update.part, "") + update.text
+                    turn.written = "\n\n".join(written.values())
+                    yield {
+                        p.talk: spoken([*talk, {"role": "assistant", "text": turn.written}]),
+                        **self._urgent(written.get("escalation", "")),
+                    }
+                elif isinstance(update, Result):
+                    answer = {"role": "assistant", "text": str(update.value["message"]) or "…"}
+                    if kept.pending is not turn:  # stopped meanwhile
+                        return
+                    kept.talk, kept.pending = [*talk, answer], None
+                    done = self.finished(event, "consult", typed, update.value)
+                    yield {
+                        p.talk: spoken(kept.talk),
+                        **self._urgent(str(done.result.get("escalation") or "")),
+                        **links(p.downloads, done),
+                        **self.ended(),
+                    }
+
+    def _urgent(self, text: str) -> Changes:
+        return {self.p.urgent: gr.update(value=text, visible=True)} if text else {}
+
+    async def halted(self, message: Any, request: gr.Request) -> Changes:
+        """A running answer was stopped: what was written of it stays, and of nothing the message comes back."""
+        event, p = self.sessions.event(request), self.p
+        kept = event.kept
+        turn, kept.pending = kept.pending, None
+        typing = text_of(message)
+        if turn is not None and turn.written.strip():
+            answer = {"role": "assistant", "text": f"{turn.written.rstrip()}{STOPPED}"}
+            kept.talk = [*kept.talk, {"role": "user", "text": turn.text}, answer]
+        elif turn is not None:
+            typing = typing or turn.text
+        return {
+            **self.ended(),
+            self.problem: said(""),
+            p.talk: spoken(kept.talk),
+            p.message: typing,
+        }
+
+    async def anew(self, request: gr.Request) -> Changes:
+        """A new conversation."""
+        kept = self.sessions.event(request).kept
+        kept.talk, kept.pending = [], None
+        p = self.p
+        return {
+            **self.ended(),
+            p.talk: "",
+            self.problem: said(""),
+            **hidden(p.urgent, *p.downloads.all),
+        }
+
+
+def spoken(talk: list[dict[str, str]]) -> str:
+    """A conversation as one text."""
+    names = {"user": "You", "assistant": "Model"}
+    return "\n\n".join(f"{names[turn['role']]}: {turn['text']}" for turn in talk)
