@@ -173,3 +173,20 @@ def test_no_bytes_break_the_parser(raw):
         parse(raw, LIMITS)
     except Refusal as error:
         assert error.status < 500
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"n": 2}, "accepted: 1"),
+        ({"response_format": {"type": "json_object"}}, "accepted types: 'text', 'json_schema'"),
+        ({"presence_penalty": 0.1}, "at most 0"),
+        ({"temperature": -1}, "at least 0"),
+        ({"top_p": 0}, "above 0"),
+    ],
+)
+def test_a_refused_value_says_what_is_accepted_and_not_what_was_sent(more, said):
+    value = {"model": "m", "messages": [{"role": "user", "content": "a"}], **more}
+    with pytest.raises(Refusal) as error:
+        parse(json.dumps(value).encode(), Limits())
+    assert said in error.value.message and "json_object" not in error.value.message

@@ -76,6 +76,15 @@ def test_it_answers_as_offline_and_drains_on_sigterm(run, process):
     while 'infimed_engine_running 1.0' not in httpx.get(f"{url}/metrics", trust_env=False).text and asking.is_alive():  # fmt: skip
         pass
     started.send_signal(signal.SIGTERM)
+    seen: list[tuple[int, int, str]] = []
+    while asking.is_alive() and not seen:
+        ready, health = (
+            httpx.get(f"{url}/{name}", trust_env=False) for name in ("ready", "health")
+        )
+        if ready.status_code == 503:
+            refused = post(url, body("b", max_tokens=1))
+            seen.append((health.status_code, refused.status_code, refused.json()["error"]["code"]))
+    assert seen == [(200, 503, "draining")]
     asking.join(60)
     assert got and got[0].status_code == 200 and got[0].json()["choices"][0]["finish_reason"]
     assert started.wait(60) in (-signal.SIGTERM, 143)

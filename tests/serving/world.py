@@ -98,6 +98,7 @@ def running(
         header_seconds=service.settings.times.header,
         drain_seconds=5,
         drain=lambda: setattr(service.gate, "draining", True),
+        idle=lambda: service.gate.requests == 0,
     )
     thread = threading.Thread(target=lambda: asyncio.run(made.serve([listening])), daemon=True)
     thread.start()

@@ -110,7 +110,8 @@ def serve(
     err.print(DISCLAIMER, style="yellow")
 
     def told(url: str) -> None:
-        err.print(f"{service.name} answers at {url}", markup=False)
+        # An address that means every one of this machine is none that a client can use.
+        err.print(f"{service.name} answers at {page_of(url).removesuffix('page/')}v1", markup=False)
         if with_page:
             err.print(f"Page: {page_of(url)}", markup=False)
         if start.open_page:

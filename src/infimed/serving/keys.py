@@ -83,5 +83,5 @@ def check_bind(host: str, keys: Keys) -> None:
             where="--host",
             seen=host,
             accepted="127.0.0.1, or a key file",
-            fix="openssl rand -hex 32 > keys.txt, then add --api-key-file keys.txt",
+            fix="(umask 077; openssl rand -hex 32 > keys.txt), then add --api-key-file keys.txt",
         )

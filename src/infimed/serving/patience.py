@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -63,11 +64,20 @@ WAITING_CONNECTIONS: Final = 2048
 
 
 class DrainingServer(uvicorn.Server):
-    """Refuses new requests from the first signal on, lets running answers end, then stops."""
+    """Refuses new requests from the first signal on, lets running answers end, then stops.
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], object]) -> None:
+    It goes on listening as long as answers run, so that whoever shares out requests reads 503 from `/ready`, and nobody
+    takes it for dead. uvicorn alone would close the door at once.
+
+    Args:
+        drain: told at the first signal. idle: whether no request is being answered.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], object], idle: Callable[[], bool]) -> None:  # fmt: skip
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._idle = drain, idle
+        self._signal: tuple[int, FrameType | None] | None = None
+        self._until = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; the kernel's queue is longer than what is taken from it at a time."""
@@ -78,12 +88,23 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal; the second one does not wait."""
         self._drain()
-        if self.should_exit and sig == signal.SIGTERM:
-            self.force_exit = True
+        if self._signal is None:
+            self._signal = (sig, frame)
+            self._until = time.monotonic() + float(self.config.timeout_graceful_shutdown or 0)
+            return
+        self.force_exit = True
         super().handle_exit(sig, frame)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop."""
+        over = self._idle() or time.monotonic() > self._until
+        if self._signal is not None and over and not self.should_exit:
+            self.config.timeout_graceful_shutdown = 1  # who still runs has had its time
+            super().handle_exit(*self._signal)
+        return await super().on_tick(counter)
 
-def server(app: Any, *, host: str, port: int, header_seconds: float, drain_seconds: float, drain: Callable[[], object]) -> DrainingServer:  # fmt: skip
+
+def server(app: Any, *, host: str, port: int, header_seconds: float, drain_seconds: float, drain: Callable[[], object], idle: Callable[[], bool]) -> DrainingServer:  # fmt: skip
     """A server that is ready to `run`."""
     config = uvicorn.Config(
         app,
@@ -98,4 +119,4 @@ def server(app: Any, *, host: str, port: int, header_seconds: float, drain_secon
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    return DrainingServer(config, drain)
+    return DrainingServer(config, drain, idle)

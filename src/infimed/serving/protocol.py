@@ -65,7 +65,7 @@ class ImageUrl(Body):
     @model_validator(mode="after")
     def _wide(self) -> ImageUrl:
         if self.window is not None and self.window[1] <= 0:
-            raise PydanticCustomError("greater_than", "the width of a window is above 0")
+            raise PydanticCustomError("greater_than", "the width of a window is above 0", {"gt": 0})
         return self
 
 
@@ -220,7 +220,7 @@ def parsed(kind: type[Asked], body: bytes, limits: Limits) -> Asked:
 
 def _refusal(error: ValidationError) -> Refusal:
     """What was wrong first, in our own words."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(
         str(part)
         for part in first["loc"]
@@ -234,7 +234,18 @@ def _refusal(error: ValidationError) -> Refusal:
         return Refusal("missing_field", param=place or None)
     if kind == "string_unicode":
         return Refusal("invalid_text", param=place or None)
-    return Refusal("invalid_value", param=place or None, detail=_KINDS.get(kind, ""))
+    return Refusal(
+        "invalid_value", param=place or None, detail=_accepted(kind, first.get("ctx", {}))
+    )
+
+
+def _accepted(kind: str, known: Mapping[str, Any]) -> str:
+    """What would have been taken; of the context only what the schema says, never what was sent."""
+    said = _KINDS.get(kind, "")
+    for name, words in _BOUNDS.items():
+        if kind == words[0] and name in known:
+            return f"{words[1]} {known[name]}"
+    return said
 
 
 _KINDS: Final[Mapping[str, str]] = {
@@ -246,15 +257,20 @@ _KINDS: Final[Mapping[str, str]] = {
     "dict_type": "an object is expected",
     "model_type": "an object is expected",
     "model_attributes_type": "an object is expected",
-    "greater_than_equal": "it is too small",
-    "greater_than": "it is too small",
-    "less_than_equal": "it is too large",
-    "less_than": "it is too large",
     "too_short": "it is empty",
     "none_required": "null is expected",
     "union_tag_not_found": "its type is missing",
-    "union_tag_invalid": "its type is not accepted",
 }
+
+_BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
+    "expected": ("literal_error", "accepted:"),
+    "expected_tags": ("union_tag_invalid", "accepted types:"),
+    "ge": ("greater_than_equal", "at least"),
+    "gt": ("greater_than", "above"),
+    "le": ("less_than_equal", "at most"),
+    "lt": ("less_than", "below"),
+}
+"""A fact of the schema -> the kind of error that tells it, and the words before it."""
 
 
 def _check(request: ChatRequest, limits: Limits) -> None:

@@ -263,6 +263,7 @@ def serve(
         header_seconds=times.header,
         drain_seconds=times.drain,
         drain=drain,
+        idle=lambda: service.gate.requests == 0,
     )
     told(f"http://{shown}:{port}/v1")
     running.run(sockets=[listening])
