@@ -7,7 +7,6 @@ minute would keep its connection for ever (slowloris).
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import time
 from collections.abc import Callable
