@@ -92,7 +92,7 @@ class Scripted:
         share = 0.8 / len(asked.candidates)
         listed = [{"name": n, "probability": share, "for": "", "against": ""} for n in asked.candidates]  # fmt: skip
         listed[0] = {**listed[0], "for": "opacity in the left base", "against": "no fever"}
-        yield Result({"candidates": listed, "cannot_tell": 0.2, "abstained": False})
+        yield Result({"candidates": listed, "cannot_tell": 0.2, "calibrated": self.calibration is not None, "abstained": False})  # fmt: skip
 
     async def _consult(self, asked: Any) -> AsyncGenerator[Update, None]:
         urgent = "chest pain" in asked.messages[-1].text

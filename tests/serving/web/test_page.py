@@ -126,6 +126,7 @@ def test_choices_have_a_bar_each(open_tab: Any, site: Site):
     assert site.scripted.asked[-1].choices == ["left", "right", "both"]
     names = [t.strip() for t in tab.page.locator("#bars dt").all_inner_texts()]
     assert names == ["left", "right", "both"]
+    assert "not probabilities" in tab.page.locator("#bars").inner_text()
 
 
 def test_a_report_is_drafted_compared_edited_and_saved(open_tab: Any, site: Site):
@@ -173,6 +174,18 @@ def test_candidates_are_ranked_with_cannot_tell(open_tab: Any, site: Site):
     short = SCRIPT[:119] + "…" if len(SCRIPT) > 120 else SCRIPT
     assert sorted(names) == sorted(["Pneumonia", short, "Cannot tell"])
     assert "For: opacity in the left base" in text(tab, "#reasons")
+    said = "Model's scores, not probabilities: this model was not calibrated"
+    assert said in tab.page.locator("#rank-bars").inner_text()
+    assert "How likely" not in tab.page.locator("#rank-bars").inner_text()
+    assert text(tab, "#reasons").startswith(said)
+    assert said in saved(tab, "#differential-as-text")[1]
+    site.scripted.calibration = object()
+    try:
+        finish(tab, "#rank")
+        assert "How likely" in tab.page.locator("#rank-bars").inner_text()
+        assert said not in tab.page.locator("#rank-bars").inner_text() + text(tab, "#reasons")
+    finally:
+        site.scripted.calibration = None
     assert site.scripted.asked[-1].candidates == ["Pneumonia", SCRIPT]
 
 

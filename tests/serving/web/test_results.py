@@ -34,7 +34,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "differential": {
         "candidates": [{"name": SCRIPT, "probability": 0.7, "for": "this\nand that", "against": ""},
                        {"name": "Edema", "probability": 0.2, "for": "", "against": "no"}],
-        "cannot_tell": 0.1, "abstained": False,
+        "cannot_tell": 0.1, "calibrated": True, "abstained": False,
     },
     "consult": {"message": SCRIPT, "asks_back": True, "urgent": [], "escalation": "Call now."},
 }  # fmt: skip
@@ -97,6 +97,32 @@ def test_a_structured_report_has_the_shape_of_its_template():
         check(tree["root"])
     numbers = json.dumps(json.loads(as_sr(finished("differential"))))
     assert '"numeric_value": 70.0' in numbers and '"numeric_value": 10.0' in numbers
+
+
+def test_scores_that_were_not_calibrated_are_nowhere_called_probabilities():
+    said = "Model's scores, not probabilities: this model was not calibrated."
+    plain_ones = {**RESULTS["differential"], **COMMON, "calibrated": False}
+    calibrated, scores = finished("differential"), Finished("t", "differential", {}, plain_ones)
+    assert reasons(plain_ones).startswith(said)
+    for writer in (as_text, as_json, as_sr):
+        assert said in writer(scores) and said not in writer(calibrated), writer
+    assert as_text(scores).index(said) < as_text(scores).index("70 %")
+    for writer in (as_text, as_json, as_sr):
+        missing = {k: v for k, v in plain_ones.items() if k != "calibrated"}
+        assert said in writer(Finished("t", "differential", {}, missing)), (
+            "unknown is not calibrated"
+        )
+    assert "Certainty of Impression" in as_sr(calibrated)
+    assert "Certainty" not in as_sr(scores) and "numeric_value" not in as_sr(scores)
+    assert "Model's score, not a probability: 70.0 %" in as_sr(scores)
+    choice = {
+        **COMMON,
+        "answer": "a",
+        "confidence": None,
+        "choices": [{"text": "a", "probability": 0.9}],
+    }
+    assert said in as_text(Finished("t", "ask", {}, choice))
+    assert said not in as_text(Finished("t", "ask", {}, {**choice, "confidence": 0.8}))
 
 
 def test_what_was_changed_by_hand_is_saved_and_said():

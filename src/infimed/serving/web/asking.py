@@ -28,7 +28,7 @@ from infimed.serving.web.acting import (
 from infimed.serving.web.holding import Finished
 from infimed.serving.web.images import FORGOTTEN, placed, said
 from infimed.serving.web.parts import GONE, when
-from infimed.serving.web.results import bars, near_lines, sureness
+from infimed.serving.web.results import UNCALIBRATED, bars, near_lines, only_scores, sureness
 from infimed.serving.web.session import Event
 
 LOOK, LOOKING = "Show it on the image", "Looking …"
@@ -86,13 +86,14 @@ class Asking(Acting):
         p, result = self.p, done.result
         unsure = bool(result.get("abstained"))
         levels = bars(result)
+        label = UNCALIBRATED if only_scores("ask", result) else parts.SURE
         here = event.service.answerer.fingerprint_of == "weights"  # not behind another server
         can_look = here and bool(event.kept.images) and bool(str(result["answer"]).strip())
         return {
             p.unsure: gr.update(visible=when(unsure)),
             p.reveal: gr.update(visible=when(unsure)),
             p.answer: gr.update(value=str(result["answer"]), visible=when(not unsure), placeholder="The model wrote nothing."),
-            p.bars: gr.update(value=levels, visible=when(levels is not None and not unsure)),
+            p.bars: gr.update(value=levels, label=label, visible=when(levels is not None and not unsure)),
             p.sure: gr.update(value=sureness(result), visible=True),
             p.method: gr.update(visible=when(can_look)),
             p.look: gr.update(visible=when(can_look)),

@@ -19,6 +19,7 @@ GONE: Final[Literal["hidden"]] = "hidden"
 Gradio's browser code, which applies the second change before the first. Rows and columns cannot be hidden so: their
 parts are, one by one."""
 
+SURE, LIKELY = "How sure", "How likely"
 IMAGE_TYPES = "PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI"
 
 
@@ -158,7 +159,7 @@ def ask_tab() -> AskParts:
     )  # fmt: skip
     reveal = gr.Button("Show what it would have said", size="sm", elem_id="reveal", visible=GONE)
     answer = text_out("Answer", "answer")
-    bars = gr.Label(label="How sure", elem_id="bars", show_heading=False, visible=GONE)
+    bars = gr.Label(label=SURE, elem_id="bars", show_heading=False, visible=GONE)
     sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=GONE, lines=2, max_lines=4)  # fmt: skip
     downloads = Downloads.made("ask")
     method = gr.Radio(
@@ -254,7 +255,7 @@ def differential_tab() -> DifferentialParts:
         "### Cannot tell\nNone of these is likely enough on these images.",
         container=False, elem_id="rank-unsure", elem_classes=["care"], visible=GONE,
     )  # fmt: skip
-    bars = gr.Label(label="How likely", elem_id="rank-bars", show_heading=False, visible=GONE)
+    bars = gr.Label(label=LIKELY, elem_id="rank-bars", show_heading=False, visible=GONE)
     reasons = text_out("For and against, in the model's words: not checked", "reasons", 6)
     return DifferentialParts(candidates, history, question, rank, stop, unsure, bars, reasons, Downloads.made("differential"))  # fmt: skip
 

@@ -21,7 +21,7 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.images import said
 from infimed.serving.web.parts import when
-from infimed.serving.web.results import ranked, reasons
+from infimed.serving.web.results import UNCALIBRATED, only_scores, ranked, reasons
 
 
 @dataclass
@@ -70,8 +70,10 @@ class Ranking(Acting):
                         yield {p.reasons: "\n".join(f"{k}: {v}" for k, v in written.items())}
                     elif isinstance(update, Result):
                         done = self.finished(event, "differential", typed, update.value)
+                        scores = only_scores("differential", done.result)
+                        label = UNCALIBRATED if scores else parts.LIKELY
                         yield {
-                            p.bars: gr.update(value=ranked(done.result), visible=True),
+                            p.bars: gr.update(value=ranked(done.result), label=label, visible=True),
                             p.unsure: gr.update(visible=when(bool(done.result.get("abstained")))),
                             p.reasons: gr.update(value=reasons(done.result), placeholder=""),
                             **links(p.downloads, done),

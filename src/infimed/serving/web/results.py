@@ -17,6 +17,8 @@ from infimed.serving.web.holding import Finished, Held
 from infimed.serving.web.structured import structured
 
 CANNOT_TELL: Final = "Cannot tell"
+UNCALIBRATED: Final = "Model's scores, not probabilities: this model was not calibrated"
+"""In the place of "How likely" and "How sure"."""
 TITLES: Final = {
     "ask": "Answer to a question",
     "report": "Draft of a report",
@@ -67,6 +69,22 @@ def sureness(result: Mapping[str, Any]) -> str:
     return said
 
 
+def only_scores(name: str, result: Mapping[str, Any]) -> bool:
+    """Whether a result's numbers are no probabilities, because no calibration made them so.
+
+    Args:
+        name: of the application.
+    """
+    if name == "differential":
+        return not result.get("calibrated")
+    return name == "ask" and bool(result.get("choices")) and result.get("confidence") is None
+
+
+def notes(done: Finished) -> list[str]:
+    """What has to be known before a result is read: on the page and in every file."""
+    return [f"{UNCALIBRATED}."] if only_scores(done.name, done.result) else []
+
+
 def ranked(result: Mapping[str, Any]) -> dict[str, float]:
     """What the bars of *differential* show: every candidate, and how much speaks for none."""
     made = {plain(str(c["name"])): float(c["probability"]) for c in result["candidates"]}
@@ -76,7 +94,7 @@ def ranked(result: Mapping[str, Any]) -> dict[str, float]:
 
 def reasons(result: Mapping[str, Any]) -> str:
     """What speaks for and against every candidate."""
-    lines: list[str] = []
+    lines = [f"{UNCALIBRATED}."] if only_scores("differential", result) else []
     for number, each in enumerate(result["candidates"], 1):
         lines.append(f"{number}. {plain(str(each['name']))}: {percent(float(each['probability']))}")
         for word in ("for", "against"):
@@ -143,7 +161,7 @@ def sections(done: Finished) -> dict[str, str]:
 def as_text(done: Finished) -> str:
     """A result as a text file."""
     result = done.result
-    lines = [f"InfiMed · {TITLES[done.name]}", DISCLAIMER, ""]
+    lines = [f"InfiMed · {TITLES[done.name]}", DISCLAIMER, *notes(done), ""]
     for heading, text in {**done.asked, **sections(done)}.items():
         if not text.strip():
             continue
@@ -162,6 +180,7 @@ def as_json(done: Finished) -> str:
     value = {
         "title": TITLES[done.name],
         "disclaimer": DISCLAIMER,
+        "notes": notes(done),
         "application": done.name,
         "asked": done.asked,
         "result": done.result,
@@ -172,7 +191,7 @@ def as_json(done: Finished) -> str:
 
 def as_sr(done: Finished) -> str:
     """A result as JSON in the shape of a DICOM structured report."""
-    value = structured(done.name, done.result, sections(done), bool(done.edited))
+    value = structured(done.name, done.result, sections(done), bool(done.edited), notes(done))
     return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
