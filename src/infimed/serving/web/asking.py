@@ -42,6 +42,7 @@ ONE_OF = "The question was about {count} images; this map is of the chosen one a
 class Asking(Acting):
     """See the module."""
 
+    name = "ask"
     p: parts.AskParts
 
     async def asked(self, question: Any, choices: Any, which: Any, request: gr.Request) -> Stream:
@@ -62,7 +63,7 @@ class Asking(Acting):
         shown = [(held, held.view) for held in event.kept.images]
         hides = event.service.applications.calibration is not None
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.answer: gr.update(value="", visible=True, placeholder="Looking at the images …" if shown else "Writing …"),
             **hidden(p.unsure, p.reveal, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures, *p.downloads.all),
         }  # fmt: skip
@@ -77,7 +78,7 @@ class Asking(Acting):
                     elif isinstance(update, Result):
                         for held, view in shown:
                             held.answered = view
-                        done = self.finished(event, "ask", typed, update.value)
+                        done = self.finished(event, typed, update.value)
                         yield {**self._answered(event, done), **self.ended()}
         except Exception as error:
             yield self.failed(event, error, p.answer)

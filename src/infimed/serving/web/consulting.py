@@ -18,9 +18,10 @@ from infimed.serving.web.acting import (
     hidden,
     images_of,
     links,
+    noticed,
     text_of,
 )
-from infimed.serving.web.holding import Pending
+from infimed.serving.web.holding import Kept, Pending
 from infimed.serving.web.images import said
 from infimed.serving.web.session import Event
 
@@ -33,6 +34,7 @@ TALK_FORGOTTEN = (
 class Consulting(Acting):
     """See the module."""
 
+    name = "consult"
     p: parts.ConsultParts
 
     async def asked(self, message: Any, shown: Any, which: Any, request: gr.Request) -> Stream:
@@ -47,11 +49,11 @@ class Consulting(Acting):
             yield {self.problem: said(lacking)}
             return
         talk = [*kept.talk, {"role": "user", "text": text}]
-        turn = kept.pending = Pending(text)
+        turn = kept.pending = Pending(text, about=kept.about.get(self.name))
         body = {"messages": talk, "images": images_of(kept), "stream": True}
         typed = self.typed(kept, conversation=spoken(talk))
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.talk: spoken(talk),
             p.message: "",
             **hidden(p.urgent, *p.downloads.all),
@@ -62,7 +64,9 @@ class Consulting(Acting):
                     yield changes
         except Exception as error:
             kept.pending = None
-            yield {**self.failed(event, error), p.talk: spoken(kept.talk), p.message: text}
+            failed = self.failed(event, error)
+            self._back(kept, turn)
+            yield {**failed, p.about: noticed(self.name, kept), p.talk: spoken(kept.talk), p.message: text}  # fmt: skip
 
     async def _answered(
         self,
@@ -88,7 +92,7 @@ class Consulting(Acting):
                     if kept.pending is not turn:  # stopped meanwhile
                         return
                     kept.talk, kept.pending = [*talk, answer], None
-                    done = self.finished(event, "consult", typed, update.value)
+                    done = self.finished(event, typed, update.value)
                     yield {
                         p.talk: spoken(kept.talk),
                         **self._urgent(str(done.result.get("escalation") or "")),
@@ -110,23 +114,32 @@ class Consulting(Acting):
             kept.talk = [*kept.talk, {"role": "user", "text": turn.text}, answer]
         elif turn is not None:
             typing = typing or turn.text
+            self._back(kept, turn)
         return {
             **self.ended(),
             self.problem: said(""),
+            p.about: noticed(self.name, kept),
             p.talk: spoken(kept.talk),
             p.message: typing,
         }
+
+    def _back(self, kept: Kept, turn: Pending) -> None:
+        """Nothing came of a message: the last answer on the page is the one before it."""
+        kept.about.pop(self.name, None)
+        if turn.about is not None:
+            kept.about[self.name] = turn.about
 
     async def anew(self, request: gr.Request) -> Changes:
         """A new conversation."""
         kept = self.sessions.event(request).kept
         kept.talk, kept.pending = [], None
+        kept.about.pop(self.name, None)
         p = self.p
         return {
             **self.ended(),
             p.talk: "",
             self.problem: said(""),
-            **hidden(p.urgent, *p.downloads.all),
+            **hidden(p.about, p.urgent, *p.downloads.all),
         }
 
 

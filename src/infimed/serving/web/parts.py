@@ -19,6 +19,8 @@ GONE: Final[Literal["hidden"]] = "hidden"
 Gradio's browser code, which applies the second change before the first. Rows and columns cannot be hidden so: their
 parts are, one by one."""
 
+ONE_SENT = "Image of this question"
+ALL_SENT = "All {count} images are sent with the question; choose which to view"
 SURE, LIKELY = "How sure", "How likely"
 IMAGE_TYPES = "PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI"
 
@@ -32,6 +34,18 @@ def text_out(label: str, name: str, lines: int = 2, **more: Any) -> Any:
     """A text that was written for the user: can be selected and copied, grows with its content."""
     settings = {"interactive": False, "buttons": ["copy"], "elem_classes": ["written"], **more}
     return gr.Textbox(label=label, elem_id=name, lines=lines, max_lines=30, **settings)
+
+
+def notice(label: str, name: str) -> Any:
+    """A sentence of ours that has to be read before the answer below it; hidden until there is one."""
+    return gr.Textbox(
+        label=label, show_label=False, container=False, interactive=False, visible=GONE, elem_id=name, elem_classes=["notice"], lines=1, max_lines=6
+    )  # fmt: skip
+
+
+def about(name: str) -> Any:
+    """Which images the answer of a tab is about."""
+    return notice("Images of this answer", f"{name}-about")
 
 
 def go(label: str, name: str) -> tuple[Any, Any]:
@@ -80,6 +94,7 @@ class ViewerParts:
     center: Any
     width: Any
     remove: Any
+    remove_all: Any
 
     @property
     def all(self) -> list[Any]:
@@ -99,7 +114,7 @@ def viewer() -> ViewerParts:
         label="Problem", elem_id="problem", elem_classes=["problem"], visible=GONE, interactive=False
     )  # fmt: skip
     with gr.Column(elem_id="viewer"):
-        which = gr.Radio(label="Images of this question", choices=[], elem_id="which", elem_classes=["chips"], visible=GONE)  # fmt: skip
+        which = gr.Radio(label=ONE_SENT, choices=[], elem_id="which", elem_classes=["chips"], visible=GONE)  # fmt: skip
         picture = gr.Image(
             label="Image", elem_id="picture", interactive=False, visible=GONE, buttons=["fullscreen"], show_label=False,
             alt_text="The chosen image",
@@ -112,8 +127,12 @@ def viewer() -> ViewerParts:
         with gr.Row():
             center = _window("Window centre (brightness)", "center")
             width = _window("Window width (contrast)", "width")
-        remove = gr.Button("Remove this image", size="sm", elem_id="remove", visible=GONE)
-    return ViewerParts(drop, problem, which, picture, facts, frame, preset, center, width, remove)
+        with gr.Row():
+            remove = gr.Button("Remove this image", size="sm", elem_id="remove", visible=GONE)
+            remove_all = gr.Button("Remove all images", size="sm", elem_id="remove-all", visible=GONE)  # fmt: skip
+    return ViewerParts(
+        drop, problem, which, picture, facts, frame, preset, center, width, remove, remove_all
+    )
 
 
 def _window(label: str, name: str) -> Any:
@@ -130,6 +149,7 @@ class AskParts:
     choices: Any
     ask: Any
     stop: Any
+    about: Any
     unsure: Any
     reveal: Any
     answer: Any
@@ -152,6 +172,7 @@ def ask_tab() -> AskParts:
     with gr.Accordion("Choose among given answers", open=False):
         choices = gr.Textbox(label="Possible answers, one a line (2 to 20)", lines=3, elem_id="choices")  # fmt: skip
     ask, stop = go("Ask", "ask")
+    of_images = about("ask")
     unsure = gr.Markdown(
         "### Not sure enough to answer\nThe model is less sure than the limit that was set for this server. Look at the image yourself, "
         "or ask in other words.",
@@ -181,7 +202,7 @@ def ask_tab() -> AskParts:
         label="The same, as pictures", visible=GONE, elem_id="near-pictures", columns=5, height="auto", buttons=[], interactive=False
     )  # fmt: skip
     return AskParts(
-        question, choices, ask, stop, unsure, reveal, answer, bars, sure, downloads, method, look, overlay, note, near, near_pictures
+        question, choices, ask, stop, of_images, unsure, reveal, answer, bars, sure, downloads, method, look, overlay, note, near, near_pictures
     )  # fmt: skip
 
 
@@ -196,6 +217,7 @@ class ReportParts:
     prior_remove: Any
     draft: Any
     stop: Any
+    about: Any
     findings: Any
     impression: Any
     comparison: Any
@@ -217,6 +239,7 @@ def report_tab() -> ReportParts:
             prior_name = gr.Textbox(label="Earlier image", elem_id="prior-name", visible=GONE, interactive=False)  # fmt: skip
             prior_remove = gr.Button("Remove the earlier image", size="sm", visible=GONE, elem_id="prior-remove")  # fmt: skip
     draft, stop = go("Draft the report", "draft")
+    of_images = about("report")
     findings = text_out("Findings (a draft: change what is wrong)", "findings", 5, interactive=True)
     impression = text_out("Impression (a draft: change what is wrong)", "impression", 3, interactive=True)  # fmt: skip
     comparison = text_out("Compared with the earlier image", "comparison", visible=GONE, interactive=True)  # fmt: skip
@@ -224,7 +247,7 @@ def report_tab() -> ReportParts:
         "Written without a heading: neither findings nor impression", "rest", visible=GONE
     )
     return ReportParts(
-        indication, language, prior, prior_name, prior_remove, draft, stop, findings, impression, comparison, rest, Downloads.made("report")
+        indication, language, prior, prior_name, prior_remove, draft, stop, of_images, findings, impression, comparison, rest, Downloads.made("report")
     )  # fmt: skip
 
 
@@ -237,6 +260,7 @@ class DifferentialParts:
     question: Any
     rank: Any
     stop: Any
+    about: Any
     unsure: Any
     bars: Any
     reasons: Any
@@ -251,19 +275,21 @@ def differential_tab() -> DifferentialParts:
     history = gr.Textbox(label="History (optional)", lines=1, max_lines=8, elem_id="history")
     question = gr.Textbox(label="Question (optional)", lines=1, max_lines=4, elem_id="differential-question")  # fmt: skip
     rank, stop = go("Rank them", "rank")
+    of_images = about("differential")
     unsure = gr.Markdown(
         "### Cannot tell\nNone of these is likely enough on these images.",
         container=False, elem_id="rank-unsure", elem_classes=["care"], visible=GONE,
     )  # fmt: skip
     bars = gr.Label(label=LIKELY, elem_id="rank-bars", show_heading=False, visible=GONE)
     reasons = text_out("For and against, in the model's words: not checked", "reasons", 6)
-    return DifferentialParts(candidates, history, question, rank, stop, unsure, bars, reasons, Downloads.made("differential"))  # fmt: skip
+    return DifferentialParts(candidates, history, question, rank, stop, of_images, unsure, bars, reasons, Downloads.made("differential"))  # fmt: skip
 
 
 @dataclass
 class ConsultParts:
     """The fourth tab."""
 
+    about: Any
     talk: Any
     urgent: Any
     message: Any
@@ -275,6 +301,7 @@ class ConsultParts:
 
 def consult_tab() -> ConsultParts:
     """A conversation."""
+    of_images = about("consult")
     urgent = gr.Textbox(
         label="Urgent", elem_id="urgent", elem_classes=["problem"], visible=GONE, interactive=False, lines=2, max_lines=12
     )  # fmt: skip
@@ -282,4 +309,6 @@ def consult_tab() -> ConsultParts:
     message = gr.Textbox(label="Your message", lines=1, max_lines=8, elem_id="message")
     send, stop = go("Send", "send")
     anew = gr.Button("New conversation", size="sm", elem_id="anew")
-    return ConsultParts(talk, urgent, message, send, stop, anew, Downloads.made("consult"))
+    return ConsultParts(
+        of_images, talk, urgent, message, send, stop, anew, Downloads.made("consult")
+    )

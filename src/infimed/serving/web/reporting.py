@@ -33,6 +33,7 @@ NOTHING = "The model wrote nothing here."
 class Reporting(Acting):
     """See the module."""
 
+    name = "report"
     p: parts.ReportParts
 
     async def asked(
@@ -58,9 +59,8 @@ class Reporting(Acting):
         typed = self.typed(event.kept, indication=text_of(indication))
         if prior is not None:
             typed["earlier_image"] = seen([prior])
-        event.kept.finished.pop("report", None)  # what is typed from now on is no change of it
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.findings: gr.update(value="", placeholder="Looking at the images …"),
             p.impression: gr.update(value="", placeholder="Looking at the images …"),
             p.comparison: gr.update(value="", visible=when(prior is not None)),
@@ -91,7 +91,7 @@ class Reporting(Acting):
                         yield {p.rest: gr.update(value=written[part], visible=True)}
                 elif isinstance(update, Result):
                     result = {"language": language, **update.value}
-                    done = self.finished(event, "report", typed, result)
+                    done = self.finished(event, typed, result)
                     rest = without_heading(result)
                     texts = {
                         box: gr.update(value=str(result.get(name) or ""), placeholder=NOTHING)

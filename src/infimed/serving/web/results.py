@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from infimed.inference.disclaimer import DISCLAIMER
 from infimed.serving.applications.sections import read_sections
-from infimed.serving.web.holding import Finished, Held
+from infimed.serving.web.holding import About, Finished, Held
 from infimed.serving.web.structured import structured
 
 CANNOT_TELL: Final = "Cannot tell"
 UNCALIBRATED: Final = "Model's scores, not probabilities: this model was not calibrated"
 """In the place of "How likely" and "How sure"."""
+NO_IMAGE: Final = "No image was given: this answer is not about any image."
+CHANGED: Final = "This answer was about: {images}. The images have changed since."
+NONE: Final = "none"
+"""In the place of the images, where there were none."""
 TITLES: Final = {
     "ask": "Answer to a question",
     "report": "Draft of a report",
@@ -82,7 +86,10 @@ def only_scores(name: str, result: Mapping[str, Any]) -> bool:
 
 def notes(done: Finished) -> list[str]:
     """What has to be known before a result is read: on the page and in every file."""
-    return [f"{UNCALIBRATED}."] if only_scores(done.name, done.result) else []
+    made = [f"{UNCALIBRATED}."] if only_scores(done.name, done.result) else []
+    if done.asked.get("images") == NONE and done.name != "consult":
+        made.append(NO_IMAGE)
+    return made
 
 
 def ranked(result: Mapping[str, Any]) -> dict[str, float]:
@@ -127,6 +134,20 @@ def seen(images: Iterable[Held]) -> str:
             what.append("window {:g}/{:g}".format(*image.view.window))
         lines.append(f"{number}. {' · '.join(what)}")
     return "\n".join(lines)
+
+
+def of_images(name: str, about: About | None, images: Sequence[Held]) -> str:
+    """What stands above an answer about the images that it is of; "" where they are the ones on the page.
+
+    Args:
+        name: of the application; a conversation needs no image. about: None where there is no answer.
+    """
+    if about is None:
+        return ""
+    if about.keys != About.of(images).keys:
+        listed = ", ".join(f"{at} {plain(held, 60)}" for at, held in enumerate(about.names, 1))
+        return CHANGED.format(images=listed or "no image")
+    return "" if about.keys or name == "consult" else NO_IMAGE
 
 
 def without_heading(result: Mapping[str, Any]) -> str:
