@@ -95,7 +95,7 @@ class Scripted:
         yield Result({"candidates": listed, "cannot_tell": 0.2, "calibrated": self.calibration is not None, "abstained": False})  # fmt: skip
 
     async def _consult(self, asked: Any) -> AsyncGenerator[Update, None]:
-        urgent = "chest pain" in asked.messages[-1].text
+        urgent = any("chest pain" in turn.text for turn in asked.messages if turn.role == "user")
         warning = "Call the emergency number now." if urgent else None
         if warning:
             yield Delta(warning, "escalation")
@@ -106,10 +106,12 @@ class Scripted:
                 yield Delta("word ", "message")
                 await asyncio.sleep(SLOW)
         text = SCRIPT if said == SCRIPT else "Since when do you have it?"
+        lacking = ["duration"] if said == "vague" else []
         yield Delta(text[:6], "message")
         await asyncio.sleep(SLOW)
         yield Delta(text[6:], "message")
-        yield Result({"message": text, "asks_back": True, "urgent": [], "escalation": warning})
+        whole = f"{warning}\n\n{text}" if warning else text
+        yield Result({"message": whole, "asks_back": True, "lacking": lacking, "urgent": [], "escalation": warning})  # fmt: skip
 
 
 class ScriptedEvidence:

@@ -207,7 +207,29 @@ def test_a_conversation_goes_on_and_names_what_is_urgent(open_tab: Any, site: Si
         ("assistant", "Since when do you have it?"),
         ("user", "Now I have chest pain."),
     ]
+    tab.page.locator("#send").wait_for()
+    fill(tab, "#message", "Since an hour.")
+    finish(tab, "#send")
+    assert text(tab, "#urgent") == "Call the emergency number now.", "it stays"
+    sent = [turn.text for turn in site.scripted.asked[-1].messages]
+    assert sent[3] == "Call the emergency number now.\n\nSince when do you have it?"
+    back = "Model: Since when do you have it?"
+    assert text(tab, "#talk").split("\n\n") == [
+        "You: I cough.", back,
+        "You: Now I have chest pain.", "Safety rule: urgent signs. See “Urgent”.", back,
+        "You: Since an hour.", back,
+    ]  # fmt: skip
+    content = saved(tab, "#consult-as-text")[1]
+    assert content.count("Call the emergency number now.") == 1
+    assert "  Safety rule: Call the emergency number now." in content
+    fill(tab, "#message", "vague")
+    finish(tab, "#send")
+    assert text(tab, "#talk").endswith(
+        "You: vague\n\nAutomatic question: Since when do you have it?"
+    )
+    assert "Automatic question: Since when" in saved(tab, "#consult-as-text")[1]
     tab.page.locator("#anew").click()
+    tab.page.locator("#urgent").wait_for(state="hidden")
     tab.page.wait_for_function("() => document.querySelector('#talk textarea').value === ''")
 
 

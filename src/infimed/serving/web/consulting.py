@@ -1,4 +1,8 @@
-"""The fourth tab at work: a conversation. It is kept here turn by turn; a turn is kept when it is answered, or stopped."""
+"""The fourth tab at work: a conversation. It is kept here turn by turn; a turn is kept when it is answered, or stopped.
+
+What a rule wrote is never shown as the model's. An urgent warning stands in its red box until the conversation ends, and
+the talk only says that it came; what is sent on with the next message has it whole, as the API's own clients do.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,19 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.holding import Kept, Pending
 from infimed.serving.web.images import said
+from infimed.serving.web.results import AUTOMATIC, RULE, without_warning
 from infimed.serving.web.session import Event
 
 TALK_FORGOTTEN = (
     "This conversation is no longer there: the page was not used for a while. Begin a new one."
 )
+
+
+WARNED = "urgent signs. See “Urgent”."
+
+Turn = dict[str, str]
+"""Who said what (`role`, `text`), and of an answer: `warned`, a warning that came with it, which the text begins with;
+`by`, who wrote the rest of it, where it was not the model."""
 
 
 @dataclass
@@ -50,13 +62,14 @@ class Consulting(Acting):
             return
         talk = [*kept.talk, {"role": "user", "text": text}]
         turn = kept.pending = Pending(text, about=kept.about.get(self.name))
-        body = {"messages": talk, "images": images_of(kept), "stream": True}
+        messages = [{"role": turn["role"], "text": turn["text"]} for turn in talk]
+        body = {"messages": messages, "images": images_of(kept), "stream": True}
         typed = self.typed(kept, conversation=spoken(talk))
         yield {
             **self.begun(event.kept),
             p.talk: spoken(talk),
             p.message: "",
-            **hidden(p.urgent, *p.downloads.all),
+            **hidden(*p.downloads.all),
         }
         try:
             async with aclosing(self._answered(event, body, talk, turn, typed)) as made:
@@ -72,7 +85,7 @@ class Consulting(Acting):
         self,
         event: Event,
         body: dict[str, Any],
-        talk: list[dict[str, str]],
+        talk: list[Turn],
         turn: Pending,
         typed: dict[str, str],
     ) -> Stream:
@@ -83,19 +96,19 @@ class Consulting(Acting):
                 if isinstance(update, Delta):
                     written[update.part] = written.get(update.part, "") + update.text
                     turn.written = "\n\n".join(written.values())
-                    yield {
-                        p.talk: spoken([*talk, {"role": "assistant", "text": turn.written}]),
-                        **self._urgent(written.get("escalation", "")),
-                    }
+                    turn.warned = written.get("escalation", "")
+                    so_far = answer(turn.written, turn.warned)
+                    yield {p.talk: spoken([*talk, so_far]), **self._urgent(turn.warned)}
                 elif isinstance(update, Result):
-                    answer = {"role": "assistant", "text": str(update.value["message"]) or "…"}
+                    whole, warned = str(update.value["message"]) or "…", str(update.value.get("escalation") or "")  # fmt: skip
                     if kept.pending is not turn:  # stopped meanwhile
                         return
-                    kept.talk, kept.pending = [*talk, answer], None
+                    asked_back = bool(update.value.get("lacking"))
+                    kept.talk, kept.pending = [*talk, answer(whole, warned, asked_back)], None
                     done = self.finished(event, typed, update.value)
                     yield {
                         p.talk: spoken(kept.talk),
-                        **self._urgent(str(done.result.get("escalation") or "")),
+                        **self._urgent(warned),
                         **links(p.downloads, done),
                         **self.ended(),
                     }
@@ -110,8 +123,8 @@ class Consulting(Acting):
         turn, kept.pending = kept.pending, None
         typing = text_of(message)
         if turn is not None and turn.written.strip():
-            answer = {"role": "assistant", "text": f"{turn.written.rstrip()}{STOPPED}"}
-            kept.talk = [*kept.talk, {"role": "user", "text": turn.text}, answer]
+            cut = answer(f"{turn.written.rstrip()}{STOPPED}", turn.warned)
+            kept.talk = [*kept.talk, {"role": "user", "text": turn.text}, cut]
         elif turn is not None:
             typing = typing or turn.text
             self._back(kept, turn)
@@ -143,7 +156,32 @@ class Consulting(Acting):
         }
 
 
-def spoken(talk: list[dict[str, str]]) -> str:
-    """A conversation as one text."""
-    names = {"user": "You", "assistant": "Model"}
-    return "\n\n".join(f"{names[turn['role']]}: {turn['text']}" for turn in talk)
+def answer(text: str, warned: str, asked_back: bool = False) -> Turn:
+    """A turn of the other side.
+
+    Args:
+        warned: the warning that the text begins with, or "". asked_back: whether a rule asked for what is lacking.
+    """
+    made = {"role": "assistant", "text": text}
+    if warned:
+        made["warned"] = warned
+    if asked_back:
+        made["by"] = AUTOMATIC
+    return made
+
+
+def spoken(talk: list[Turn]) -> str:
+    """A conversation as one text; the same warning is named once."""
+    said: list[str] = []
+    warned = ""
+    for turn in talk:
+        text, new = turn["text"], turn.get("warned", "")
+        if new:
+            text = without_warning(text, new)
+        if new and new != warned:
+            said.append(f"{RULE}: {WARNED}")
+        warned = new or warned
+        if text.strip():
+            name = "You" if turn["role"] == "user" else turn.get("by", "Model")
+            said.append(f"{name}: {text}")
+    return "\n\n".join(said)

@@ -96,11 +96,13 @@ class Pending:
 
     Attributes:
         about: the images of the answer before it, which is the last one again where nothing comes of this.
+        warned: the warning that the text begins with.
     """
 
     text: str
     written: str = ""
     about: About | None = None
+    warned: str = ""
 
 
 @dataclass

@@ -23,6 +23,8 @@ NO_IMAGE: Final = "No image was given: this answer is not about any image."
 CHANGED: Final = "This answer was about: {images}. The images have changed since."
 NONE: Final = "none"
 """In the place of the images, where there were none."""
+RULE, AUTOMATIC = "Safety rule", "Automatic question"
+"""Before texts that a rule wrote and no model."""
 TITLES: Final = {
     "ask": "Answer to a question",
     "report": "Draft of a report",
@@ -150,6 +152,11 @@ def of_images(name: str, about: About | None, images: Sequence[Held]) -> str:
     return "" if about.keys or name == "consult" else NO_IMAGE
 
 
+def without_warning(message: str, warned: str) -> str:
+    """What a consultation says behind the warning that its text begins with."""
+    return message.removeprefix(warned).lstrip() if warned else message
+
+
 def without_heading(result: Mapping[str, Any]) -> str:
     """What a report has above its first heading, which belongs to no section."""
     return read_sections(str(result.get("written") or "")).before
@@ -173,9 +180,11 @@ def sections(done: Finished) -> dict[str, str]:
     elif done.name == "differential":
         made = {"ranking": reasons(result)}
     else:
-        made = {"message": str(result["message"])}
-        if result.get("escalation"):
-            made = {"urgent": str(result["escalation"]), **made}
+        warned = str(result.get("escalation") or "")
+        text = without_warning(str(result["message"]), warned)
+        made = {"message": f"{AUTOMATIC}: {text}" if result.get("lacking") else text}
+        if warned:
+            made = {"urgent": f"{RULE}: {warned}", **made}
     return {**made, **{k: v for k, v in done.edited.items() if k in made}}
 
 

@@ -160,7 +160,7 @@ def _differential(result: Mapping[str, Any], _: Mapping[str, str]) -> list[Item]
 
 
 def _consult(_: Mapping[str, Any], sections: Mapping[str, str]) -> list[Item]:
-    made = [container("findings", [text("summary", sections["message"])])]
+    made = [container("findings", [text("summary", sections["message"] or "not stated")])]
     if "urgent" in sections:
         made.insert(0, container("recommendations", [text("recommendation", sections["urgent"])]))
     return made
