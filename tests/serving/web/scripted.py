@@ -124,6 +124,8 @@ class ScriptedEvidence:
     async def look(self, asked: Any, noted: dict[str, Any]) -> EvidenceMap:
         """See the real one."""
         self.asked.append(asked)
+        if asked.question == "slow":
+            await asyncio.sleep(3.5)
         heat = np.zeros((8, 8))
         heat[:4, :4] = 1.0
         if asked.method == "gradient":

@@ -96,6 +96,27 @@ def test_the_evidence_is_of_the_image_as_it_was_asked_about(open_tab: Any, site:
     says(tab, "#answer-problem", "This image was added after the question.")
 
 
+def test_looking_says_how_long_it_takes_and_that_it_can_be_long(open_tab: Any, site: Site):
+    tab = open_tab()
+    add(tab, PNG)
+    ask(tab, "slow")
+    names = tab.page.locator("#method label").all_inner_texts()
+    assert [name.strip() for name in names] == ["By hiding parts (slower, more direct)", "By gradient (quicker, rougher)"]  # fmt: skip
+    tab.page.locator("#look").click()
+    for seconds in (0, 2):
+        waiting = f"Looking … {seconds} s (this can take a minute on a CPU)"
+        tab.page.locator("#look", has_text=waiting).wait_for()
+        assert tab.page.locator("#look").is_disabled()
+    tab.page.locator("#overlay img").wait_for()
+    tab.page.locator("#look:enabled", has_text="Show it on the image").wait_for()
+    for box, name in (
+        ("#sure", "How sure this answer is"),
+        ("#note", "About where the model looked"),
+    ):
+        field = tab.page.locator(box).get_by_role("textbox", name=name, exact=True)
+        assert field.count() == 1, box
+
+
 def test_an_answer_below_the_threshold_is_behind_a_click(open_tab: Any, site: Site):
     site.scripted.calibration = object()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,8 @@ from infimed.serving.web.parts import GONE, when
 from infimed.serving.web.results import UNCALIBRATED, bars, near_lines, only_scores, sureness
 from infimed.serving.web.session import Event
 
-LOOK, LOOKING = "Show it on the image", "Looking …"
+LOOK = "Show it on the image"
+LOOKING = "Looking … {seconds} s (this can take a minute on a CPU)"
 CAPTION = "Bright colours: the answer depends on these parts. That does not make it right."
 NOT_ASKED = "This image was added after the question. Ask again, then look."
 OTHER_VIEW = "The map lies over the image as it was when the question was asked; it is shown differently now."
@@ -110,14 +112,21 @@ class Asking(Acting):
         event, p = self.sessions.event(request), self.p
         yield {
             self.problem: said(""),
-            p.look: gr.update(interactive=False, value=LOOKING),
+            p.look: gr.update(interactive=False, value=LOOKING.format(seconds=0)),
             **hidden(p.note, p.overlay, p.near, p.near_pictures),
         }
         again = {p.look: gr.update(interactive=True, value=LOOK)}
+        finding = asyncio.ensure_future(self._evidence(event, text_of(method), which))
+        began = time.monotonic()
         try:
-            yield {**await self._evidence(event, text_of(method), which), **again}
+            while not (await asyncio.wait({finding}, timeout=1.0))[0]:
+                seconds = round(time.monotonic() - began)
+                yield {p.look: gr.update(interactive=False, value=LOOKING.format(seconds=seconds))}
+            yield {**finding.result(), **again}
         except Exception as error:
             yield {self.problem: said(event.problem(error)), **again}
+        finally:
+            finding.cancel()  # where the page was closed meanwhile
 
     async def _evidence(self, event: Event, method: str, which: Any) -> Changes:
         done, images, p = event.kept.finished.get("ask"), event.kept.images, self.p

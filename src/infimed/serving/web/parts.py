@@ -70,7 +70,7 @@ class Downloads:
         with gr.Row(elem_id=f"{name}-downloads", elem_classes=["downloads"]):
             buttons = [
                 gr.Button(label, size="sm", link="#", elem_id=f"{name}-as-{kind}", visible=GONE)
-                for kind, label in (("text", "Save as text"), ("json", "Save as JSON"), ("sr", "Save as SR-like JSON"))
+                for kind, label in (("text", "Save as text"), ("json", "Save as JSON"), ("sr", "Save as structured JSON"))
             ]  # fmt: skip
         return cls(*buttons)
 
@@ -181,18 +181,21 @@ def ask_tab() -> AskParts:
     reveal = gr.Button("Show what it would have said", size="sm", elem_id="reveal", visible=GONE)
     answer = text_out("Answer", "answer")
     bars = gr.Label(label=SURE, elem_id="bars", show_heading=False, visible=GONE)
-    sure = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="sure", visible=GONE, lines=2, max_lines=4)  # fmt: skip
+    sure = gr.Textbox(label="How sure this answer is", show_label=False, container=False, interactive=False, elem_id="sure", visible=GONE, lines=2, max_lines=4)  # fmt: skip
     downloads = Downloads.made("ask")
     method = gr.Radio(
         label="Where did the model look?",
-        choices=[("By hiding parts", "occlusion"), ("By gradient", "gradient")],
+        choices=[
+            ("By hiding parts (slower, more direct)", "occlusion"),
+            ("By gradient (quicker, rougher)", "gradient"),
+        ],
         value="occlusion",
         elem_id="method",
         visible=GONE,
         elem_classes=["chips"],
     )
     look = gr.Button("Show it on the image", size="sm", elem_id="look", visible=GONE)
-    note = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="note", visible=GONE, lines=2, max_lines=6)  # fmt: skip
+    note = gr.Textbox(label="About where the model looked", show_label=False, container=False, interactive=False, elem_id="note", visible=GONE, lines=2, max_lines=6)  # fmt: skip
     overlay = gr.Image(
         label="Where the model looked", show_label=False, interactive=False, elem_id="overlay", visible=GONE, buttons=["fullscreen"],
         alt_text="The image with the parts that the answer depends on in bright colours",
