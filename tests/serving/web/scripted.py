@@ -72,6 +72,9 @@ class Scripted:
         })  # fmt: skip
 
     async def _report(self, asked: Any) -> AsyncGenerator[Update, None]:
+        if asked.indication == "empty":
+            yield Result({"findings": None, "impression": "", "comparison": None, "text": "", "structured": {}, "written": ""})  # fmt: skip
+            return
         for part, text in (
             ("", "Chest, two views."),
             ("findings", "The heart is of normal size."),

@@ -12,6 +12,7 @@ from infimed.inference.disclaimer import DISCLAIMER
 from infimed.serving.media import Look
 from infimed.serving.web.holding import Finished, Held
 from infimed.serving.web.results import (
+    NO_REPORT,
     as_json,
     as_sr,
     as_text,
@@ -137,6 +138,40 @@ def test_what_was_changed_by_hand_is_saved_and_said():
 
 def test_a_missing_section_is_said_to_be_missing():
     assert "Impression:\n  not stated" in as_text(finished("report"))
+
+
+def ranking(**sides: str) -> list[str]:
+    candidate = {"name": "Edema", "probability": 0.7, "for": "", "against": "", **sides}
+    result = {"candidates": [candidate], "cannot_tell": 0.3, "calibrated": True}
+    return reasons(result).splitlines()[1:-1]
+
+
+def test_what_is_no_reason_is_said_to_be_none():
+    none = "the model gave no reason."
+    assert ranking(**{"for": "yes", "against": "No."}) == [f"   For: {none}", f"   Against: {none}"]
+    assert ranking(**{"for": "是。", "against": "wide heart"}) == [f"   For: {none}", "   Against: wide heart"]  # fmt: skip
+    both = [f"   For and against: {none}"]
+    assert ranking(**{"for": "The heart is wide.", "against": "the heart  is wide"}) == both
+    assert ranking(**{"for": "yes", "against": "Yes"}) == both
+    assert ranking(**{"for": "Yes, wide heart", "against": "no fever"}) == ["   For: Yes, wide heart", "   Against: no fever"]  # fmt: skip
+    assert ranking() == [], "of the less likely nothing was asked"
+    assert ranking(against="no fever") == ["   Against: no fever"]
+
+
+def test_a_saved_ranking_has_reasons_below_their_candidate():
+    lines = as_text(finished("differential")).splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("  1. "))
+    assert lines[at + 1] == "     For: this and that"
+    deep = Finished("t", "ask", {"question": " " * 50 + "x"}, {**RESULTS["ask"], **COMMON})
+    assert " " * 10 + "x" in as_text(deep).splitlines(), "a bound"
+
+
+def test_an_empty_report_is_said_to_be_empty_in_every_file():
+    empty = {**COMMON, "findings": " ", "impression": None}
+    for writer in (as_text, as_json, as_sr):
+        assert NO_REPORT in writer(Finished("t", "report", {}, empty))
+        assert NO_REPORT not in writer(Finished("t", "report", {}, {**empty, "impression": "A."}))
+        assert NO_REPORT not in writer(Finished("t", "report", {}, {**empty, "findings": "A."}))
 
 
 def test_an_answer_that_is_not_sure_enough_says_so_first():

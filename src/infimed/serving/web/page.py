@@ -122,7 +122,7 @@ def _wire_ask(tab: Asking) -> None:
 
 def _wire_report(tab: Reporting) -> None:
     p = tab.p
-    outputs = [p.draft, p.stop, tab.problem, p.about, p.findings, p.impression, p.comparison, p.rest, *p.downloads.all]  # fmt: skip
+    outputs = [p.draft, p.stop, tab.problem, p.about, p.empty, p.findings, p.impression, p.comparison, p.rest, *p.downloads.all]  # fmt: skip
     inputs = [p.indication, p.language, p.prior_name, tab.which]
     events = [_on(on, tab.asked, inputs, outputs) for on in (p.draft.click, p.indication.submit)]
     _stoppable(tab, events, [p.rest, p.findings, p.impression, p.comparison])

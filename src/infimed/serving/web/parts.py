@@ -221,6 +221,7 @@ class ReportParts:
     draft: Any
     stop: Any
     about: Any
+    empty: Any
     findings: Any
     impression: Any
     comparison: Any
@@ -243,6 +244,7 @@ def report_tab() -> ReportParts:
             prior_remove = gr.Button("Remove the earlier image", size="sm", visible=GONE, elem_id="prior-remove")  # fmt: skip
     draft, stop = go("Draft the report", "draft")
     of_images = about("report")
+    empty = notice("What is missing", "report-empty")
     findings = text_out("Findings (a draft: change what is wrong)", "findings", 5, interactive=True)
     impression = text_out("Impression (a draft: change what is wrong)", "impression", 3, interactive=True)  # fmt: skip
     comparison = text_out("Compared with the earlier image", "comparison", visible=GONE, interactive=True)  # fmt: skip
@@ -250,7 +252,7 @@ def report_tab() -> ReportParts:
         "Written without a heading: neither findings nor impression", "rest", visible=GONE
     )
     return ReportParts(
-        indication, language, prior, prior_name, prior_remove, draft, stop, of_images, findings, impression, comparison, rest, Downloads.made("report")
+        indication, language, prior, prior_name, prior_remove, draft, stop, of_images, empty, findings, impression, comparison, rest, Downloads.made("report")
     )  # fmt: skip
 
 

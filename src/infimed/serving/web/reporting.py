@@ -22,7 +22,7 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.images import said
 from infimed.serving.web.parts import GONE, when
-from infimed.serving.web.results import seen, without_heading
+from infimed.serving.web.results import NO_REPORT, no_report, seen, without_heading
 from infimed.serving.web.session import Event
 
 PRIOR_FORGOTTEN = "The earlier image is no longer there: the page was not used for a while. Add it again."  # fmt: skip
@@ -65,7 +65,7 @@ class Reporting(Acting):
             p.impression: gr.update(value="", placeholder="Looking at the images …"),
             p.comparison: gr.update(value="", visible=when(prior is not None)),
             p.rest: gr.update(value="", visible=GONE),
-            **hidden(*p.downloads.all),
+            **hidden(p.empty, *p.downloads.all),
         }
         try:
             async with aclosing(self._written(event, body, typed, text_of(language))) as made:
@@ -99,6 +99,7 @@ class Reporting(Acting):
                     }
                     yield {
                         **texts,
+                        p.empty: said(NO_REPORT if no_report(result) else ""),
                         p.rest: gr.update(value=rest, visible=when(bool(rest))),
                         **links(p.downloads, done),
                         **self.ended(),

@@ -23,6 +23,12 @@ NO_IMAGE: Final = "No image was given: this answer is not about any image."
 CHANGED: Final = "This answer was about: {images}. The images have changed since."
 NONE: Final = "none"
 """In the place of the images, where there were none."""
+NO_REPORT: Final = (
+    "This model wrote no findings and no impression: it may not have been trained on reports."
+)
+NO_REASON: Final = "the model gave no reason"
+BARE: Final = frozenset(["yes", "no", "是", "否", "有", "无", "没有", "不是"])
+"""Words that are no reason for or against anything."""
 RULE, AUTOMATIC = "Safety rule", "Automatic question"
 """Before texts that a rule wrote and no model."""
 TITLES: Final = {
@@ -91,7 +97,14 @@ def notes(done: Finished) -> list[str]:
     made = [f"{UNCALIBRATED}."] if only_scores(done.name, done.result) else []
     if done.asked.get("images") == NONE and done.name != "consult":
         made.append(NO_IMAGE)
+    if done.name == "report" and no_report(done.result):
+        made.append(NO_REPORT)
     return made
+
+
+def no_report(result: Mapping[str, Any]) -> bool:
+    """Whether a report has neither findings nor an impression."""
+    return not any(str(result.get(name) or "").strip() for name in ("findings", "impression"))
 
 
 def ranked(result: Mapping[str, Any]) -> dict[str, float]:
@@ -106,11 +119,21 @@ def reasons(result: Mapping[str, Any]) -> str:
     lines = [f"{UNCALIBRATED}."] if only_scores("differential", result) else []
     for number, each in enumerate(result["candidates"], 1):
         lines.append(f"{number}. {plain(str(each['name']))}: {percent(float(each['probability']))}")
-        for word in ("for", "against"):
-            if str(each.get(word) or "").strip():
-                lines.append(f"   {word.capitalize()}: {' '.join(str(each[word]).split())}")
+        said = {side: " ".join(str(each.get(side) or "").split()) for side in ("for", "against")}
+        if said["for"] and bare(said["for"]) == bare(said["against"]):
+            lines.append(f"   For and against: {NO_REASON}.")
+            continue
+        for side, text in said.items():
+            if text:
+                why = f"{NO_REASON}." if bare(text) in BARE else text
+                lines.append(f"   {side.capitalize()}: {why}")
     lines.append(f"{CANNOT_TELL}: {percent(float(result['cannot_tell']))}")
     return "\n".join(lines)
+
+
+def bare(text: str) -> str:
+    """A text without what makes no difference to what it says: capitals, spaces and marks around it."""
+    return " ".join(text.split()).strip(" .,;:!?…。，！？").casefold()
 
 
 def near_lines(near: Iterable[Any]) -> str:
@@ -196,7 +219,9 @@ def as_text(done: Finished) -> str:
         if not text.strip():
             continue
         lines.append(f"{heading.replace('_', ' ').capitalize()}:")
-        lines += [f"  {plain(line, 10_000)}" for line in text.splitlines()]
+        for line in text.splitlines():
+            deeper = min(len(line) - len(line.lstrip(" ")), 8)
+            lines.append(f"  {' ' * deeper}{plain(line, 10_000)}")
         lines.append("")
     if done.edited:
         lines += [f"Changed by hand after the model wrote it: {', '.join(sorted(done.edited))}.", ""]  # fmt: skip
