@@ -148,7 +148,7 @@ def test_choices_have_a_bar_each(open_tab: Any, site: Site):
     tab.page.locator("#bars meter").nth(2).wait_for()
     assert site.scripted.asked[-1].choices == ["left", "right", "both"]
     names = [t.strip() for t in tab.page.locator("#bars dt").all_inner_texts()]
-    assert names == ["left", "right", "both"]
+    assert names == ["left: 33 %", "right: 33 %", "both: 33 %"]
     assert "not probabilities" in tab.page.locator("#bars").inner_text()
 
 
@@ -212,7 +212,8 @@ def test_candidates_are_ranked_with_cannot_tell(open_tab: Any, site: Site):
     tab.page.locator("#rank-bars meter").nth(2).wait_for()
     names = [t.strip() for t in tab.page.locator("#rank-bars dt").all_inner_texts()]
     short = SCRIPT[:119] + "…" if len(SCRIPT) > 120 else SCRIPT
-    assert sorted(names) == sorted(["Pneumonia", short, "Cannot tell"])
+    assert sorted(names) == sorted(["Pneumonia: 40 %", f"{short}: 40 %", "Cannot tell: 20 %"])
+    assert tab.page.locator("#rank-bars").inner_text().count("20") == 1, "one number a bar"
     assert "For: opacity in the left base" in text(tab, "#reasons")
     said = "Model's scores, not probabilities: this model was not calibrated"
     assert said in tab.page.locator("#rank-bars").inner_text()

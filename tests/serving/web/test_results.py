@@ -186,12 +186,17 @@ def test_numbers_for_people():
     assert [percent(v) for v in (0.0, 0.001, 0.5, 0.825, 0.999, 1.0)] == [
         "0 %", "under 1 %", "50 %", "82 %", "over 99 %", "100 %",
     ]  # fmt: skip
-    assert bars(RESULTS["ask"]) == {"This answer is right": 0.82}
-    assert bars({"choices": [{"text": "a", "probability": 0.25}], "confidence": 0.2}) == {"a": 0.25}
+    assert bars(RESULTS["ask"]) == {"This answer is right: 82 %": 0.82}
+    assert bars({"choices": [{"text": "a", "probability": 0.25}], "confidence": 0.2}) == {
+        "a: 25 %": 0.25
+    }
     assert bars({"choices": [], "confidence": None}) is None
     assert "not known" in sureness({"confidence": None})
     assert "82 %" in sureness(RESULTS["ask"]) and "60 %" in sureness(RESULTS["ask"])
-    assert ranked(RESULTS["differential"]) == {SCRIPT: 0.7, "Edema": 0.2, "Cannot tell": 0.1}
+    assert ranked(RESULTS["differential"]) == {f"{SCRIPT}: 70 %": 0.7, "Edema: 20 %": 0.2, "Cannot tell: 10 %": 0.1}  # fmt: skip
+    unlikely = {**RESULTS["differential"], "cannot_tell": 0.006}
+    assert "Cannot tell: under 1 %" in ranked(unlikely)
+    assert "Cannot tell: under 1 %" in reasons(unlikely).splitlines()
     assert "For: this and that" in reasons(RESULTS["differential"])
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import gradio as gr
 
-from infimed.serving.web.viewer import PRESETS
+from infimed.serving.web.viewer import IMAGE_TYPES, PRESETS
 
 GONE: Final[Literal["hidden"]] = "hidden"
 """Of a part that is not shown: it stays in the page. One that is taken out (False) and put in again at once can get lost in
@@ -22,7 +22,6 @@ parts are, one by one."""
 ONE_SENT = "Image of this question"
 ALL_SENT = "All {count} images are sent with the question; choose which to view"
 SURE, LIKELY = "How sure", "How likely"
-IMAGE_TYPES = "PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI"
 
 
 def when(there: bool) -> Literal["hidden"] | bool:

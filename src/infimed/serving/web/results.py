@@ -61,13 +61,21 @@ def percent(probability: float) -> str:
     return f"{100 * probability:.0f} %"
 
 
+def bar(name: str, probability: float) -> str:
+    """The name of a bar with its number, as it stands in texts too."""
+    return f"{plain(name)}: {percent(probability)}"
+
+
 def bars(result: Mapping[str, Any]) -> dict[str, float] | None:
     """What the bars of *ask* show: every choice, or how sure the one answer is; None where neither is known."""
     choices = result.get("choices") or []
     if choices:
-        return {plain(str(each["text"])): float(each["probability"]) for each in choices}
+        shares = [(str(each["text"]), float(each["probability"])) for each in choices]
+        return {bar(text, share): share for text, share in shares}
     confidence = result.get("confidence")
-    return None if confidence is None else {"This answer is right": float(confidence)}
+    if confidence is None:
+        return None
+    return {bar("This answer is right", float(confidence)): float(confidence)}
 
 
 def sureness(result: Mapping[str, Any]) -> str:
@@ -109,16 +117,16 @@ def no_report(result: Mapping[str, Any]) -> bool:
 
 def ranked(result: Mapping[str, Any]) -> dict[str, float]:
     """What the bars of *differential* show: every candidate, and how much speaks for none."""
-    made = {plain(str(c["name"])): float(c["probability"]) for c in result["candidates"]}
-    made[CANNOT_TELL] = float(result["cannot_tell"])
-    return made
+    shares = [(str(c["name"]), float(c["probability"])) for c in result["candidates"]]
+    shares.append((CANNOT_TELL, float(result["cannot_tell"])))
+    return {bar(name, share): share for name, share in shares}
 
 
 def reasons(result: Mapping[str, Any]) -> str:
     """What speaks for and against every candidate."""
     lines = [f"{UNCALIBRATED}."] if only_scores("differential", result) else []
     for number, each in enumerate(result["candidates"], 1):
-        lines.append(f"{number}. {plain(str(each['name']))}: {percent(float(each['probability']))}")
+        lines.append(f"{number}. {bar(str(each['name']), float(each['probability']))}")
         said = {side: " ".join(str(each.get(side) or "").split()) for side in ("for", "against")}
         if said["for"] and bare(said["for"]) == bare(said["against"]):
             lines.append(f"   For and against: {NO_REASON}.")
@@ -127,7 +135,7 @@ def reasons(result: Mapping[str, Any]) -> str:
             if text:
                 why = f"{NO_REASON}." if bare(text) in BARE else text
                 lines.append(f"   {side.capitalize()}: {why}")
-    lines.append(f"{CANNOT_TELL}: {percent(float(result['cannot_tell']))}")
+    lines.append(bar(CANNOT_TELL, float(result["cannot_tell"])))
     return "\n".join(lines)
 
 
