@@ -49,8 +49,12 @@ def blocks(service: Service, sessions: Sessions, viewer: Viewer) -> gr.Blocks:
                     with gr.Tab("Consult", id="consult", elem_id="tab-consult"):
                         consult = parts.consult_tab()
         common = (sessions, viewer, seen.which, problem)
-        tabs = {"ask": ask, "report": report, "differential": differential, "consult": consult}
-        abouts = {name: tab.about for name, tab in tabs.items()}
+        abouts = {
+            "ask": ask.about,
+            "report": report.about,
+            "differential": differential.about,
+            "consult": consult.about,
+        }
         _wire_viewer(Images(sessions, viewer, seen, abouts), [*seen.all, *abouts.values()])
         _wire_ask(Asking(*common, ask.ask, ask.stop, ask.about, ask))
         _wire_report(Reporting(*common, report.draft, report.stop, report.about, report))
