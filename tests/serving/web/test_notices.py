@@ -93,6 +93,22 @@ def test_images_that_change_while_an_answer_is_written_are_said(open_tab: Any, s
     assert text(tab, "#ask-about") == STALE
 
 
+def test_a_message_that_nothing_came_of_leaves_the_last_answer_marked(open_tab: Any, site: Site):
+    tab = open_tab()
+    add(tab, PNG, "a.png")
+    tab_named(tab, "Consult")
+    fill(tab, "#message", "I cough.")
+    finish(tab, "#send")
+    add(tab, PNG, "b.png")
+    says(tab, "#consult-about", STALE)
+    fill(tab, "#message", "silent")
+    tab.page.locator("#send").click()
+    gone(tab, "consult")
+    tab.page.locator("#send-stop").click()
+    tab.page.locator("#consult-about").wait_for()
+    assert text(tab, "#consult-about") == STALE
+
+
 def test_an_answer_without_an_image_says_so(open_tab: Any, site: Site):
     tab = open_tab()
     ask(tab, "Is an effusion visible?")
