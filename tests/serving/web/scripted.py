@@ -72,6 +72,9 @@ class Scripted:
         })  # fmt: skip
 
     async def _report(self, asked: Any) -> AsyncGenerator[Update, None]:
+        if asked.indication == "empty":
+            yield Result({"findings": None, "impression": "", "comparison": None, "text": "", "structured": {}, "written": ""})  # fmt: skip
+            return
         for part, text in (
             ("", "Chest, two views."),
             ("findings", "The heart is of normal size."),
@@ -92,10 +95,10 @@ class Scripted:
         share = 0.8 / len(asked.candidates)
         listed = [{"name": n, "probability": share, "for": "", "against": ""} for n in asked.candidates]  # fmt: skip
         listed[0] = {**listed[0], "for": "opacity in the left base", "against": "no fever"}
-        yield Result({"candidates": listed, "cannot_tell": 0.2, "abstained": False})
+        yield Result({"candidates": listed, "cannot_tell": 0.2, "calibrated": self.calibration is not None, "abstained": False})  # fmt: skip
 
     async def _consult(self, asked: Any) -> AsyncGenerator[Update, None]:
-        urgent = "chest pain" in asked.messages[-1].text
+        urgent = any("chest pain" in turn.text for turn in asked.messages if turn.role == "user")
         warning = "Call the emergency number now." if urgent else None
         if warning:
             yield Delta(warning, "escalation")
@@ -106,10 +109,12 @@ class Scripted:
                 yield Delta("word ", "message")
                 await asyncio.sleep(SLOW)
         text = SCRIPT if said == SCRIPT else "Since when do you have it?"
+        lacking = ["duration"] if said == "vague" else []
         yield Delta(text[:6], "message")
         await asyncio.sleep(SLOW)
         yield Delta(text[6:], "message")
-        yield Result({"message": text, "asks_back": True, "urgent": [], "escalation": warning})
+        whole = f"{warning}\n\n{text}" if warning else text
+        yield Result({"message": whole, "asks_back": True, "lacking": lacking, "urgent": [], "escalation": warning})  # fmt: skip
 
 
 class ScriptedEvidence:
@@ -122,6 +127,8 @@ class ScriptedEvidence:
     async def look(self, asked: Any, noted: dict[str, Any]) -> EvidenceMap:
         """See the real one."""
         self.asked.append(asked)
+        if asked.question == "slow":
+            await asyncio.sleep(3.5)
         heat = np.zeros((8, 8))
         heat[:4, :4] = 1.0
         if asked.method == "gradient":

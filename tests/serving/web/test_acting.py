@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
 
 from infimed.serving.web.acting import STOPPED, lines_of, stopped
-from infimed.serving.web.consulting import spoken
+from infimed.serving.web.consulting import WARNED, answer, spoken
 
 
 def values(*texts: object) -> list[object]:
@@ -30,3 +30,15 @@ def test_lines_are_those_with_something_in_them():
 def test_a_conversation_is_one_text():
     talk = [{"role": "user", "text": "A?"}, {"role": "assistant", "text": "B\nC"}]
     assert spoken(talk) == "You: A?\n\nModel: B\nC"
+
+
+def test_what_a_rule_wrote_is_not_shown_as_the_models():
+    warned = answer("Call now.\n\nB", "Call now.")
+    named = f"Safety rule: {WARNED}"
+    assert spoken([warned]) == f"{named}\n\nModel: B"
+    assert spoken([warned, warned]) == f"{named}\n\nModel: B\n\nModel: B", "once"
+    other = answer("Call them.\n\nB", "Call them.")
+    assert spoken([warned, other]).count(named) == 2, "another warning is named again"
+    assert spoken([answer("Call now.", "Call now.")]) == named, "the model wrote nothing"
+    assert spoken([answer("Since when?", "", asked_back=True)]) == "Automatic question: Since when?"
+    assert spoken([{"role": "user", "text": "Call now."}]) == "You: Call now."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
+from infimed.serving.web.results import NO_REPORT
 from tests.data.samples import dicom_bytes, encoded
 from tests.serving.web.conftest import Site
 from tests.serving.web.driving import (
@@ -96,6 +98,27 @@ def test_the_evidence_is_of_the_image_as_it_was_asked_about(open_tab: Any, site:
     says(tab, "#answer-problem", "This image was added after the question.")
 
 
+def test_looking_says_how_long_it_takes_and_that_it_can_be_long(open_tab: Any, site: Site):
+    tab = open_tab()
+    add(tab, PNG)
+    ask(tab, "slow")
+    names = tab.page.locator("#method label").all_inner_texts()
+    assert [name.strip() for name in names] == ["By hiding parts (slower, more direct)", "By gradient (quicker, rougher)"]  # fmt: skip
+    tab.page.locator("#look").click()
+    for seconds in ("0", "[1-9]"):
+        waiting = re.compile(rf"Looking … {seconds} s \(this can take a minute on a CPU\)")
+        tab.page.locator("#look", has_text=waiting).wait_for()
+        assert tab.page.locator("#look").is_disabled()
+    tab.page.locator("#overlay img").wait_for()
+    tab.page.locator("#look:enabled", has_text="Show it on the image").wait_for()
+    for box, name in (
+        ("#sure", "How sure this answer is"),
+        ("#note", "About where the model looked"),
+    ):
+        field = tab.page.locator(box).get_by_role("textbox", name=name, exact=True)
+        assert field.count() == 1, box
+
+
 def test_an_answer_below_the_threshold_is_behind_a_click(open_tab: Any, site: Site):
     site.scripted.calibration = object()
     try:
@@ -125,7 +148,8 @@ def test_choices_have_a_bar_each(open_tab: Any, site: Site):
     tab.page.locator("#bars meter").nth(2).wait_for()
     assert site.scripted.asked[-1].choices == ["left", "right", "both"]
     names = [t.strip() for t in tab.page.locator("#bars dt").all_inner_texts()]
-    assert names == ["left", "right", "both"]
+    assert names == ["left: 33 %", "right: 33 %", "both: 33 %"]
+    assert "not probabilities" in tab.page.locator("#bars").inner_text()
 
 
 def test_a_report_is_drafted_compared_edited_and_saved(open_tab: Any, site: Site):
@@ -162,6 +186,23 @@ def test_a_report_is_drafted_compared_edited_and_saved(open_tab: Any, site: Site
     assert "  The heart is of normal size.\n" in content, "what was deleted is not saved"
 
 
+def test_a_report_without_findings_and_impression_is_said_to_be_empty(open_tab: Any, site: Site):
+    tab = open_tab()
+    add(tab, PNG)
+    tab_named(tab, "Report")
+    fill(tab, "#indication", "empty")
+    finish(tab, "#draft")
+    tab.page.locator("#report-empty").wait_for()
+    assert text(tab, "#report-empty") == NO_REPORT
+    assert NO_REPORT in saved(tab, "#report-as-text")[1]
+    fill(tab, "#indication", "Cough.")
+    tab.page.locator("#draft").click()
+    tab.page.locator("#report-empty").wait_for(state="hidden")
+    says(tab, "#impression", "Normal chest.")
+    tab.page.locator("#draft").wait_for()
+    assert tab.page.locator("#report-empty").is_hidden()
+
+
 def test_candidates_are_ranked_with_cannot_tell(open_tab: Any, site: Site):
     tab = open_tab()
     add(tab, PNG)
@@ -171,8 +212,21 @@ def test_candidates_are_ranked_with_cannot_tell(open_tab: Any, site: Site):
     tab.page.locator("#rank-bars meter").nth(2).wait_for()
     names = [t.strip() for t in tab.page.locator("#rank-bars dt").all_inner_texts()]
     short = SCRIPT[:119] + "…" if len(SCRIPT) > 120 else SCRIPT
-    assert sorted(names) == sorted(["Pneumonia", short, "Cannot tell"])
+    assert sorted(names) == sorted(["Pneumonia: 40 %", f"{short}: 40 %", "Cannot tell: 20 %"])
+    assert tab.page.locator("#rank-bars").inner_text().count("20") == 1, "one number a bar"
     assert "For: opacity in the left base" in text(tab, "#reasons")
+    said = "Model's scores, not probabilities: this model was not calibrated"
+    assert said in tab.page.locator("#rank-bars").inner_text()
+    assert "How likely" not in tab.page.locator("#rank-bars").inner_text()
+    assert text(tab, "#reasons").startswith(said)
+    assert said in saved(tab, "#differential-as-text")[1]
+    site.scripted.calibration = object()
+    try:
+        finish(tab, "#rank")
+        assert "How likely" in tab.page.locator("#rank-bars").inner_text()
+        assert said not in tab.page.locator("#rank-bars").inner_text() + text(tab, "#reasons")
+    finally:
+        site.scripted.calibration = None
     assert site.scripted.asked[-1].candidates == ["Pneumonia", SCRIPT]
 
 
@@ -194,7 +248,29 @@ def test_a_conversation_goes_on_and_names_what_is_urgent(open_tab: Any, site: Si
         ("assistant", "Since when do you have it?"),
         ("user", "Now I have chest pain."),
     ]
+    tab.page.locator("#send").wait_for()
+    fill(tab, "#message", "Since an hour.")
+    finish(tab, "#send")
+    assert text(tab, "#urgent") == "Call the emergency number now.", "it stays"
+    sent = [turn.text for turn in site.scripted.asked[-1].messages]
+    assert sent[3] == "Call the emergency number now.\n\nSince when do you have it?"
+    back = "Model: Since when do you have it?"
+    assert text(tab, "#talk").split("\n\n") == [
+        "You: I cough.", back,
+        "You: Now I have chest pain.", "Safety rule: urgent signs. See “Urgent”.", back,
+        "You: Since an hour.", back,
+    ]  # fmt: skip
+    content = saved(tab, "#consult-as-text")[1]
+    assert content.count("Call the emergency number now.") == 1
+    assert "  Safety rule: Call the emergency number now." in content
+    fill(tab, "#message", "vague")
+    finish(tab, "#send")
+    assert text(tab, "#talk").endswith(
+        "You: vague\n\nAutomatic question: Since when do you have it?"
+    )
+    assert "Automatic question: Since when" in saved(tab, "#consult-as-text")[1]
     tab.page.locator("#anew").click()
+    tab.page.locator("#urgent").wait_for(state="hidden")
     tab.page.wait_for_function("() => document.querySelector('#talk textarea').value === ''")
 
 

@@ -12,6 +12,7 @@ from infimed.inference.disclaimer import DISCLAIMER
 from infimed.serving.media import Look
 from infimed.serving.web.holding import Finished, Held
 from infimed.serving.web.results import (
+    NO_REPORT,
     as_json,
     as_sr,
     as_text,
@@ -34,7 +35,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "differential": {
         "candidates": [{"name": SCRIPT, "probability": 0.7, "for": "this\nand that", "against": ""},
                        {"name": "Edema", "probability": 0.2, "for": "", "against": "no"}],
-        "cannot_tell": 0.1, "abstained": False,
+        "cannot_tell": 0.1, "calibrated": True, "abstained": False,
     },
     "consult": {"message": SCRIPT, "asks_back": True, "urgent": [], "escalation": "Call now."},
 }  # fmt: skip
@@ -99,6 +100,32 @@ def test_a_structured_report_has_the_shape_of_its_template():
     assert '"numeric_value": 70.0' in numbers and '"numeric_value": 10.0' in numbers
 
 
+def test_scores_that_were_not_calibrated_are_nowhere_called_probabilities():
+    said = "Model's scores, not probabilities: this model was not calibrated."
+    plain_ones = {**RESULTS["differential"], **COMMON, "calibrated": False}
+    calibrated, scores = finished("differential"), Finished("t", "differential", {}, plain_ones)
+    assert reasons(plain_ones).startswith(said)
+    for writer in (as_text, as_json, as_sr):
+        assert said in writer(scores) and said not in writer(calibrated), writer
+    assert as_text(scores).index(said) < as_text(scores).index("70 %")
+    for writer in (as_text, as_json, as_sr):
+        missing = {k: v for k, v in plain_ones.items() if k != "calibrated"}
+        assert said in writer(Finished("t", "differential", {}, missing)), (
+            "unknown is not calibrated"
+        )
+    assert "Certainty of Impression" in as_sr(calibrated)
+    assert "Certainty" not in as_sr(scores) and "numeric_value" not in as_sr(scores)
+    assert "Model's score, not a probability: 70.0 %" in as_sr(scores)
+    choice = {
+        **COMMON,
+        "answer": "a",
+        "confidence": None,
+        "choices": [{"text": "a", "probability": 0.9}],
+    }
+    assert said in as_text(Finished("t", "ask", {}, choice))
+    assert said not in as_text(Finished("t", "ask", {}, {**choice, "confidence": 0.8}))
+
+
 def test_what_was_changed_by_hand_is_saved_and_said():
     done = finished("report", impression="Normal.")
     assert "Normal." in as_text(done) and "Changed by hand" in as_text(done)
@@ -113,6 +140,40 @@ def test_a_missing_section_is_said_to_be_missing():
     assert "Impression:\n  not stated" in as_text(finished("report"))
 
 
+def ranking(**sides: str) -> list[str]:
+    candidate = {"name": "Edema", "probability": 0.7, "for": "", "against": "", **sides}
+    result = {"candidates": [candidate], "cannot_tell": 0.3, "calibrated": True}
+    return reasons(result).splitlines()[1:-1]
+
+
+def test_what_is_no_reason_is_said_to_be_none():
+    none = "the model gave no reason."
+    assert ranking(**{"for": "yes", "against": "No."}) == [f"   For: {none}", f"   Against: {none}"]
+    assert ranking(**{"for": "是。", "against": "wide heart"}) == [f"   For: {none}", "   Against: wide heart"]  # fmt: skip
+    both = [f"   For and against: {none}"]
+    assert ranking(**{"for": "The heart is wide.", "against": "the heart  is wide"}) == both
+    assert ranking(**{"for": "yes", "against": "Yes"}) == both
+    assert ranking(**{"for": "Yes, wide heart", "against": "no fever"}) == ["   For: Yes, wide heart", "   Against: no fever"]  # fmt: skip
+    assert ranking() == [], "of the less likely nothing was asked"
+    assert ranking(against="no fever") == ["   Against: no fever"]
+
+
+def test_a_saved_ranking_has_reasons_below_their_candidate():
+    lines = as_text(finished("differential")).splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("  1. "))
+    assert lines[at + 1] == "     For: this and that"
+    deep = Finished("t", "ask", {"question": " " * 50 + "x"}, {**RESULTS["ask"], **COMMON})
+    assert " " * 10 + "x" in as_text(deep).splitlines(), "a bound"
+
+
+def test_an_empty_report_is_said_to_be_empty_in_every_file():
+    empty = {**COMMON, "findings": " ", "impression": None}
+    for writer in (as_text, as_json, as_sr):
+        assert NO_REPORT in writer(Finished("t", "report", {}, empty))
+        assert NO_REPORT not in writer(Finished("t", "report", {}, {**empty, "impression": "A."}))
+        assert NO_REPORT not in writer(Finished("t", "report", {}, {**empty, "findings": "A."}))
+
+
 def test_an_answer_that_is_not_sure_enough_says_so_first():
     done = Finished("t", "ask", {}, {**RESULTS["ask"], **COMMON, "abstained": True})
     text = as_text(done)
@@ -125,12 +186,17 @@ def test_numbers_for_people():
     assert [percent(v) for v in (0.0, 0.001, 0.5, 0.825, 0.999, 1.0)] == [
         "0 %", "under 1 %", "50 %", "82 %", "over 99 %", "100 %",
     ]  # fmt: skip
-    assert bars(RESULTS["ask"]) == {"This answer is right": 0.82}
-    assert bars({"choices": [{"text": "a", "probability": 0.25}], "confidence": 0.2}) == {"a": 0.25}
+    assert bars(RESULTS["ask"]) == {"This answer is right: 82 %": 0.82}
+    assert bars({"choices": [{"text": "a", "probability": 0.25}], "confidence": 0.2}) == {
+        "a: 25 %": 0.25
+    }
     assert bars({"choices": [], "confidence": None}) is None
     assert "not known" in sureness({"confidence": None})
     assert "82 %" in sureness(RESULTS["ask"]) and "60 %" in sureness(RESULTS["ask"])
-    assert ranked(RESULTS["differential"]) == {SCRIPT: 0.7, "Edema": 0.2, "Cannot tell": 0.1}
+    assert ranked(RESULTS["differential"]) == {f"{SCRIPT}: 70 %": 0.7, "Edema: 20 %": 0.2, "Cannot tell: 10 %": 0.1}  # fmt: skip
+    unlikely = {**RESULTS["differential"], "cannot_tell": 0.006}
+    assert "Cannot tell: under 1 %" in ranked(unlikely)
+    assert "Cannot tell: under 1 %" in reasons(unlikely).splitlines()
     assert "For: this and that" in reasons(RESULTS["differential"])
 
 

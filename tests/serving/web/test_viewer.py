@@ -132,6 +132,10 @@ def test_a_wrong_file_is_refused_in_words(open_tab: Any, site: Site):
             "() => document.querySelector('#problem textarea')?.value.length > 10"
         )
         assert tab.page.locator("#which label").count() == 0
+    choose(tab, b"%PDF-1.7 a letter", "letter <b>.pdf")
+    says(tab, "#problem", "“letter <b>.pdf”: ")
+    limit = site.service.settings.limits.image_bytes / 2**20
+    assert f"Accepted are PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI, up to {limit:g} MiB each." in text(tab, "#problem")  # fmt: skip
     add(tab, PNG)
     assert tab.page.locator("#problem textarea").is_hidden()
 

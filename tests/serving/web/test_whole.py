@@ -51,7 +51,9 @@ def test_the_page_says_what_the_api_answers(open_tab: Any, site: Site):
     fill(tab, "#candidates", "Pneumonia\nEdema")
     finish(tab, "#rank")
     ranked = api(site, "differential", images=images, candidates=["Pneumonia", "Edema"])
-    names = [t.strip() for t in tab.page.locator("#rank-bars dt").all_inner_texts()]
+    said = [t.strip() for t in tab.page.locator("#rank-bars dt").all_inner_texts()]
+    names = [each.rpartition(":")[0] for each in said]
+    assert all(each in text(tab, "#reasons") for each in said), "bars and text agree"
     assert set(names) == {"Pneumonia", "Edema", "Cannot tell"}
     order = [each["name"] for each in ranked["candidates"]]
     assert [name for name in names if name != "Cannot tell"] == order

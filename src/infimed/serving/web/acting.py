@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 
 from infimed.serving.web import parts
 from infimed.serving.web.door import PREFIX
-from infimed.serving.web.holding import Finished, Kept
+from infimed.serving.web.holding import About, Finished, Kept
 from infimed.serving.web.images import FORGOTTEN, placed, said
 from infimed.serving.web.parts import GONE
-from infimed.serving.web.results import seen
+from infimed.serving.web.results import NONE, of_images, seen
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import Viewer
 
@@ -35,8 +35,11 @@ class Acting:
 
     Attributes:
         which: the choice of the image that is looked at. problem: where the tabs say what went wrong.
-        go, stop: the buttons of this tab.
+        go, stop: the buttons of this tab. about: says which images its answer is about, where that is not plain.
     """
+
+    name: ClassVar[str]
+    """Of the application."""
 
     sessions: Sessions
     viewer: Viewer
@@ -44,10 +47,18 @@ class Acting:
     problem: Any
     go: Any
     stop: Any
+    about: Any
 
-    def begun(self) -> Changes:
-        """An answer begins."""
-        return {self.go: gr.update(**HIDDEN), self.stop: gr.update(visible=True), self.problem: said("")}  # fmt: skip
+    def begun(self, kept: Kept) -> Changes:
+        """An answer begins, about the images as they are now; what was there before is no result any more."""
+        kept.finished.pop(self.name, None)
+        kept.about[self.name] = About.of(kept.images)
+        return {
+            self.go: gr.update(**HIDDEN),
+            self.stop: gr.update(visible=True),
+            self.problem: said(""),
+            self.about: noticed(self.name, kept),
+        }
 
     def ended(self) -> Changes:
         """It is complete, or is not written any more."""
@@ -56,7 +67,13 @@ class Acting:
     def failed(self, event: Event, error: Exception, *texts: Any) -> Changes:
         """It failed; none of its texts waits any more."""
         waiting = {text: gr.update(placeholder="") for text in texts}
-        return {**self.ended(), **waiting, self.problem: said(event.problem(error))}
+        event.kept.about.pop(self.name, None)
+        return {
+            **self.ended(),
+            **waiting,
+            self.about: said(""),
+            self.problem: said(event.problem(error)),
+        }
 
     def lacking(self, kept: Kept, which: Any, needed: dict[str, bool]) -> str:
         """Why nothing can be asked now, as a sentence; "" where it can.
@@ -70,11 +87,16 @@ class Acting:
 
     def typed(self, kept: Kept, **texts: str) -> dict[str, str]:
         """What is asked, by field, for downloads: with the images as they are looked at now."""
-        return {**texts, "images": seen(kept.images)}
+        return {**texts, "images": seen(kept.images) or NONE}
 
-    def finished(self, event: Event, name: str, typed: dict[str, str], result: dict[str, Any]) -> Finished:  # fmt: skip
+    def finished(self, event: Event, typed: dict[str, str], result: dict[str, Any]) -> Finished:
         """Keep a result for downloads."""
-        return self.sessions.holding.finish(event.kept, name, typed, result)
+        return self.sessions.holding.finish(event.kept, self.name, typed, result)
+
+
+def noticed(name: str, kept: Kept) -> Any:
+    """Which images the answer of a tab is about, where they are not the ones on the page."""
+    return said(of_images(name, kept.about.get(name), kept.images))
 
 
 def stopped(*texts: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,10 +29,11 @@ from infimed.serving.web.acting import (
 from infimed.serving.web.holding import Finished
 from infimed.serving.web.images import FORGOTTEN, placed, said
 from infimed.serving.web.parts import GONE, when
-from infimed.serving.web.results import bars, near_lines, sureness
+from infimed.serving.web.results import UNCALIBRATED, bars, near_lines, only_scores, sureness
 from infimed.serving.web.session import Event
 
-LOOK, LOOKING = "Show it on the image", "Looking …"
+LOOK = "Show it on the image"
+LOOKING = "Looking … {seconds} s (this can take a minute on a CPU)"
 CAPTION = "Bright colours: the answer depends on these parts. That does not make it right."
 NOT_ASKED = "This image was added after the question. Ask again, then look."
 OTHER_VIEW = "The map lies over the image as it was when the question was asked; it is shown differently now."
@@ -42,6 +44,7 @@ ONE_OF = "The question was about {count} images; this map is of the chosen one a
 class Asking(Acting):
     """See the module."""
 
+    name = "ask"
     p: parts.AskParts
 
     async def asked(self, question: Any, choices: Any, which: Any, request: gr.Request) -> Stream:
@@ -62,7 +65,7 @@ class Asking(Acting):
         shown = [(held, held.view) for held in event.kept.images]
         hides = event.service.applications.calibration is not None
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.answer: gr.update(value="", visible=True, placeholder="Looking at the images …" if shown else "Writing …"),
             **hidden(p.unsure, p.reveal, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures, *p.downloads.all),
         }  # fmt: skip
@@ -77,7 +80,7 @@ class Asking(Acting):
                     elif isinstance(update, Result):
                         for held, view in shown:
                             held.answered = view
-                        done = self.finished(event, "ask", typed, update.value)
+                        done = self.finished(event, typed, update.value)
                         yield {**self._answered(event, done), **self.ended()}
         except Exception as error:
             yield self.failed(event, error, p.answer)
@@ -86,13 +89,14 @@ class Asking(Acting):
         p, result = self.p, done.result
         unsure = bool(result.get("abstained"))
         levels = bars(result)
+        label = UNCALIBRATED if only_scores("ask", result) else parts.SURE
         here = event.service.answerer.fingerprint_of == "weights"  # not behind another server
         can_look = here and bool(event.kept.images) and bool(str(result["answer"]).strip())
         return {
             p.unsure: gr.update(visible=when(unsure)),
             p.reveal: gr.update(visible=when(unsure)),
             p.answer: gr.update(value=str(result["answer"]), visible=when(not unsure), placeholder="The model wrote nothing."),
-            p.bars: gr.update(value=levels, visible=when(levels is not None and not unsure)),
+            p.bars: gr.update(value=levels, label=label, visible=when(levels is not None and not unsure)),
             p.sure: gr.update(value=sureness(result), visible=True),
             p.method: gr.update(visible=when(can_look)),
             p.look: gr.update(visible=when(can_look)),
@@ -108,14 +112,21 @@ class Asking(Acting):
         event, p = self.sessions.event(request), self.p
         yield {
             self.problem: said(""),
-            p.look: gr.update(interactive=False, value=LOOKING),
+            p.look: gr.update(interactive=False, value=LOOKING.format(seconds=0)),
             **hidden(p.note, p.overlay, p.near, p.near_pictures),
         }
         again = {p.look: gr.update(interactive=True, value=LOOK)}
+        finding = asyncio.ensure_future(self._evidence(event, text_of(method), which))
+        began = time.monotonic()
         try:
-            yield {**await self._evidence(event, text_of(method), which), **again}
+            while not (await asyncio.wait({finding}, timeout=1.0))[0]:
+                seconds = round(time.monotonic() - began)
+                yield {p.look: gr.update(interactive=False, value=LOOKING.format(seconds=seconds))}
+            yield {**finding.result(), **again}
         except Exception as error:
             yield {self.problem: said(event.problem(error)), **again}
+        finally:
+            finding.cancel()  # where the page was closed meanwhile
 
     async def _evidence(self, event: Event, method: str, which: Any) -> Changes:
         done, images, p = event.kept.finished.get("ask"), event.kept.images, self.p

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ class Held:
     Attributes:
         name: its file's, as the user's machine gave it: text, never a path. url: the image as a data: URL.
         first: as it looked before anything was chosen. answered: as it was looked at when the last question was asked
-            that was answered; None where it was not there.
+            that was answered; None where it was not there. key: tells it from every other, also from the same file added again.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Held:
     first: Look
     view: View = View()
     answered: View | None = None
+    key: object = field(default_factory=object, repr=False, compare=False)
 
     def asked(self) -> ImageUrl:
         """The image as a request has it: what the model gets is what is looked at."""
@@ -72,21 +73,50 @@ class Finished:
     edited: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class About:
+    """Which images an answer on the page is about, without keeping them.
+
+    Attributes:
+        keys: of the images, in order. names: theirs, as the page shows them.
+    """
+
+    keys: tuple[object, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, images: Sequence[Held]) -> About:
+        """The images as they are now."""
+        return cls(tuple(held.key for held in images), tuple(held.name for held in images))
+
+
 @dataclass
 class Pending:
-    """A message that is being answered, and what is written so far."""
+    """A message that is being answered, and what is written so far.
+
+    Attributes:
+        about: the images of the answer before it, which is the last one again where nothing comes of this.
+        warned: the warning that the text begins with.
+    """
 
     text: str
     written: str = ""
+    about: About | None = None
+    warned: str = ""
 
 
 @dataclass
 class Kept:
-    """All of one page."""
+    """All of one page.
+
+    Attributes:
+        finished: the last result of each tab. about: of each tab that shows an answer, which images it is about.
+    """
 
     images: list[Held] = field(default_factory=list)
     prior: Held | None = None
     finished: dict[str, Finished] = field(default_factory=dict)
+    about: dict[str, About] = field(default_factory=dict)
     talk: list[dict[str, str]] = field(default_factory=list)
     pending: Pending | None = None
     touched: float = 0.0

@@ -11,7 +11,8 @@ import gradio as gr
 from infimed.serving.media import Look
 from infimed.serving.refusals import Refusal
 from infimed.serving.web.holding import Held
-from infimed.serving.web.parts import GONE, ViewerParts, when
+from infimed.serving.web.parts import ALL_SENT, GONE, ONE_SENT, ViewerParts, when
+from infimed.serving.web.results import of_images
 from infimed.serving.web.session import Event, Sessions
 from infimed.serving.web.viewer import (
     PRESETS,
@@ -27,11 +28,16 @@ Updates = dict[Any, Any]
 
 @dataclass
 class Images:
-    """See the module. Every event returns what changes, by part."""
+    """See the module. Every event returns what changes, by part.
+
+    Attributes:
+        abouts: of every tab, where it says which images its answer is about.
+    """
 
     sessions: Sessions
     viewer: Viewer
     parts: ViewerParts
+    abouts: dict[str, Any]
 
     async def uploaded(self, payload: Any, request: gr.Request) -> Updates:
         """Files were dropped or chosen; the last of them is shown."""
@@ -47,7 +53,7 @@ class Images:
             kept.images += taken
             shown = await self._shown(event, len(kept.images) - 1)
         except Exception as error:
-            return {self.parts.drop: None, **self._problem(event, error)}
+            return {self.parts.drop: None, **self._answers(event), **self._problem(event, error)}
         return {self.parts.drop: None, **shown}
 
     async def chosen(self, which: Any, request: gr.Request) -> Updates:
@@ -75,6 +81,20 @@ class Images:
             del images[at]
         return await self._moved(request, len(images) - 1)
 
+    async def emptied(self, request: gr.Request) -> Updates:
+        """All images go."""
+        self.sessions.event(request).kept.images.clear()
+        return await self._moved(request, -1)
+
+    def _answers(self, event: Event) -> Updates:
+        """What every tab that shows an answer says of its images now."""
+        kept = event.kept
+        return {
+            about: said(of_images(name, kept.about[name], kept.images))
+            for name, about in self.abouts.items()
+            if name in kept.about
+        }
+
     async def _moved(self, request: gr.Request, which: Any, **view: Any) -> Updates:
         event = self.sessions.event(request)
         images = event.kept.images
@@ -82,8 +102,9 @@ class Images:
         if at is None:
             gone = which is not None and which != -1
             p = self.parts
-            gone_too = (p.frame, p.preset, p.center, p.width, p.remove)
+            gone_too = (p.frame, p.preset, p.center, p.width, p.remove, p.remove_all)
             return {
+                **self._answers(event),
                 p.which: gr.update(choices=[], value=None, visible=GONE),
                 p.picture: gr.update(value=None, visible=GONE),
                 p.facts: gr.update(value="", visible=GONE),
@@ -102,9 +123,13 @@ class Images:
         """All controls for an image, and its picture."""
         held, p = event.kept.images[at], self.parts
         look = await self.viewer.look(event, held)
+        count = len(event.kept.images)
+        label = ALL_SENT.format(count=count) if count > 1 else ONE_SENT
         return {
+            **self._answers(event),
             p.problem: gr.update(visible=GONE),
-            p.which: gr.update(choices=images_of(event.kept), value=at, visible=True),
+            p.which: gr.update(choices=images_of(event.kept), value=at, label=label, visible=True),
+            p.remove_all: gr.update(visible=when(count > 1)),
             p.picture: gr.update(value=self.viewer.picture(event, look.png), visible=True),
             p.facts: gr.update(value=told(held, look), visible=True),
             p.remove: gr.update(visible=True),

@@ -54,6 +54,7 @@
       text.readOnly = true;
     }
     for (const problem of document.querySelectorAll(".problem:not([role])")) problem.setAttribute("role", "alert");
+    for (const notice of document.querySelectorAll(".notice:not([role])")) notice.setAttribute("role", "status");
     // A link that saves must not leave the page: leaving ends the session, and its images are forgotten.
     for (const link of document.querySelectorAll(".downloads a:not([download])")) link.download = "";
     const picture = document.querySelector("#picture:not([tabindex])");

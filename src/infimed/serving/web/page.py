@@ -49,11 +49,18 @@ def blocks(service: Service, sessions: Sessions, viewer: Viewer) -> gr.Blocks:
                     with gr.Tab("Consult", id="consult", elem_id="tab-consult"):
                         consult = parts.consult_tab()
         common = (sessions, viewer, seen.which, problem)
-        _wire_viewer(Images(sessions, viewer, seen), seen)
-        _wire_ask(Asking(*common, ask.ask, ask.stop, ask))
-        _wire_report(Reporting(*common, report.draft, report.stop, report))
-        _wire_ranking(Ranking(*common, differential.rank, differential.stop, differential))
-        _wire_consult(Consulting(*common, consult.send, consult.stop, consult))
+        abouts = {
+            "ask": ask.about,
+            "report": report.about,
+            "differential": differential.about,
+            "consult": consult.about,
+        }
+        _wire_viewer(Images(sessions, viewer, seen, abouts), [*seen.all, *abouts.values()])
+        _wire_ask(Asking(*common, ask.ask, ask.stop, ask.about, ask))
+        _wire_report(Reporting(*common, report.draft, report.stop, report.about, report))
+        ranks = (differential.rank, differential.stop, differential.about)
+        _wire_ranking(Ranking(*common, *ranks, differential))
+        _wire_consult(Consulting(*common, consult.send, consult.stop, consult.about, consult))
 
         async def closed(request: gr.Request) -> None:
             session = str(request.session_hash or "")
@@ -76,15 +83,17 @@ def _on(trigger: Callable[..., Any], handler: Handler, inputs: list[Any], output
     return trigger(handler, inputs, outputs, **settings)
 
 
-def _wire_viewer(looking: Images, seen: parts.ViewerParts) -> None:
-    _on(seen.drop.upload, looking.uploaded, [seen.drop], seen.all, show_progress="minimal")
-    _on(seen.which.input, looking.chosen, [seen.which], seen.all)
-    _on(seen.remove.click, looking.removed, [seen.which], seen.all)
+def _wire_viewer(looking: Images, outputs: list[Any]) -> None:
+    seen = looking.parts
+    _on(seen.drop.upload, looking.uploaded, [seen.drop], outputs, show_progress="minimal")
+    _on(seen.which.input, looking.chosen, [seen.which], outputs)
+    _on(seen.remove.click, looking.removed, [seen.which], outputs)
+    _on(seen.remove_all.click, looking.emptied, [], outputs)
     last = {"trigger_mode": "always_last"}  # while a slider moves, only its newest place matters
-    _on(seen.frame.input, looking.scrolled, [seen.which, seen.frame], seen.all, **last)
-    _on(seen.preset.input, looking.preset, [seen.which, seen.preset], seen.all, **last)
+    _on(seen.frame.input, looking.scrolled, [seen.which, seen.frame], outputs, **last)
+    _on(seen.preset.input, looking.preset, [seen.which, seen.preset], outputs, **last)
     for slider in (seen.center, seen.width):
-        _on(slider.input, looking.windowed, [seen.which, seen.center, seen.width], seen.all, **last)
+        _on(slider.input, looking.windowed, [seen.which, seen.center, seen.width], outputs, **last)
 
 
 def _stoppable(tab: Any, events: list[Any], texts: list[Any]) -> None:
@@ -104,7 +113,7 @@ def _stoppable(tab: Any, events: list[Any], texts: list[Any]) -> None:
 def _wire_ask(tab: Asking) -> None:
     p = tab.p
     outputs = [
-        p.ask, p.stop, tab.problem, p.unsure, p.reveal, p.answer, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures,
+        p.ask, p.stop, tab.problem, p.about, p.unsure, p.reveal, p.answer, p.bars, p.sure, p.method, p.look, p.note, p.overlay, p.near, p.near_pictures,
         *p.downloads.all,
     ]  # fmt: skip
     inputs = [p.question, p.choices, tab.which]
@@ -117,7 +126,7 @@ def _wire_ask(tab: Asking) -> None:
 
 def _wire_report(tab: Reporting) -> None:
     p = tab.p
-    outputs = [p.draft, p.stop, tab.problem, p.findings, p.impression, p.comparison, p.rest, *p.downloads.all]  # fmt: skip
+    outputs = [p.draft, p.stop, tab.problem, p.about, p.empty, p.findings, p.impression, p.comparison, p.rest, *p.downloads.all]  # fmt: skip
     inputs = [p.indication, p.language, p.prior_name, tab.which]
     events = [_on(on, tab.asked, inputs, outputs) for on in (p.draft.click, p.indication.submit)]
     _stoppable(tab, events, [p.rest, p.findings, p.impression, p.comparison])
@@ -131,16 +140,17 @@ def _wire_report(tab: Reporting) -> None:
 
 def _wire_ranking(tab: Ranking) -> None:
     p = tab.p
-    outputs = [p.rank, p.stop, tab.problem, p.unsure, p.bars, p.reasons, *p.downloads.all]
+    outputs = [p.rank, p.stop, tab.problem, p.about, p.unsure, p.bars, p.reasons, *p.downloads.all]
     inputs = [p.candidates, p.history, p.question, tab.which]
     _stoppable(tab, [_on(p.rank.click, tab.asked, inputs, outputs)], [p.reasons])
 
 
 def _wire_consult(tab: Consulting) -> None:
     p = tab.p
-    outputs = [p.send, p.stop, tab.problem, p.talk, p.urgent, p.message, *p.downloads.all]
+    outputs = [p.send, p.stop, tab.problem, p.about, p.talk, p.urgent, p.message, *p.downloads.all]
     inputs = [p.message, p.talk, tab.which]
     events = [_on(on, tab.asked, inputs, outputs) for on in (p.send.click, p.message.submit)]
-    _on(p.stop.click, tab.halted, [p.message], [p.send, p.stop, tab.problem, p.talk, p.message], cancels=events)  # fmt: skip
-    fresh = [p.send, p.stop, tab.problem, p.talk, p.urgent, *p.downloads.all]
+    stopping = [p.send, p.stop, tab.problem, p.about, p.talk, p.message]
+    _on(p.stop.click, tab.halted, [p.message], stopping, cancels=events)
+    fresh = [p.send, p.stop, tab.problem, p.about, p.talk, p.urgent, *p.downloads.all]
     _on(p.anew.click, tab.anew, [], fresh, cancels=events)

@@ -21,13 +21,14 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.images import said
 from infimed.serving.web.parts import when
-from infimed.serving.web.results import ranked, reasons
+from infimed.serving.web.results import UNCALIBRATED, only_scores, ranked, reasons
 
 
 @dataclass
 class Ranking(Acting):
     """See the module."""
 
+    name = "differential"
     p: parts.DifferentialParts
 
     async def asked(
@@ -57,7 +58,7 @@ class Ranking(Acting):
             event.kept, candidates="\n".join(names), history=said_of[0], question=said_of[1]
         )
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.reasons: gr.update(value="", placeholder="Weighing the candidates …"),
             **hidden(p.bars, p.unsure, *p.downloads.all),
         }
@@ -69,9 +70,11 @@ class Ranking(Acting):
                         written[update.part] = written.get(update.part, "") + update.text
                         yield {p.reasons: "\n".join(f"{k}: {v}" for k, v in written.items())}
                     elif isinstance(update, Result):
-                        done = self.finished(event, "differential", typed, update.value)
+                        done = self.finished(event, typed, update.value)
+                        scores = only_scores("differential", done.result)
+                        label = UNCALIBRATED if scores else parts.LIKELY
                         yield {
-                            p.bars: gr.update(value=ranked(done.result), visible=True),
+                            p.bars: gr.update(value=ranked(done.result), label=label, visible=True),
                             p.unsure: gr.update(visible=when(bool(done.result.get("abstained")))),
                             p.reasons: gr.update(value=reasons(done.result), placeholder=""),
                             **links(p.downloads, done),

@@ -22,7 +22,7 @@ from infimed.serving.web.acting import (
 )
 from infimed.serving.web.images import said
 from infimed.serving.web.parts import GONE, when
-from infimed.serving.web.results import seen, without_heading
+from infimed.serving.web.results import NO_REPORT, no_report, seen, without_heading
 from infimed.serving.web.session import Event
 
 PRIOR_FORGOTTEN = "The earlier image is no longer there: the page was not used for a while. Add it again."  # fmt: skip
@@ -33,6 +33,7 @@ NOTHING = "The model wrote nothing here."
 class Reporting(Acting):
     """See the module."""
 
+    name = "report"
     p: parts.ReportParts
 
     async def asked(
@@ -58,14 +59,13 @@ class Reporting(Acting):
         typed = self.typed(event.kept, indication=text_of(indication))
         if prior is not None:
             typed["earlier_image"] = seen([prior])
-        event.kept.finished.pop("report", None)  # what is typed from now on is no change of it
         yield {
-            **self.begun(),
+            **self.begun(event.kept),
             p.findings: gr.update(value="", placeholder="Looking at the images …"),
             p.impression: gr.update(value="", placeholder="Looking at the images …"),
             p.comparison: gr.update(value="", visible=when(prior is not None)),
             p.rest: gr.update(value="", visible=GONE),
-            **hidden(*p.downloads.all),
+            **hidden(p.empty, *p.downloads.all),
         }
         try:
             async with aclosing(self._written(event, body, typed, text_of(language))) as made:
@@ -91,7 +91,7 @@ class Reporting(Acting):
                         yield {p.rest: gr.update(value=written[part], visible=True)}
                 elif isinstance(update, Result):
                     result = {"language": language, **update.value}
-                    done = self.finished(event, "report", typed, result)
+                    done = self.finished(event, typed, result)
                     rest = without_heading(result)
                     texts = {
                         box: gr.update(value=str(result.get(name) or ""), placeholder=NOTHING)
@@ -99,6 +99,7 @@ class Reporting(Acting):
                     }
                     yield {
                         **texts,
+                        p.empty: said(NO_REPORT if no_report(result) else ""),
                         p.rest: gr.update(value=rest, visible=when(bool(rest))),
                         **links(p.downloads, done),
                         **self.ended(),

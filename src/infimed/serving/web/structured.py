@@ -7,7 +7,7 @@ coded headings that a system which reads structured reports expects, so that a h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from infimed.inference.disclaimer import DISCLAIMER
@@ -88,13 +88,17 @@ def coded(concept: str, code: Item, relationship: str) -> Item:
 
 
 def structured(
-    name: str, result: Mapping[str, Any], sections: Mapping[str, str], edited: bool
+    name: str,
+    result: Mapping[str, Any],
+    sections: Mapping[str, str],
+    edited: bool,
+    notes: Sequence[str] = (),
 ) -> Item:
     """A result as a tree of content items.
 
     Args:
         name: of the application. sections: its texts as the user left them.
-        edited: whether the user changed any of them.
+        edited: whether the user changed any of them. notes: what has to be known before it is read.
     """
     language = str(result.get("language") or "en")
     content = [
@@ -107,6 +111,7 @@ def structured(
     return {
         "notice": NOTICE,
         "disclaimer": DISCLAIMER,
+        "notes": list(notes),
         "template": {"mapping_resource": "DCMR", "identifier": "1500"},
         "completion_flag": "PARTIAL",
         "verification_flag": "UNVERIFIED",
@@ -140,16 +145,22 @@ def _report(_: Mapping[str, Any], sections: Mapping[str, str]) -> list[Item]:
 
 
 def _differential(result: Mapping[str, Any], _: Mapping[str, str]) -> list[Item]:
-    items = [
-        text("impression", str(each["name"]), number("certainty_impression", float(each["probability"])))
-        for each in result["candidates"]
-    ]  # fmt: skip
-    cannot = number("certainty_impression", float(result["cannot_tell"]))
-    return [container("impressions", [*items, text("impression", "Cannot tell", cannot)])]
+    """A score that no calibration made a probability is no certainty: it is text, and says so."""
+    calibrated = bool(result.get("calibrated"))
+
+    def sure(value: Any) -> Item:
+        if calibrated:
+            return number("certainty_impression", float(value))
+        score = f"Model's score, not a probability: {100 * float(value):.1f} %"
+        return text("summary", score, relationship="HAS PROPERTIES")
+
+    items = [text("impression", str(each["name"]), sure(each["probability"])) for each in result["candidates"]]  # fmt: skip
+    cannot = text("impression", "Cannot tell", sure(result["cannot_tell"]))
+    return [container("impressions", [*items, cannot])]
 
 
 def _consult(_: Mapping[str, Any], sections: Mapping[str, str]) -> list[Item]:
-    made = [container("findings", [text("summary", sections["message"])])]
+    made = [container("findings", [text("summary", sections["message"] or "not stated")])]
     if "urgent" in sections:
         made.insert(0, container("recommendations", [text("recommendation", sections["urgent"])]))
     return made

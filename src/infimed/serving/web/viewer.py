@@ -39,6 +39,18 @@ PRESETS: Final[dict[str, tuple[float, float] | None]] = {
 SUFFIXES: Final = (".nii.gz", ".nii", ".dcm", ".ima", ".dicom")
 
 
+IMAGE_TYPES = "PNG, JPEG, WebP, TIFF, BMP, DICOM or NIfTI"
+
+
+class FileRefused(Refusal):
+    """A refusal of one file of an upload: names it, and what is accepted."""
+
+    def __init__(self, name: str, refusal: Refusal, most: int) -> None:
+        super().__init__(refusal.code, param=refusal.param, retry_after=refusal.retry_after)
+        accepted = f"Accepted are {IMAGE_TYPES}, up to {most / 2**20:g} MiB each"
+        self.message = f"“{plain(name) or 'image'}”: {refusal.message}. {accepted}"
+
+
 @dataclass
 class Viewer:
     """See the module.
@@ -104,6 +116,16 @@ class Viewer:
     async def _one(self, event: Event, file: Any) -> Held:
         place, name = self._place(file), str(file.get("orig_name") or "")
         most = event.service.settings.limits.image_bytes
+        try:
+            return await self._read(event, place, name, most)
+        except Refusal as refusal:
+            if (
+                refusal.status >= 500 or refusal.retry_after is not None
+            ):  # it is not the file's fault
+                raise
+            raise FileRefused(name, refusal, most) from None
+
+    async def _read(self, event: Event, place: Path, name: str, most: int) -> Held:
         if place.stat().st_size > most:
             raise Refusal("image_bytes", detail=f"at most {most} bytes")
         data = await asyncio.to_thread(place.read_bytes)
