@@ -57,7 +57,7 @@ class Scripted:
             raise Refusal("overloaded", retry_after=2)
         pieces = [SCRIPT] if asked.question == "script" else ["No ", "effusion ", "is ", "visible."]
         if asked.question == "long":
-            pieces = ["word "] * 400
+            pieces = ["word "] * 4000  # outlasts any machine: it is always stopped
         for piece in pieces:
             yield Delta(piece)
             await asyncio.sleep(SLOW)
@@ -105,7 +105,7 @@ class Scripted:
         said = asked.messages[-1].text
         if said in ("long", "silent"):
             await asyncio.sleep(30 if said == "silent" else 0)
-            for _ in range(400):
+            for _ in range(4000):
                 yield Delta("word ", "message")
                 await asyncio.sleep(SLOW)
         text = SCRIPT if said == SCRIPT else "Since when do you have it?"
