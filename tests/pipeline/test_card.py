@@ -13,7 +13,7 @@ from infimed.core.recipe import load_recipe
 from infimed.curation.engine import read_summary
 from infimed.data.shards import open_shards
 from infimed.model.loading import save_checkpoint
-from infimed.pipeline.card import UNKNOWN, bases_of, cell, front_matter, model_card
+from infimed.pipeline.card import UNKNOWN, StudyFinding, bases_of, cell, front_matter, model_card
 from tests.conftest import tiny_model, tiny_processor
 from tests.pipeline.fake_run import PAYLOAD, fake_recipe, make_run
 
@@ -114,3 +114,29 @@ def test_leakage_counts_are_of_these_data(run, tmp_path):
 
 def test_names_cannot_become_markup():
     assert cell("a|b\n# c [d](e) `f`") == "a\\|b \\# c \\[d\\](e) \\`f\\`"
+
+
+FINDING = StudyFinding(
+    study="packing", title="Packing", preset="nano", claim="Packing is harmless.", verdict="not shown",
+    sentence="They differ by +1.0 points [-4.0, +6.0]: too *wide* to say.", questions=426, groups=92,
+    seeds=3, p=0.6512, commits=("abc",),
+)  # fmt: skip
+
+
+def test_studies_are_quoted_with_verdict_interval_and_seeds(run):
+    checkpoint = run / "checkpoints" / "step-90"
+    told = part(model_card(run, checkpoint, [FINDING]), "What studies say of the methods")
+    assert "| Packing is harmless. | nano | not shown | They differ by +1.0 points" in told
+    assert (
+        "too \\*wide\\* to say. 426 questions of 92 groups, 3 seeds, Holm p 0.651; commit abc |"
+        in told
+    )
+    assert UNKNOWN not in told
+
+
+def test_without_a_table_no_study_is_quoted(run):
+    checkpoint = run / "checkpoints" / "step-90"
+    for given in (None, []):
+        told = part(model_card(run, checkpoint, given), "What studies say of the methods")
+        assert told.strip().startswith(UNKNOWN) and "--studies" in told
+        assert ("holds none" in told) == (given is not None)

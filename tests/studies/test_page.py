@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infimed.core.errors import DataError
-from infimed.studies.analysis import analyse
+from infimed.studies.analysis import analyse, points
 from infimed.studies.cells import distinct, plan
 from infimed.studies.conducting import report
 from infimed.studies.definition import load_study
 from infimed.studies.figure import Point, intervals, nice_ticks
 from infimed.studies.opening import open_test
 from infimed.studies.page import figures, ledger_rows, render
-from infimed.studies.results import TABLE, read_results
+from infimed.studies.results import SCHEMA, TABLE, read_findings, read_results
 from infimed.studies.runner import run_cells
 from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
 
@@ -117,3 +119,22 @@ def test_report_writes_page_figures_and_table(tmp_path, monkeypatch):
     lines = read_results(out / TABLE)
     assert len(lines) == 9 and {line["arm"] for line in lines} == {"a", "b", "c"}
     assert all(line["commit"] == "abc" and line["questions"] == 400 for line in lines)
+    (finding,) = read_findings(out / TABLE)
+    found = analyse(study, "nano", plan([study], "nano", "test"), out)
+    assert finding.verdict == "supported" and finding.sentence in page.read_text()
+    assert points(found.primary) in finding.sentence
+    assert (finding.questions, finding.groups, finding.seeds) == (400, 80, 3)
+    assert finding.p == found.primary.p and finding.commits == ("abc",)
+
+
+@pytest.mark.parametrize("what", ["absent", "text", "a table", "no findings"])
+def test_a_file_that_holds_no_findings_is_refused(tmp_path, what):
+    file = tmp_path / "results.parquet"
+    if what == "text":
+        file.write_text("results")
+    elif what == "a table":
+        pq.write_table(pa.table({"a": [1]}), file)
+    elif what == "no findings":
+        pq.write_table(SCHEMA.empty_table(), file)
+    with pytest.raises(DataError, match=r"no results of studies|not a results table"):
+        read_findings(file)

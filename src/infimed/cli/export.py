@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from infimed.pipeline.card import StudyFinding
+
+Studies = Annotated[
+    Path | None,
+    typer.Option(
+        "--studies",
+        metavar="FILE",
+        help="Results table of the studies (results.parquet): the card quotes what they found.",
+    ),
+]
 
 
 def export(
@@ -23,6 +35,7 @@ def export(
         bool, typer.Option("--onnx", help="Also write vision.onnx: pixels to image embeddings.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    studies: Studies = None,
 ) -> None:
     """Write a model that transformers, transformers serve and vLLM open without this package.
 
@@ -39,7 +52,15 @@ def export(
     from infimed.core.console import out as console
     from infimed.pipeline.exporting import export as export_model
 
-    written = export_model(source, out, dtype=dtype, shard_size=shard_size, onnx=onnx, force=force)
+    written = export_model(
+        source,
+        out,
+        dtype=dtype,
+        shard_size=shard_size,
+        onnx=onnx,
+        force=force,
+        studies=_findings(studies),
+    )
     console.print(
         f"{written.model_type}: {out} ({written.parameters / 1e6:,.1f} M parameters, {dtype}, "
         f"{written.image_size} px, {written.visual_tokens} tokens an image)",
@@ -52,13 +73,18 @@ def card(
     source: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint folder in one.")
     ],
+    studies: Studies = None,
 ) -> None:
     """Print the model card of a run: what it was made from and how well it does.
 
     Everything is read from the run folder; what is not there is called "not recorded". The card
     holds no image, question or answer.
 
-    Example: infimed card runs/nano > README.md
+    Examples:
+
+      infimed card runs/nano > README.md
+
+      infimed card runs/nano --studies runs/studies/results.parquet > README.md
     """
     import sys
 
@@ -66,4 +92,12 @@ def card(
     from infimed.pipeline.card import model_card, run_of
 
     checkpoint = find_checkpoint(source)
-    sys.stdout.write(model_card(run_of(source, checkpoint), checkpoint))
+    sys.stdout.write(model_card(run_of(source, checkpoint), checkpoint, _findings(studies)))
+
+
+def _findings(studies: Path | None) -> list[StudyFinding] | None:
+    if studies is None:
+        return None
+    from infimed.studies.results import read_findings
+
+    return read_findings(studies)

@@ -110,6 +110,28 @@ class Leakage:
 
 
 @dataclass(frozen=True)
+class StudyFinding:
+    """What became of a claim in a controlled experiment; a line of the results table of the studies.
+
+    Attributes:
+        preset: the model it was tried on. sentence: what was found, with its interval. p: Holm's, over all
+            claims of that table; None where nothing was compared. questions, groups, seeds: that were compared.
+    """
+
+    study: str
+    title: str
+    preset: str
+    claim: str
+    verdict: str
+    sentence: str
+    questions: int
+    groups: int
+    seeds: int
+    p: float | None
+    commits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """Scores, and the sentences that read them."""
 
@@ -118,12 +140,15 @@ class Results:
     warnings: list[str]
 
 
-def model_card(run: Path | None, checkpoint: Path) -> str:
+def model_card(
+    run: Path | None, checkpoint: Path, studies: Sequence[StudyFinding] | None = None
+) -> str:
     """The card as Markdown.
 
     Args:
         run: the folder with everything but the weights; None where only the checkpoint is there.
-        checkpoint: the model that is described.
+        checkpoint: the model that is described. studies: findings to quote, from their results table; None
+            where no table was given.
 
     Raises:
         DataError: the checkpoint cannot be read.
@@ -164,6 +189,7 @@ def model_card(run: Path | None, checkpoint: Path) -> str:
             stages=stages,
             origin=section(lambda: report_data.read_origin(at), missing),
             results=results,
+            studies=studies,
             leakage=section(lambda: read_leakage(at, _have(opened)), opened.reason or None),
             cell=cell,
         )

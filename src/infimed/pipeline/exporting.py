@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from infimed import __version__
@@ -9,7 +10,7 @@ from infimed.core.errors import DataError, UsageError
 from infimed.core.files import atomic_folder, read_json, sha256_file, write_json
 from infimed.model.export import Dtype, Written, write_export
 from infimed.model.loading import MARKER, find_checkpoint, load_checkpoint, verify_checkpoint
-from infimed.pipeline.card import model_card, run_of
+from infimed.pipeline.card import StudyFinding, model_card, run_of
 
 ABOUT = "export.json"
 """Where an export came from and the SHA-256 of its files; its presence marks a folder as an export."""
@@ -23,12 +24,14 @@ def export(
     shard_size: str = "5GB",
     onnx: bool = False,
     force: bool = False,
+    studies: Sequence[StudyFinding] | None = None,
 ) -> Written:
     """Write `out` from a run folder or a checkpoint folder; it appears only when it is complete.
 
     Args:
         onnx: also write the graph from pixels to image embeddings.
         force: replace an earlier export in `out`; a folder of anything else is never replaced.
+        studies: findings that the model card quotes.
 
     Raises:
         DataError: there is no whole checkpoint, or the model cannot be stored so.
@@ -43,7 +46,7 @@ def export(
     if verify_checkpoint(checkpoint) is None:
         raise DataError("the checkpoint is damaged", where=str(checkpoint))
     model, processor = load_checkpoint(checkpoint)
-    card = model_card(run_of(source, checkpoint), checkpoint)
+    card = model_card(run_of(source, checkpoint), checkpoint, studies)
     with atomic_folder(out) as partial:
         written = write_export(
             partial, model, processor, card=card, dtype=dtype, shard_size=shard_size

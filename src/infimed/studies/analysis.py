@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infimed.core.errors import DataError
+from infimed.pipeline.card import StudyFinding
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Compared, Conclusion, Gap, Study, Variant
 from infimed.studies.results import arm_scores
@@ -114,6 +115,38 @@ def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) ->
         done=len(results),
         commits=tuple(sorted({result["commit"] for result in results})),
     )
+
+
+def claim_probabilities(found: Sequence[Found]) -> dict[tuple[str, str], float]:
+    """(study, preset) -> p of its primary comparison, adjusted over those of all claims."""
+    tested = {
+        (one.study.name, one.preset): one.primary.p
+        for one in found
+        if not one.study.planted and one.primary is not None and one.primary.p is not None
+    }
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+
+def findings(found: Sequence[Found]) -> list[StudyFinding]:
+    """What became of every claim that was tried; planted checks are none."""
+    adjusted = claim_probabilities(found)
+    return [
+        StudyFinding(
+            study=one.study.name,
+            title=one.study.title,
+            preset=one.preset,
+            claim=one.study.claim,
+            verdict=one.verdict,
+            sentence=one.sentence,
+            questions=one.primary.n,
+            groups=one.primary.groups,
+            seeds=one.primary.seeds,
+            p=adjusted.get((one.study.name, one.preset)),
+            commits=one.commits,
+        )
+        for one in found
+        if one.primary is not None and not one.study.planted
+    ]
 
 
 def conclude(conclusion: Conclusion, effect: Effect | None) -> tuple[Verdict, str]:

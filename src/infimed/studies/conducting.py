@@ -8,7 +8,7 @@ from pathlib import Path
 from infimed.core.console import err, out, table
 from infimed.core.errors import DataError, UsageError
 from infimed.core.files import read_json, write_json
-from infimed.studies.analysis import Found, analyse, points
+from infimed.studies.analysis import Found, analyse, findings, points
 from infimed.studies.base import base_names
 from infimed.studies.cells import Planned, distinct, plan
 from infimed.studies.data import source_identity
@@ -109,7 +109,10 @@ def conduct(
         distinct(planned), folder, root=root, budget=seconds, workers=workers, do=do
     )
     if split == "test":
-        write_results(folder, result_rows(folder, *_whole(folder)))
+        studies_here, planned_here = _whole(folder)
+        rows = result_rows(folder, studies_here, planned_here)
+        found = _found(studies_here, planned_here, folder)
+        write_results(folder, rows, findings(found))
     tell(studies, preset, planned, outcome, folder)
     return outcome
 
@@ -158,8 +161,9 @@ def report(folder: Path, page: Path) -> Path:
     rows = result_rows(folder, studies, planned)
     if not rows:
         raise DataError("no study ran here", where=str(folder), fix="infimed study run NAME")
-    write_results(folder, rows)
-    write_page(page, studies, _found(studies, planned, folder), planned, folder)
+    found = _found(studies, planned, folder)
+    write_results(folder, rows, findings(found))
+    write_page(page, studies, found, planned, folder)
     return page
 
 

@@ -15,11 +15,11 @@ from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.core.run import environment
 from infimed.studies import energy
-from infimed.studies.analysis import ArmRow, Found, points
+from infimed.studies.analysis import ArmRow, Found, claim_probabilities, points
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Study
 from infimed.studies.figure import Point, intervals
-from infimed.studies.statistics import Effect, holm
+from infimed.studies.statistics import Effect
 from infimed.studies.work import is_done, read_result
 
 
@@ -83,15 +83,6 @@ def render(
         studies: in the order of the page. found: what each found on each preset that ran. planned: all
             cells of these. out: folder of the studies. folder: of the figures, from the page.
     """
-    tested = [one for one in found if one.primary is not None and one.primary.p is not None]
-    claims = [one for one in tested if not one.study.planted]
-    adjusted = dict(
-        zip(
-            [(one.study.name, one.preset) for one in claims],
-            holm([one.primary.p for one in claims if one.primary and one.primary.p is not None]),
-            strict=True,
-        )
-    )
     machines = sorted(
         {read_result(out, p.cell)["machine"]["cpu"] for p in planned if is_done(out, p.cell)}
     )
@@ -102,7 +93,7 @@ def render(
         found=found,
         by_study={s.name: [one for one in found if one.study.name == s.name] for s in studies},
         claims=[one for one in found if not one.study.planted],
-        adjusted=adjusted,
+        adjusted=claim_probabilities(found),
         ledgers={s.name: ledger_rows(found, s.ledger) for s in studies if s.ledger},
         machines=machines,
         version=environment()["infimed"],

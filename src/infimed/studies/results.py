@@ -1,11 +1,14 @@
 """From cells to tables: the scores of every arm, and one Parquet file with a line a study, arm, seed and measure.
 
-A pure function of the cells that are done. Whoever quotes a study reads that file, so that no number is typed.
+A pure function of the cells that are done. What became of every claim is in the file's metadata, and whoever quotes a
+study (the model card) reads it there, so that no number is typed.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +18,14 @@ import pyarrow.parquet as pq
 
 from infimed.core.errors import DataError
 from infimed.core.files import atomic_open
+from infimed.pipeline.card import StudyFinding
 from infimed.studies.cells import BLIND, Cell, Planned
 from infimed.studies.definition import Arm, Measure, Study
 from infimed.studies.statistics import Scores
 from infimed.studies.work import ANSWERS, cell_folder, is_done, read_result
 
 TABLE: Final = "results.parquet"
+FINDINGS: Final = b"infimed.findings"
 
 SCHEMA: Final = pa.schema(
     [
@@ -120,11 +125,15 @@ def result_rows(
     return found
 
 
-def write_results(out: Path, rows: Sequence[dict[str, Any]]) -> Path:
+def write_results(
+    out: Path, rows: Sequence[dict[str, Any]], findings: Sequence[StudyFinding]
+) -> Path:
     """Write the results table, atomically."""
     file = out / TABLE
+    told = json.dumps([asdict(one) for one in findings], ensure_ascii=False)
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     with atomic_open(file) as handle:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), handle, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({FINDINGS: told}), handle, compression="zstd")
     return file
 
 
@@ -134,12 +143,36 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: it is not there, or is another table.
     """
+    found: list[dict[str, Any]] = _read(file).to_pylist()
+    return found
+
+
+def read_findings(file: Path) -> list[StudyFinding]:
+    """What became of every claim, as a results table says.
+
+    Raises:
+        DataError: it is not there, or is another table.
+    """
+    try:
+        told = json.loads((_read(file).schema.metadata or {})[FINDINGS])
+        return [StudyFinding(**{**one, "commits": tuple(one["commits"])}) for one in told]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _other_version(file) from error
+
+
+def _read(file: Path) -> pa.Table:
     if not file.is_file():
         raise DataError("no results of studies here", where=str(file), fix="infimed study run NAME")
-    table = pq.read_table(file)
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise _other_version(file) from error
     if not table.schema.equals(SCHEMA):
-        raise DataError(
-            "not a results table of this version", where=str(file), fix="infimed study report"
-        )
-    found: list[dict[str, Any]] = table.to_pylist()
-    return found
+        raise _other_version(file)
+    return table
+
+
+def _other_version(file: Path) -> DataError:
+    return DataError(
+        "not a results table of this version", where=str(file), fix="infimed study report"
+    )
