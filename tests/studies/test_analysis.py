@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from infimed.core.errors import DataError
 from infimed.studies.analysis import analyse, conclude
 from infimed.studies.cells import distinct, plan
 from infimed.studies.definition import load_study
 from infimed.studies.runner import run_cells
 from infimed.studies.statistics import Effect
-from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
+from tests.studies.fakes import STUDY, AtOnce, FakeCells, by_weighting, tiny_study
 
 
 def effect(low, high):
@@ -83,3 +84,33 @@ def test_planted_checks_pass_where_the_truth_is_known(tmp_path):
     assert copy.low <= 0 <= copy.high and copy.mean != 0
     assert all(effects["broken", other].high < 0 for other in ("clean", "raw", "random"))
     assert made.gaps[0].share.low <= 0 <= made.gaps[0].share.high
+    assert [check.passed for check in made.checks] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "which"),
+    [
+        (lambda cell: 0.6 if cell.recipe.train.seed > 1000 else planted(cell), 0),
+        (lambda cell: 0.8 if cell.damage and cell.damage.operators == (16,) else planted(cell), 1),
+        (lambda cell: 0.84 if cell.damage and cell.damage.keep == "random" else planted(cell), 2),
+    ],
+    ids=["a copy that differs", "broken labels that do no harm", "a random drop that helps"],
+)
+def test_a_planted_check_fails_where_the_machinery_would_be_wrong(tmp_path, wrong, which):
+    made = found(load_study("planted"), wrong, tmp_path)
+    assert [check.passed for check in made.checks] == [at != which for at in range(3)]
+
+
+def test_a_planted_check_without_its_arms_or_without_a_gap_says_so(tmp_path):
+    study = load_study("planted")
+    assert [c.passed for c in analyse(study, "nano", [], tmp_path).checks] == [None] * 3
+    flat = found(
+        study, lambda cell: 0.5 if cell.damage and cell.damage.operators == (16,) else 0.8, tmp_path
+    )
+    assert flat.checks[2].passed is None and "not shown" in flat.checks[2].figure
+
+
+def test_a_check_needs_its_comparison():
+    checks = "checks: [{says: A, expects: same, arm: c, against: b}]\n"
+    with pytest.raises(DataError, match="needs the comparison c - b"):
+        tiny_study(STUDY + checks)

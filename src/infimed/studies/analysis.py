@@ -15,7 +15,7 @@ from typing import Any, Literal
 from infimed.core.errors import DataError
 from infimed.pipeline.card import StudyFinding
 from infimed.studies.cells import Planned
-from infimed.studies.definition import Compared, Conclusion, Gap, Study, Variant
+from infimed.studies.definition import Check, Compared, Conclusion, Gap, Study, Variant
 from infimed.studies.results import arm_scores
 from infimed.studies.statistics import Effect, Scores, difference, holm, mean_of, share_of_gap
 from infimed.studies.work import is_done, read_result
@@ -55,6 +55,15 @@ class GapShare:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What became of a planted check. passed: None where its arms are not done."""
+
+    says: str
+    passed: bool | None
+    figure: str
+
+
+@dataclass(frozen=True)
 class Found:
     """What a study found on a preset."""
 
@@ -70,6 +79,7 @@ class Found:
     cells: int
     done: int
     commits: tuple[str, ...]
+    checks: tuple[Checked, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -101,6 +111,7 @@ def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) ->
     primary = effects[variant.comparisons.index(variant.conclusion.compare)]
     verdict, sentence = conclude(variant.conclusion, primary)
     results = [read_result(out, one.cell) for one in own if is_done(out, one.cell)]
+    checks = tuple(_checked(check, variant, scores) for check in study.checks)
     return Found(
         study=study,
         preset=preset,
@@ -114,6 +125,7 @@ def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) ->
         cells=len(own),
         done=len(results),
         commits=tuple(sorted({result["commit"] for result in results})),
+        checks=checks,
     )
 
 
@@ -214,6 +226,28 @@ def _share(gap: Gap, scores: dict[str, tuple[Scores | None, ...]]) -> GapShare:
     except DataError:
         return GapShare(gap, None, "not run")
     return GapShare(gap, share, "" if share else "the gap itself is not shown")
+
+
+def _checked(
+    check: Check, variant: Variant, scores: dict[str, tuple[Scores | None, ...]]
+) -> Checked:
+    if check.expects == "closes nothing":
+        gap = next(g for g in variant.gaps if (g.arm, g.floor) == (check.arm, check.against))
+        share = _share(gap, scores).share
+        if share is None or share.low is None or share.high is None:
+            # Without a gap there is nothing that it could close, and nothing that the check could show.
+            return Checked(check.says, None, _share(gap, scores).why)
+        figure = f"{100 * share.mean:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of it"
+        return Checked(check.says, share.low <= 0 <= share.high, figure)
+    effect = _compare(Compared(arm=check.arm, against=check.against, measure=0), scores)
+    if effect is None or effect.low is None or effect.high is None:
+        return Checked(check.says, None, "not run")
+    if check.expects == "same":
+        return Checked(check.says, effect.low <= 0 <= effect.high, points(effect))
+    means = {name: own[0].values.mean() for name, own in scores.items() if own[0] is not None}
+    lowest = min(means, key=lambda name: float(means[name]))
+    figure = f"{points(effect)}; lowest of all: {variant.arm(lowest).label}"
+    return Checked(check.says, lowest == check.arm and effect.high < 0, figure)
 
 
 def _row(

@@ -186,6 +186,21 @@ class Variant(Part):
         return self
 
 
+class Check(Part):
+    """Something that is known in advance, and that the machinery must find.
+
+    Attributes:
+        says: in words. expects: the arm is the same as `against` (the interval of their difference covers
+            zero), worst (its mean is the lowest, and lower than `against` beyond doubt), or closes
+            nothing of its gap (the interval of the share covers zero).
+    """
+
+    says: str
+    expects: Literal["same", "worst", "closes nothing"]
+    arm: str
+    against: str
+
+
 class Study(Part):
     """A question with its experiment.
 
@@ -193,7 +208,7 @@ class Study(Part):
         number: in the page's order. claim: what the paper, or another, says. refutes: what would
             refute it. limits: what the experiment cannot tell.
         ledger: names of studies whose costs this one tells; it trains nothing of its own.
-        planted: a check of the machinery, not of the paper.
+        planted: a check of the machinery, not of the paper. checks: what it must find.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z-]*$")
@@ -206,11 +221,18 @@ class Study(Part):
     presets: dict[str, Variant] = Field(default_factory=dict)
     ledger: tuple[str, ...] = ()
     planted: bool = False
+    checks: tuple[Check, ...] = ()
 
     @model_validator(mode="after")
     def has_arms_or_tells_costs(self) -> Self:
         if bool(self.presets) == bool(self.ledger):
             raise ValueError("give presets with arms, or ledger with the names of other studies")
+        for check in self.checks:
+            for variant in self.presets.values():
+                pairs = {(c.arm, c.against) for c in variant.comparisons if c.measure == 0}
+                pairs |= {(gap.arm, gap.floor) for gap in variant.gaps}
+                if (check.arm, check.against) not in pairs:
+                    raise ValueError(f"a check needs the comparison {check.arm} - {check.against}")
         return self
 
 
@@ -263,11 +285,6 @@ def parse_study(text: str, where: str) -> Study:
             where=f"{where}: {key}",
             seen=str(first["loc"][-1]) if first["type"] == "extra_forbidden" else None,
         ) from error
-
-
-def variant_of(study: Study, preset: str) -> Variant | None:
-    """The study on a preset; None where it has none."""
-    return study.presets.get(preset)
 
 
 def _files() -> list[Any]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.core.run import environment
 from infimed.studies import energy
-from infimed.studies.analysis import ArmRow, Found, claim_probabilities, points
+from infimed.studies.analysis import ArmRow, Checked, Found, claim_probabilities, points
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Study
 from infimed.studies.figure import Point, intervals
@@ -105,7 +104,7 @@ def render(
         points=points,
         percent=_percent,
         probability=_probability,
-        spread=_spread,
+        outcome=_outcome,
     )  # fmt: skip
     return page
 
@@ -159,11 +158,9 @@ def _percent(effect: Effect | None) -> str:
     return f"{100 * effect.mean:.1f} [{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
 
 
+def _outcome(check: Checked) -> str:
+    return "not run" if check.passed is None else "passed" if check.passed else "FAILED"
+
+
 def _probability(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _spread(values: Sequence[Any]) -> str:
-    """``9,870 to 10,020``, or one number where all agree."""
-    low, high = min(values), max(values)
-    return f"{low:,.0f}" if round(low) == round(high) else f"{low:,.0f} to {high:,.0f}"
