@@ -124,12 +124,15 @@ def plan(
 ) -> list[Planned]:
     """Every cell of the studies, first seed first: when time runs out, all arms have as many seeds.
 
+    Within a seed the studies take turns. Arms that need the same damaged data lie beside one another in a study,
+    and side by side one would wait while the other makes them.
+
     Raises:
         RecipeError: an arm's recipe is not valid.
     """
     base = load_base(preset)
     chosen = None if seeds is None else set(seeds)
-    made: list[tuple[int, Planned]] = []
+    made: list[tuple[tuple[int, int], Planned]] = []
     for study in studies:
         variant = study.presets.get(preset)
         if variant is None:
@@ -137,9 +140,9 @@ def plan(
         for place, seed in enumerate(variant.seeds):
             if chosen is not None and seed not in chosen:
                 continue
-            for arm in variant.arms:
+            for turn, arm in enumerate(variant.arms):
                 cell = cell_of(base, preset, variant, arm, seed, split)
-                made.append((place, Planned(study.name, preset, arm.name, seed, cell)))
+                made.append(((place, turn), Planned(study.name, preset, arm.name, seed, cell)))
     return [planned for _, planned in sorted(made, key=lambda one: one[0])]
 
 
