@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from infimed.core.errors import DataError, UsageError
@@ -107,3 +114,38 @@ def test_budgets_are_read(text, seconds):
 def test_what_is_no_budget_is_refused(text):
     with pytest.raises(UsageError, match="not a length of time"):
         parse_budget(text)
+
+
+ENDLESS = """
+from pathlib import Path
+import sys
+from infimed.studies.cells import distinct, plan
+from infimed.studies.runner import run_cells
+from tests.studies.fakes import endless, tiny_study
+
+if __name__ == "__main__":
+    run_cells(distinct(plan([tiny_study()], "nano", "test")), Path(sys.argv[1]), do=endless)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_cell_stops_when_its_runner_is_killed(tmp_path, number):
+    root = Path(__file__).parents[2]
+    script = tmp_path / "runs.py"
+    script.write_text(ENDLESS)
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    runner = subprocess.Popen([sys.executable, str(script), str(out)], env=environment)
+    try:
+        waited_for(out / "running")
+    finally:
+        runner.send_signal(number)
+        runner.wait(30)
+    waited_for(out / "stopped")
+
+
+def waited_for(file, seconds=120):
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < end, f"no {file.name}"
+        time.sleep(0.1)

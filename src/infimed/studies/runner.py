@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from infimed.core.console import err
 from infimed.core.errors import InfiMedError, UsageError
-from infimed.core.process import signal_at_death_of_parent
+from infimed.core.process import signal_at_death_of_starter
 from infimed.studies.cells import Cell
 from infimed.studies.work import cell_folder, do_cell, is_done, read_result
 
@@ -213,4 +213,4 @@ def _processes(workers: int) -> Iterator[Executor]:
 
 def _born() -> None:
     """A cell saves and stops when the runner ends, however that happens."""
-    signal_at_death_of_parent(signal.SIGTERM)
+    signal_at_death_of_starter(signal.SIGTERM)
