@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from infimed.core.errors import DataError, UsageError
-from infimed.studies.cells import plan
+from infimed.studies.cells import distinct, plan
 from infimed.studies.definition import load_study, parse_study, study_names
 from tests.studies.fakes import STUDY, tiny_study
 
@@ -74,3 +77,12 @@ def test_an_own_file_is_read(tmp_path):
     assert load_study(str(file)) == tiny_study()
     with pytest.raises(UsageError, match="no such study file"):
         load_study(str(tmp_path / "other.yaml"))
+
+
+def test_the_example_of_the_docs_is_a_study():
+    page = Path(__file__).parents[2] / "docs" / "study-files.md"
+    text = re.search(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.S).group(1)
+    study = parse_study(text, "docs")
+    cells = distinct(plan([study], "nano", "test"))
+    assert len(cells) == 6
+    assert {cell.recipe.stages[0].decay for cell in cells} == {0.1, 0.5}
