@@ -39,6 +39,12 @@ def test_the_verdict_follows_from_the_interval(expects, low, high, verdict, word
     assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in sentence
 
 
+def test_one_seed_decides_nothing():
+    one = Effect(0.2, 0.15, 0.25, 0.001, 100, 20, 1)
+    verdict, sentence = conclude(tiny_study().presets["nano"].conclusion, one)
+    assert verdict == "not shown" and "+20.0 points in the one seed that ran" in sentence
+
+
 def test_without_its_arms_a_study_says_that_it_did_not_run():
     assert conclude(tiny_study().presets["nano"].conclusion, None)[0] == "not run"
 

@@ -168,6 +168,10 @@ def conclude(conclusion: Conclusion, effect: Effect | None) -> tuple[Verdict, st
     told = points(effect)
     if effect.low is None or effect.high is None:
         return "not shown", conclusion.unclear.format(difference=told)
+    if effect.seeds < 2:
+        # Its interval knows nothing of what another training would have given.
+        told = f"{100 * effect.mean:+.1f} points in the one seed that ran"
+        return "not shown", conclusion.unclear.format(difference=told)
     within = -conclusion.margin <= effect.low and effect.high <= conclusion.margin
     if effect.low > 0:
         outcome, sentence = "more", conclusion.more
@@ -237,11 +241,15 @@ def _checked(
         if share is None or share.low is None or share.high is None:
             # Without a gap there is nothing that it could close, and nothing that the check could show.
             return Checked(check.says, None, _share(gap, scores).why)
+        if share.seeds < 2:
+            return Checked(check.says, None, "one seed")
         figure = f"{100 * share.mean:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of it"
         return Checked(check.says, share.low <= 0 <= share.high, figure)
     effect = _compare(Compared(arm=check.arm, against=check.against, measure=0), scores)
     if effect is None or effect.low is None or effect.high is None:
         return Checked(check.says, None, "not run")
+    if effect.seeds < 2:
+        return Checked(check.says, None, "one seed")
     if check.expects == "same":
         return Checked(check.says, effect.low <= 0 <= effect.high, points(effect))
     means = {name: own[0].values.mean() for name, own in scores.items() if own[0] is not None}

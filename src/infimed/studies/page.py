@@ -159,7 +159,7 @@ def _percent(effect: Effect | None) -> str:
 
 
 def _outcome(check: Checked) -> str:
-    return "not run" if check.passed is None else "passed" if check.passed else "FAILED"
+    return "not decided" if check.passed is None else "passed" if check.passed else "FAILED"
 
 
 def _probability(p: float | None) -> str:

@@ -101,7 +101,9 @@ def share_of_gap(
         np.concatenate(list(_draws(low, scores.values - low.values, resamples, seed)))
         for scores in (mid, high)
     )
-    ratio = part / whole
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # In a draw without a gap anything is more than all of it, and nothing is none.
+        ratio = np.where(part == 0, 0.0, part / whole)
     mean = float((mid.values - low.values).mean() / (high.values - low.values).mean())
     limits = np.quantile(ratio, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Effect(
