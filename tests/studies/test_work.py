@@ -9,6 +9,7 @@ import pytest
 
 from infimed.studies.base import Base, Clinic, base_recipe
 from infimed.studies.cells import Cell
+from infimed.studies.data import bind
 from infimed.studies.definition import Damage
 from infimed.studies.work import (
     ANSWERS,
@@ -66,6 +67,21 @@ def test_a_blind_twin_and_damaged_records_share_the_clinic(out):
     assert counts["damaged"] > 0 and 0 < counts["dropped_damaged"] <= counts["dropped"]
     assert is_done(out, cell(blind=True))
     assert len(list((out / "data").glob("clean-*"))) == 1
+
+
+def test_facts_are_withheld_from_what_is_trained_on_and_not_from_what_is_asked(out):
+    damage = Damage(share=0.2, operators=(16,), tasks=("closed",), facts=False)
+    one = cell(damage)
+    bound = bind(BASE, one.recipe, damage, 1, out / "data", None)
+    told = {
+        split: {
+            "finding_present" in r.facts
+            for r in bound.shards
+            if r.split == split and r.task == "closed"
+        }
+        for split in ("train", "dev")
+    }
+    assert told["train"] == {False} and True in told["dev"]
 
 
 def test_costs_are_sums_over_steps():

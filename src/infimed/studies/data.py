@@ -27,6 +27,7 @@ from infimed.data.record import Record
 from infimed.data.shards import ShardSet, open_shards
 from infimed.pipeline.run import import_step
 from infimed.studies.base import Base
+from infimed.studies.cells import damage_key
 from infimed.studies.clinic import RECORDS, write_modality, write_records
 from infimed.studies.damage import (
     CLEAN_LOST,
@@ -143,7 +144,7 @@ def _imported(
 
 def _spoilt(clean: Bound, damage: Damage, seed: int, store: Path, workers: int) -> Bound:
     """The recipe on a damaged version of its data."""
-    key = {"clean": clean.run.path.name, "damage": damage.model_dump(mode="json"), "seed": seed}
+    key = {"clean": clean.run.path.name, "damage": damage_key(damage), "seed": seed}
     folder = store / f"damaged-{sha256_json(key)[:16]}"
     with _alone(folder):
         if not (folder / COUNTS).is_file():
@@ -161,7 +162,8 @@ def _write(
     found = damage_records(records, trained, damage, seed, shards.pixels)
     spoilt = [found[at].record if at in found else record for at, record in enumerate(records)]
     if not damage.facts:
-        spoilt = [without_findings(record) for record in spoilt]
+        # What is asked keeps its facts: they say which questions belong to which measure.
+        spoilt = [without_findings(r) if r.split in trained else r for r in spoilt]
     changed = {at: one.images for at, one in found.items()}
     train = np.array([record.split in trained for record in records], bool)
     damaged = np.isin(np.arange(len(records)), sorted(found))
