@@ -157,6 +157,23 @@ def test_rows_are_fuller_than_by_best_fit_decreasing_at_the_same_window(seed):
     assert tokens.sum() / ((row.max() + 1) * 1024) > 0.99
 
 
+def test_a_row_is_as_varied_as_chance_would_make_it():
+    """Answers of one length are answers of one kind: rows sorted by length would be batches of one kind."""
+    random = np.random.default_rng(3)
+    count, limits = 4000, Limits(row_tokens=1024, max_images=64, visual_tokens=9, window=512)
+    tokens = random.integers(20, 60, count)
+    samples = Samples(
+        row=np.arange(count), trunk_tokens=np.zeros(count, np.int64), branch_tokens=tokens,
+        target_tokens=np.ones(count, np.int64), images=np.zeros(count, np.int64),
+        image_key=np.full(count, -1), weight=np.ones(count),
+    )  # fmt: skip
+    plan = plan_epoch(samples, limits, seed=1, epoch=0)
+    rows = np.split(plan.documents.tokens, plan.start[1:-1])[:-1]
+    means = np.array([row.mean() for row in rows])
+    by_chance = tokens.std() / np.sqrt(np.mean([len(row) for row in rows]))
+    assert 0.5 < means.std() / by_chance < 1.5
+
+
 def test_same_seed_same_rows_and_another_epoch_other_rows():
     samples = make_samples(200)
     rows = [list(plan_epoch(samples, LIMITS, 5, epoch).rows) for epoch in (1, 1, 2)]

@@ -4,8 +4,10 @@ A pure function of token counts, image keys, weights, limits, window, epoch and 
 an image. Invariants: no row exceeds `row_tokens` or `max_images`, an image span is never cut, and
 every selected record is in exactly one row or is counted as over-long.
 
-Method: documents are shuffled, ordered by length a thousand at a time, and rows are filled from a window of
-them (`filling`). Everything works on arrays: a million records take about a second.
+Method: documents are shuffled, and rows are filled from a window of them (`filling`). Everything works on arrays:
+a million records take about two seconds. Documents of similar length are not put together, though attention would
+be cheaper: answers of one length are answers of one kind, a step of such rows says one thing, and models learned
+less from the same samples (docs/training.md).
 """
 
 from __future__ import annotations
@@ -21,11 +23,6 @@ from numpy.typing import NDArray
 from infimed.core.seeds import stream
 from infimed.packing.filling import fill_rows
 from infimed.packing.plan import Documents, Plan, joined
-
-ALIKE: Final = 1024
-"""Documents that are put in order of length before rows are filled, so that most of a row is of similar
-length: attention on a CPU pads such into one batch, which is 7 % of a training step of `nano`."""
-
 
 TOKEN_ROUNDS: Final = 6
 """Corrections of a mixture given in tokens; the shares are then within a tenth of a percent point, but for
@@ -203,8 +200,6 @@ def plan_epoch(samples: Samples, limits: Limits, seed: int, epoch: int) -> Plan:
     random = stream(seed, "pack", epoch)
     shuffled = np.arange(len(documents))
     random.shuffle(shuffled)
-    block = np.arange(len(shuffled)) // ALIKE
-    shuffled = shuffled[np.lexsort((documents.tokens[shuffled], block))]
     documents = documents.take(shuffled)
     row = fill_rows(
         documents.tokens,

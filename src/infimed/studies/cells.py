@@ -16,7 +16,7 @@ from infimed.core.recipe import Recipe
 from infimed.studies.base import Base, base_recipe, load_base
 from infimed.studies.definition import Arm, Damage, Split, Study, Unit, Variant
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Counts up when the same key would give another result."""
 BLIND: Final = "trained-blind"
 
