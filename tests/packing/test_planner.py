@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,11 +168,15 @@ def test_a_row_is_as_varied_as_chance_would_make_it():
         target_tokens=np.ones(count, np.int64), images=np.zeros(count, np.int64),
         image_key=np.full(count, -1), weight=np.ones(count),
     )  # fmt: skip
-    plan = plan_epoch(samples, limits, seed=1, epoch=0)
-    rows = np.split(plan.documents.tokens, plan.start[1:-1])[:-1]
-    means = np.array([row.mean() for row in rows])
-    by_chance = tokens.std() / np.sqrt(np.mean([len(row) for row in rows]))
-    assert 0.5 < means.std() / by_chance < 1.5
+
+    def variety(limits):
+        plan = plan_epoch(samples, limits, seed=1, epoch=0)
+        rows = np.split(plan.documents.tokens, plan.start[1:-1])[:-1]
+        by_chance = tokens.std() / np.sqrt(np.mean([len(row) for row in rows]))
+        return np.std([row.mean() for row in rows]) / by_chance
+
+    assert 0.5 < variety(limits) < 1.5
+    assert variety(replace(limits, by_length=True)) > 3
 
 
 def test_same_seed_same_rows_and_another_epoch_other_rows():

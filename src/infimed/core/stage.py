@@ -119,6 +119,10 @@ class Stage(Part):
         description="row lets the documents of a row see one another, as recipes without separation do",
     )
     share_images: bool = Field(True, description="all questions about one image in one document")
+    row_order: Literal["shuffled", "length"] = Field(
+        "shuffled",
+        description="documents that share a row come by chance, or by length: cheaper attention, worse models",
+    )
     augment: float = Field(
         0.0, ge=0, le=1, description="strength of brightness, contrast, shift, zoom"
     )

@@ -5,9 +5,9 @@ an image. Invariants: no row exceeds `row_tokens` or `max_images`, an image span
 every selected record is in exactly one row or is counted as over-long.
 
 Method: documents are shuffled, and rows are filled from a window of them (`filling`). Everything works on arrays:
-a million records take about two seconds. Documents of similar length are not put together, though attention would
-be cheaper: answers of one length are answers of one kind, a step of such rows says one thing, and models learned
-less from the same samples (docs/training.md).
+a million records take about two seconds. Documents of similar length are put together only where that is asked
+for: attention is cheaper then, but answers of one length are answers of one kind, a step of such rows says one
+thing, and models learn less from the same samples (the study of packing).
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from infimed.core.seeds import stream
 from infimed.packing.filling import fill_rows
 from infimed.packing.plan import Documents, Plan, joined
+
+LENGTH_BLOCK: Final = 1024
+"""Documents that are put in order of length at a time, where that is wanted."""
 
 TOKEN_ROUNDS: Final = 6
 """Corrections of a mixture given in tokens; the shares are then within a tenth of a percent point, but for
@@ -84,6 +87,7 @@ class Limits:
     visual_tokens: int
     window: int
     share_images: bool = True
+    by_length: bool = False
 
 
 def draw(samples: Samples, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -200,6 +204,9 @@ def plan_epoch(samples: Samples, limits: Limits, seed: int, epoch: int) -> Plan:
     random = stream(seed, "pack", epoch)
     shuffled = np.arange(len(documents))
     random.shuffle(shuffled)
+    if limits.by_length:
+        block = np.arange(len(shuffled)) // LENGTH_BLOCK
+        shuffled = shuffled[np.lexsort((documents.tokens[shuffled], block))]
     documents = documents.take(shuffled)
     row = fill_rows(
         documents.tokens,

@@ -115,6 +115,7 @@ def mixture_plan(index: Index, stage: Stage, window: int, seed: int, rows: int |
         visual_tokens=stage.visual_tokens,
         window=window,
         share_images=stage.share_images,
+        by_length=stage.row_order == "length",
     )
     samples = stage_samples(index, stage)
     exchanges = index.exchanges.take(samples.row) if stage.over_long == "split" else None

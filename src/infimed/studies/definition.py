@@ -206,7 +206,7 @@ class Study(Part):
 
     Attributes:
         number: in the page's order. claim: what the paper, or another, says. refutes: what would
-            refute it. limits: what the experiment cannot tell.
+            refute it. limits: what the experiment cannot tell. history: of earlier runs that led to this one.
         ledger: names of studies whose costs this one tells; it trains nothing of its own.
         planted: a check of the machinery, not of the paper. checks: what it must find.
     """
@@ -218,6 +218,7 @@ class Study(Part):
     claim: str = ""
     refutes: str
     limits: str = ""
+    history: str = ""
     presets: dict[str, Variant] = Field(default_factory=dict)
     ledger: tuple[str, ...] = ()
     planted: bool = False
