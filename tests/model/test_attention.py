@@ -62,6 +62,20 @@ def test_loop_and_reference_have_equal_gradients(tensors):
         torch.testing.assert_close(loop, reference, atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_not_finite_stays_in_its_document(tensors):
+    """Padding must not point into another document: zero times NaN is NaN."""
+    expected = attend_by_document(*tensors, LAYOUT, 0.3)
+    first = LAYOUT.documents[0].length
+    poisoned = [tensor.detach().clone() for tensor in tensors]
+    for tensor in poisoned:
+        tensor[:, :, :first] = float("nan")
+        tensor.requires_grad_()
+    found = attend_by_document(*poisoned, LAYOUT, 0.3)
+    torch.testing.assert_close(found[:, :, first:], expected[:, :, first:])
+    for gradient in torch.autograd.grad(found[:, :, first:].sum(), poisoned):
+        assert gradient[:, :, first:].isfinite().all()
+
+
 def test_positions_go_on_from_the_trunk_in_every_branch():
     assert PackedLayout((Document(3, (2, 1)), Document(2))).position_ids().tolist() == [
         [0, 1, 2, 3, 4, 3, 0, 1]

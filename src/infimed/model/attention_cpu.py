@@ -36,7 +36,8 @@ class DocumentBatch:
     """Documents of similar length, padded.
 
     Attributes:
-        index: int64 [documents, length], the row's position of every token; padding points to 0.
+        index: int64 [documents, length], the row's position of every token; padding points to the document's
+            last: what is not finite in another document must not reach this one, not even times zero.
         valid: bool [documents, length], False on padding.
         allowed: bool [documents, length, length]; padding sees itself only, so that no softmax is empty.
     """
@@ -69,12 +70,13 @@ def batch_documents(masks: Sequence[Tensor]) -> list[DocumentBatch]:
 
 def _padded(members: Sequence[tuple[int, Tensor]]) -> DocumentBatch:
     longest = -(-max(len(mask) for _, mask in members) // VECTOR) * VECTOR
-    index = torch.zeros(len(members), longest, dtype=torch.int64)
+    index = torch.empty(len(members), longest, dtype=torch.int64)
     valid = torch.zeros(len(members), longest, dtype=torch.bool)
     allowed = torch.eye(longest, dtype=torch.bool).repeat(len(members), 1, 1)
     for place, (start, mask) in enumerate(members):
         length = len(mask)
         index[place, :length] = torch.arange(start, start + length)
+        index[place, length:] = start + length - 1
         valid[place, :length] = True
         allowed[place, :length, :length] = mask
     return DocumentBatch(index, valid, allowed)
