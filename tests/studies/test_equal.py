@@ -56,3 +56,11 @@ def test_nothing_held_equal_leaves_the_recipe(indexes):
 def test_what_cannot_be_made_equal_is_refused(indexes):
     with pytest.raises(DataError, match="cannot be given as many samples"):
         equalised(base_recipe("nano", {}), indexes, "samples", 3.0)
+
+
+@pytest.mark.parametrize("share", [0.92, 0.96, 0.99, 1.03, 1.08])
+def test_long_rows_do_not_swing_around_what_is_wanted(indexes, share):
+    long = base_recipe("nano", {"stages.learn.row_tokens": 2048, "stages.learn.epochs": 2})
+    wanted = share * totals(long, indexes).target_tokens
+    made = equalised(long, indexes, "target_tokens", wanted)
+    assert totals(made, indexes).target_tokens == pytest.approx(wanted, rel=TOLERANCE)

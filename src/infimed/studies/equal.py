@@ -7,6 +7,7 @@ counted as the tower's every pass, whether or not its features are kept: that is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -89,19 +90,24 @@ def equalised(
     """
     if unit == "nothing":
         return recipe
-    factor, found = 1.0, 0.0
-    made = recipe
+    factor, made = 1.0, recipe
+    short, long = 0.0, math.inf
     for _ in range(ROUNDS):
         found = totals(made, indexes, machine).of(unit)
         if abs(found / wanted - 1) <= TOLERANCE / 4:
             return made
+        short, long = (factor, long) if found < wanted else (short, factor)
         factor *= wanted / max(found, 1.0)
-        stages = [
-            stage.model_copy(update={"epochs": max(1e-3, round(stage.epochs * factor, 4))})
-            for stage in recipe.stages
-        ]
-        made = recipe.model_copy(update={"stages": stages})
+        made = _longer(recipe, factor)
     found = totals(made, indexes, machine).of(unit)
+    # Where a row is a large part of the plan the steps above swing around what is wanted.
+    for _ in range(2 * ROUNDS if math.isfinite(long) else 0):
+        if abs(found / wanted - 1) <= TOLERANCE:
+            break
+        factor = (short + long) / 2
+        made = _longer(recipe, factor)
+        found = totals(made, indexes, machine).of(unit)
+        short, long = (factor, long) if found < wanted else (short, factor)
     if abs(found / wanted - 1) > TOLERANCE:
         raise DataError(
             f"an arm cannot be given as many {unit.replace('_', ' ')} as the reference arm",
@@ -110,3 +116,11 @@ def equalised(
             fix="give its stages smaller rows, or hold something else equal",
         )
     return made
+
+
+def _longer(recipe: Recipe, factor: float) -> Recipe:
+    stages = [
+        stage.model_copy(update={"epochs": max(1e-3, round(stage.epochs * factor, 4))})
+        for stage in recipe.stages
+    ]
+    return recipe.model_copy(update={"stages": stages})
