@@ -142,6 +142,7 @@ def test_a_cell_stops_when_its_runner_is_killed(tmp_path, number):
         runner.send_signal(number)
         runner.wait(30)
     waited_for(out / "stopped")
+    assert not list(out.glob("cells/*/result.json")) and (out / "stopped").exists()
 
 
 def waited_for(file, seconds=120):
