@@ -117,7 +117,11 @@ def test_a_planted_check_without_its_arms_or_without_a_gap_says_so(tmp_path):
     assert flat.checks[2].passed is None and "not shown" in flat.checks[2].figure
 
 
-def test_a_check_needs_its_comparison():
-    checks = "checks: [{says: A, expects: same, arm: c, against: b}]\n"
-    with pytest.raises(DataError, match="needs the comparison c - b"):
+@pytest.mark.parametrize(
+    ("expects", "against", "kind"),
+    [("same", "b", "comparison"), ("closes nothing", "b", "gap")],
+)
+def test_a_check_needs_its_comparison_or_gap(expects, against, kind):
+    checks = f"checks: [{{says: A, expects: {expects}, arm: c, against: {against}}}]\n"
+    with pytest.raises(DataError, match=f"needs the {kind} c - {against}"):
         tiny_study(STUDY + checks)

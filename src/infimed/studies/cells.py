@@ -55,14 +55,14 @@ class Cell:
         equal = self.equal and {
             "unit": self.equal.unit,
             "recipe": _plain(self.equal.recipe),
-            "damage": damage_key(self.equal.damage),
+            "damage": _damage(self.equal.damage),
         }
         return sha256_json(
             {
                 "format": FORMAT,
                 "base": self.base.model_dump(mode="json", exclude={"minutes"}),
                 "recipe": _plain(self.recipe),
-                "damage": damage_key(self.damage),
+                "damage": _damage(self.damage),
                 "damage_seed": self.damage_seed if self.damage else None,
                 "blind": self.blind,
                 "ways": list(self.ways),
@@ -77,10 +77,10 @@ class Cell:
         """Names cells that cost as much: the same but for the seed."""
         plain = _plain(self.recipe)
         plain["train"]["seed"] = 0
-        equal = self.equal and [self.equal.unit, damage_key(self.equal.damage)]
+        equal = self.equal and [self.equal.unit, _damage(self.equal.damage)]
         made = [
             plain,
-            damage_key(self.damage),
+            _damage(self.damage),
             self.blind,
             list(self.ways),
             list(self.tasks),
@@ -171,10 +171,5 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def damage_key(damage: Damage | None) -> dict[str, Any] | None:
-    """What of a damage decides the data."""
-    if damage is None:
-        return None
-    values = damage.model_dump(mode="json")
-    # Facts were once withheld from what is asked, too.
-    return values if damage.facts else values | {"format": 2}
+def _damage(damage: Damage | None) -> dict[str, Any] | None:
+    return None if damage is None else damage.model_dump(mode="json")

@@ -109,10 +109,8 @@ def conduct(
         distinct(planned), folder, root=root, budget=seconds, workers=workers, do=do
     )
     if split == "test":
-        studies_here, planned_here = _whole(folder)
-        rows = result_rows(folder, studies_here, planned_here)
-        found = _found(studies_here, planned_here, folder)
-        write_results(folder, rows, findings(found))
+        whole = _whole(folder)
+        write_results(folder, result_rows(folder, *whole), findings(_found(*whole, folder)))
     tell(studies, preset, planned, outcome, folder)
     return outcome
 

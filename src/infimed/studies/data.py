@@ -27,7 +27,7 @@ from infimed.data.record import Record
 from infimed.data.shards import ShardSet, open_shards
 from infimed.pipeline.run import import_step
 from infimed.studies.base import Base
-from infimed.studies.cells import damage_key
+from infimed.studies.cells import FORMAT
 from infimed.studies.clinic import RECORDS, write_modality, write_records
 from infimed.studies.damage import (
     CLEAN_LOST,
@@ -144,7 +144,8 @@ def _imported(
 
 def _spoilt(clean: Bound, damage: Damage, seed: int, store: Path, workers: int) -> Bound:
     """The recipe on a damaged version of its data."""
-    key = {"clean": clean.run.path.name, "damage": damage_key(damage), "seed": seed}
+    made = damage.model_dump(mode="json")
+    key = {"format": FORMAT, "clean": clean.run.path.name, "damage": made, "seed": seed}
     folder = store / f"damaged-{sha256_json(key)[:16]}"
     with _alone(folder):
         if not (folder / COUNTS).is_file():

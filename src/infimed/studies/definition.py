@@ -231,9 +231,10 @@ class Study(Part):
         for check in self.checks:
             for variant in self.presets.values():
                 pairs = {(c.arm, c.against) for c in variant.comparisons if c.measure == 0}
-                pairs |= {(gap.arm, gap.floor) for gap in variant.gaps}
-                if (check.arm, check.against) not in pairs:
-                    raise ValueError(f"a check needs the comparison {check.arm} - {check.against}")
+                gaps = {(gap.arm, gap.floor) for gap in variant.gaps}
+                kind = "gap" if check.expects == "closes nothing" else "comparison"
+                if (check.arm, check.against) not in (gaps if kind == "gap" else pairs):
+                    raise ValueError(f"a check needs the {kind} {check.arm} - {check.against}")
         return self
 
 
