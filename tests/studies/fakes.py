@@ -82,7 +82,7 @@ class FakeCells:
         write_cell(cell, out, self.accuracy(cell), self.seconds)
 
 
-def write_cell(cell, out, accuracy, seconds=10.0, resumed=False):
+def write_cell(cell, out, accuracy, seconds=10.0, resumed=False, cpu="a processor"):
     """A cell's files; the hardness of a question is the same for all arms, a seed's luck for none."""
     folder = cell_folder(out, cell)
     hard = stream(0, "hard").random(QUESTIONS)
@@ -107,7 +107,7 @@ def write_cell(cell, out, accuracy, seconds=10.0, resumed=False):
     }  # fmt: skip
     result = {
         "cell": cell.key, "preset": cell.base.name, "seed": cell.recipe.train.seed, "split": cell.split,
-        "commit": "abc", "machine": {"cpu": "a processor"}, "data": {}, "data_sha256": "0", "spent": spent,
+        "commit": "abc", "machine": {"cpu": cpu}, "data": {}, "data_sha256": "0", "spent": spent,
         "joules": None, "resumed": resumed, "wall_seconds": seconds, "asking_seconds": 1.0,
         "scores": means(lines),
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from shutil import copytree
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -15,10 +17,10 @@ from infimed.studies.conducting import report
 from infimed.studies.definition import load_study
 from infimed.studies.figure import Point, intervals, nice_ticks
 from infimed.studies.opening import open_test
-from infimed.studies.page import figures, ledger_rows, render
+from infimed.studies.page import CLAIMS, figures, ledger_rows, render
 from infimed.studies.results import SCHEMA, TABLE, read_findings, read_results
 from infimed.studies.runner import run_cells
-from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
+from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study, write_cell
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -76,14 +78,43 @@ def test_the_ledger_counts_points_above_guessing(world):
 
 def test_figures_are_small_read_in_the_dark_and_in_print(world):
     *_, found = world
-    ((name, svg),) = figures([found]).items()
+    svg = figures([found])["tiny-nano.svg"]
     root = ElementTree.fromstring(svg)
-    assert name == "tiny-nano.svg" and len(svg.encode()) < 100_000
+    assert len(svg.encode()) < 100_000
     assert "prefers-color-scheme: dark" in svg and "@media print" in svg
     assert len(root.findall(f"{SVG}circle")) == 3
     assert "arm a" in root.get("aria-label")
     texts = {text.text for text in root.findall(f"{SVG}text")}
     assert {"arm a", "arm b", "arm c", "Tiny"} <= texts
+
+
+def test_the_figure_of_all_claims_shows_differences_around_zero_and_no_planted_check(world):
+    *_, found = world
+    planted = replace(
+        found, study=found.study.model_copy(update={"title": "Known", "planted": True})
+    )
+    made = figures([found, planted])
+    root = ElementTree.fromstring(made[CLAIMS])
+    texts = [text.text for text in root.findall(f"{SVG}text")]
+    effect = found.primary
+    assert "Tiny (nano)" in texts and not any("Known" in text for text in texts)
+    assert f"{100 * effect.mean:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]" in texts
+    assert len(root.findall(f"{SVG}circle")) == 1
+    assert len(root.findall(f"{SVG}line[@class='zero']")) == 1
+    assert CLAIMS not in figures([replace(found, primary=None)])
+
+
+def test_a_study_names_its_machine_where_there_were_several(world, tmp_path):
+    first, study, planned, found = world
+    out = copytree(first, tmp_path / "out")
+    assert "on a processor" not in section(render([study], [found], planned, out))
+    write_cell(planned[0].cell, out, 0.5, cpu="another processor")
+    again = analyse(study, "nano", planned, out)
+    assert "on a processor and another processor" in section(render([study], [again], planned, out))
+
+
+def section(page):
+    return next(line for line in page.splitlines() if "seeds an arm" in line)
 
 
 def test_a_figure_escapes_what_it_is_told():

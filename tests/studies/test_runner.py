@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from infimed.core.errors import DataError, UsageError
+from infimed.core.run import environment
 from infimed.studies.cells import distinct, plan
 from infimed.studies.results import result_rows
 from infimed.studies.runner import known_times, parse_budget, run_cells
@@ -96,10 +97,13 @@ def test_a_failing_cell_is_told_and_takes_no_other_with_it(tmp_path):
     assert "a bad record" in outcome.failed[bad]
 
 
-def test_times_of_interrupted_cells_tell_nothing(tmp_path):
-    first, second = cells()[0], cells()[3]
-    write_cell(first, tmp_path, 0.5, seconds=200.0)
-    write_cell(second, tmp_path, 0.5, seconds=3.0, resumed=True)
+def test_times_of_interrupted_cells_and_of_other_machines_tell_nothing(tmp_path):
+    first, second, third = cells()[0], cells()[3], cells()[6]
+    here = environment()["cpu"]
+    assert len({one.kind for one in (first, second, third)}) == 1
+    write_cell(first, tmp_path, 0.5, seconds=200.0, cpu=here)
+    write_cell(second, tmp_path, 0.5, seconds=3.0, resumed=True, cpu=here)
+    write_cell(third, tmp_path, 0.5, seconds=900.0, cpu="a slower processor")
     assert known_times(cells(), tmp_path).of(second) == 200.0
 
 

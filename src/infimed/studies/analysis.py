@@ -79,6 +79,7 @@ class Found:
     cells: int
     done: int
     commits: tuple[str, ...]
+    machines: tuple[str, ...] = ()
     checks: tuple[Checked, ...] = ()
 
     @property
@@ -125,6 +126,7 @@ def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) ->
         cells=len(own),
         done=len(results),
         commits=tuple(sorted({result["commit"] for result in results})),
+        machines=tuple(sorted({result["machine"]["cpu"] for result in results})),
         checks=checks,
     )
 

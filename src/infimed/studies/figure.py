@@ -46,12 +46,18 @@ class Point:
 
 
 def intervals(
-    title: str, unit: str, points: Sequence[Point], *, chance: float | None = None
+    title: str,
+    unit: str,
+    points: Sequence[Point],
+    *,
+    chance: float | None = None,
+    signed: bool = False,
 ) -> str:
     """The figure as SVG text.
 
     Args:
         title: in its head, and what a screen reader says. unit: of the axis. chance: where a dashed line is drawn.
+        signed: numbers are differences and show their sign.
     """
     values = [v for p in points for v in (p.mean, p.low, p.high) if v is not None]
     if chance is not None:
@@ -64,7 +70,8 @@ def intervals(
     def x(value: float) -> float:
         return LABELS + AXIS * (value - left) / (right - left)
 
-    spoken = f"{title}. " + "; ".join(f"{p.label}: {p.mean:.1f}" for p in points)
+    form = "+.1f" if signed else ".1f"
+    spoken = f"{title}. " + "; ".join(f"{p.label}: {p.mean:{form}}" for p in points)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="{_attribute(spoken)}">',
@@ -89,12 +96,12 @@ def intervals(
     for row, point in enumerate(points):
         y = TOP + ROW * row + ROW / 2
         parts.append(f'<text x="12" y="{y + 4.5:.1f}">{escape(point.label)}</text>')
-        told = f"{point.mean:.1f}"
+        told = f"{point.mean:{form}}"
         if point.low is not None and point.high is not None:
             parts.append(
                 f'<line class="bar" x1="{x(point.low):.1f}" x2="{x(point.high):.1f}" y1="{y}" y2="{y}"/>'
             )
-            told += f" [{point.low:.1f}, {point.high:.1f}]"
+            told += f" [{point.low:{form}}, {point.high:{form}}]"
         kind = "open" if point.reference else "dot"
         parts.append(f'<circle class="{kind}" cx="{x(point.mean):.1f}" cy="{y}" r="5"/>')
         parts.append(f'<text class="soft" x="{LABELS + AXIS + 8}" y="{y + 4.5:.1f}">{told}</text>')

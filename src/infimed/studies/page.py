@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.core.run import environment
 from infimed.studies import energy
-from infimed.studies.analysis import ArmRow, Checked, Found, claim_probabilities, points
+from infimed.studies.analysis import Checked, Found, claim_probabilities, points
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Study
 from infimed.studies.figure import Point, intervals
 from infimed.studies.statistics import Effect
 from infimed.studies.work import is_done, read_result
+
+CLAIMS: Final = "claims.svg"
+"""File of the figure of all claims."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def render(
         commits=sorted({c for one in found for c in one.commits}),
         negative=[one for one in found if one.verdict in ("refuted", "bounded", "not shown") and not one.study.planted],
         figure_of=lambda one: f"{folder}/{figure_name(one)}",
+        claims_figure=f"{folder}/{CLAIMS}" if CLAIMS in figures(found) else None,
         points=points,
         percent=_percent,
         probability=_probability,
@@ -110,12 +115,18 @@ def render(
 
 
 def figures(found: Sequence[Found]) -> dict[str, str]:
-    """File name -> SVG of every study that has a mean to show."""
+    """File name -> SVG: of every study that has a mean to show, and of all claims together."""
     made = {}
+    decided = [one for one in found if not one.study.planted and one.primary is not None]
+    if decided:
+        title = "What each claim's comparison gave"
+        unit = "difference in points; 95 % intervals over seeds and patients"
+        shown = [_point(_named(one), one.primary, False) for one in decided]
+        made[CLAIMS] = intervals(title, unit, shown, chance=0.0, signed=True)
     for one in found:
         measure = one.variant.measures[0]
         shown = [
-            _point(arm, effect, arm.name == one.variant.reference)
+            _point(arm.label, effect, arm.name == one.variant.reference)
             for arm in one.arms
             if (effect := arm.means[0]) is not None
         ]
@@ -145,9 +156,13 @@ def write_page(
     write_text(page, render(studies, found, planned, out, folder.name))
 
 
-def _point(arm: ArmRow, effect: Effect, reference: bool) -> Point:
+def _named(found: Found) -> str:
+    return f"{found.study.title} ({found.preset})"
+
+
+def _point(label: str, effect: Effect, reference: bool) -> Point:
     low, high = (None if v is None else 100 * v for v in (effect.low, effect.high))
-    return Point(arm.label, 100 * effect.mean, low, high, reference=reference)
+    return Point(label, 100 * effect.mean, low, high, reference=reference)
 
 
 def _percent(effect: Effect | None) -> str:

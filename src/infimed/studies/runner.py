@@ -24,6 +24,7 @@ from typing import Final, Protocol
 from infimed.core.console import err
 from infimed.core.errors import InfiMedError, UsageError
 from infimed.core.process import signal_at_death_of_starter
+from infimed.core.run import environment
 from infimed.studies.cells import Cell
 from infimed.studies.work import cell_folder, do_cell, is_done, read_result
 
@@ -87,12 +88,13 @@ class Times:
 
 
 def known_times(cells: Sequence[Cell], out: Path) -> Times:
-    """Times of the cells that are done; one that was interrupted tells nothing."""
+    """Times of the cells that are done; one that was interrupted, or ran on another processor, tells nothing."""
     times = Times(max((60 * cell.base.minutes for cell in cells), default=60.0))
+    here = environment()["cpu"]
     for cell in cells:
         if is_done(out, cell):
             result = read_result(out, cell)
-            if not result["resumed"]:
+            if not result["resumed"] and result["machine"]["cpu"] == here:
                 times.add(cell, float(result["wall_seconds"]))
     return times
 
