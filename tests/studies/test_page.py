@@ -113,6 +113,13 @@ def test_a_study_names_its_machine_where_there_were_several(world, tmp_path):
     assert "on a processor and another processor" in section(render([study], [again], planned, out))
 
 
+def test_one_disturbed_training_does_not_change_what_an_arm_took(world, tmp_path):
+    first, study, planned, found = world
+    out = copytree(first, tmp_path / "out")
+    write_cell(planned[0].cell, out, 0.5, seconds=1000.0)
+    assert ledger_rows([analyse(study, "nano", planned, out)], ["tiny"])[0].seconds == 10
+
+
 def section(page):
     return next(line for line in page.splitlines() if "seeds an arm" in line)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from infimed.core.errors import DataError
@@ -25,7 +26,7 @@ Verdict = Literal["supported", "refuted", "bounded", "not shown", "not run"]
 
 @dataclass(frozen=True)
 class ArmRow:
-    """An arm: its means by measure (None where nothing was asked), and what it took, mean over the seeds."""
+    """An arm: its means by measure (None where nothing was asked), and what it took, median over the seeds."""
 
     name: str
     label: str
@@ -270,8 +271,9 @@ def _row(
     results: list[dict[str, Any]] = [
         read_result(out, one.cell) for one in own if one.arm == name and is_done(out, one.cell)
     ]
+    # Medians: whatever else runs on a machine for a while makes some of its trainings longer, never shorter.
     spent = {
-        key: sum(r["spent"][key] for r in results) / len(results)
+        key: median(float(r["spent"][key]) for r in results)
         for key in (results[0]["spent"] if results else ())
     }
     energies = [r["joules"] for r in results]

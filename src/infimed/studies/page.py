@@ -28,7 +28,7 @@ CLAIMS: Final = "claims.svg"
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What an arm cost, a seed on average."""
+    """What an arm cost, median over its seeds."""
 
     study: str
     preset: str
@@ -117,12 +117,15 @@ def render(
 def figures(found: Sequence[Found]) -> dict[str, str]:
     """File name -> SVG: of every study that has a mean to show, and of all claims together."""
     made = {}
-    decided = [one for one in found if not one.study.planted and one.primary is not None]
-    if decided:
+    told = [
+        _point(f"{one.study.title} ({one.preset})", one.primary, False)
+        for one in found
+        if not one.study.planted and one.primary is not None
+    ]
+    if told:
         title = "What each claim's comparison gave"
         unit = "difference in points; 95 % intervals over seeds and patients"
-        shown = [_point(_named(one), one.primary, False) for one in decided]
-        made[CLAIMS] = intervals(title, unit, shown, chance=0.0, signed=True)
+        made[CLAIMS] = intervals(title, unit, told, chance=0.0, signed=True)
     for one in found:
         measure = one.variant.measures[0]
         shown = [
@@ -154,10 +157,6 @@ def write_page(
     for name, svg in figures(found).items():
         write_text(folder / name, svg)
     write_text(page, render(studies, found, planned, out, folder.name))
-
-
-def _named(found: Found) -> str:
-    return f"{found.study.title} ({found.preset})"
 
 
 def _point(label: str, effect: Effect, reference: bool) -> Point:
