@@ -114,7 +114,7 @@ def test_a_study_names_its_machine_where_there_were_several(world, tmp_path):
 
 
 def test_one_disturbed_training_does_not_change_what_an_arm_took(world, tmp_path):
-    first, study, planned, found = world
+    first, study, planned, _ = world
     out = copytree(first, tmp_path / "out")
     write_cell(planned[0].cell, out, 0.5, seconds=1000.0)
     assert ledger_rows([analyse(study, "nano", planned, out)], ["tiny"])[0].seconds == 10
