@@ -172,7 +172,7 @@ def _whole(folder: Path) -> tuple[list[Study], list[Planned]]:
     for study, preset in opened_studies(folder, list(studies.values())):
         studies[study.name] = study
         planned += plan([study], preset, "test")
-    return sorted(studies.values(), key=lambda study: study.number), planned
+    return sorted(studies.values(), key=lambda study: study.place), planned
 
 
 def _found(studies: Sequence[Study], planned: Sequence[Planned], folder: Path) -> list[Found]:

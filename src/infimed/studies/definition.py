@@ -224,6 +224,11 @@ class Study(Part):
     planted: bool = False
     checks: tuple[Check, ...] = ()
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """Sorts studies as the page has them; several may share a number."""
+        return self.number, self.name
+
     @model_validator(mode="after")
     def has_arms_or_tells_costs(self) -> Self:
         if bool(self.presets) == bool(self.ledger):
@@ -240,7 +245,7 @@ class Study(Part):
 
 def study_names() -> list[str]:
     """Names of the studies that ship with the package, in the order of the page."""
-    return [study.name for study in sorted(map(_shipped, _files()), key=lambda s: s.number)]
+    return [study.name for study in sorted(map(_shipped, _files()), key=lambda s: s.place)]
 
 
 def load_study(name: str) -> Study:
