@@ -17,7 +17,7 @@ from infimed.studies.conducting import report
 from infimed.studies.definition import load_study
 from infimed.studies.figure import Point, intervals, nice_ticks
 from infimed.studies.opening import open_test
-from infimed.studies.page import CLAIMS, figures, ledger_rows, render
+from infimed.studies.page import CLAIMS, besides, figures, ledger_rows, render
 from infimed.studies.results import SCHEMA, TABLE, read_findings, read_results
 from infimed.studies.runner import run_cells
 from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study, write_cell
@@ -102,6 +102,21 @@ def test_the_figure_of_all_claims_shows_differences_around_zero_and_no_planted_c
     assert len(root.findall(f"{SVG}circle")) == 1
     assert len(root.findall(f"{SVG}line[@class='zero']")) == 1
     assert CLAIMS not in figures([replace(found, primary=None)])
+
+
+def test_further_differences_stand_in_the_summary_where_they_hold_after_correction(tmp_path):
+    study = tiny_study()
+    planned = plan([study], "nano", "test")
+    accuracy = by_weighting(token=0.5, document=0.8, sqrt=0.7)
+    run_cells(distinct(planned), tmp_path, executor=AtOnce(), do=FakeCells(accuracy))
+    found = analyse(study, "nano", planned, tmp_path)
+    ((_, one),) = besides([found])
+    assert (one.compared.arm, one.compared.against) == ("c", "a") and one.adjusted < 0.05
+    summary = render([study], [found], planned, tmp_path).split("## <a")[0]
+    assert f"| arm c minus arm a | yes/no | {points(one.effect)} | 3 |" in summary
+    weak = replace(found, differences=tuple(replace(d, adjusted=0.06) for d in found.differences))
+    assert besides([weak]) == []
+    assert "What else holds" not in render([study], [weak], planned, tmp_path)
 
 
 def test_a_study_names_its_machine_where_there_were_several(world, tmp_path):

@@ -176,12 +176,16 @@ def conclude(conclusion: Conclusion, effect: Effect | None) -> tuple[Verdict, st
         told = f"{100 * effect.mean:+.1f} points in the one seed that ran"
         return "not shown", conclusion.unclear.format(difference=told)
     within = -conclusion.margin <= effect.low and effect.high <= conclusion.margin
+    # What the claim says may still be there, and is too small to matter; the other side is open.
+    reach = {"more": effect.high, "less": -effect.low}.get(conclusion.expects)
     if effect.low > 0:
         outcome, sentence = "more", conclusion.more
     elif effect.high < 0:
         outcome, sentence = "less", conclusion.less
     elif within:
         outcome, sentence = "none", conclusion.none
+    elif reach is not None and reach <= conclusion.margin:
+        outcome, sentence = "bounded", conclusion.bounded
     else:
         outcome, sentence = "unclear", conclusion.unclear
     return _verdict(conclusion, effect, outcome), sentence.format(difference=told)
@@ -198,7 +202,7 @@ def _verdict(conclusion: Conclusion, effect: Effect, outcome: str) -> Verdict:
         # An effect that is there and small bounds the claim; a large one refutes it.
         small = max(abs(effect.low), abs(effect.high)) <= margin
         return "bounded" if small else "refuted"
-    if outcome == "none":
+    if outcome in ("none", "bounded"):
         return "bounded"
     opposite = {"more": "less", "less": "more"}[expects]
     return "refuted" if outcome == opposite else "not shown"

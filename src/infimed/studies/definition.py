@@ -109,13 +109,18 @@ class Gap(Part):
     ceiling: str
 
 
+SENTENCES: Final = ("more", "less", "none", "unclear", "bounded")
+"""Fields of a conclusion that are words."""
+
+
 class Conclusion(Part):
     """The comparison that answers the question, and one sentence for every way it may come out.
 
     Attributes:
         expects: what the claim says of the difference. more, less, none: sentences with
             ``{difference}``, which becomes the figure with its interval.
-        margin: differences within it on both sides are none. few: what a wide interval says.
+        bounded: where the interval reaches zero and no more than the margin to the side that the claim says.
+        unclear: where it reaches further. margin: differences within it on both sides are none.
     """
 
     compare: Compared
@@ -124,9 +129,12 @@ class Conclusion(Part):
     less: str
     none: str
     unclear: str
+    bounded: str = (
+        "The difference is {difference}: as large an effect as would matter is ruled out."
+    )
     margin: float = Field(MARGIN, gt=0)
 
-    @field_validator("more", "less", "none", "unclear")
+    @field_validator(*SENTENCES)
     @classmethod
     def shows_its_figure(cls, sentence: str) -> str:
         if "{difference}" not in sentence:

@@ -15,7 +15,7 @@ from typing import Any
 from infimed.core.errors import DataError
 from infimed.core.files import read_json, sha256_json, write_json
 from infimed.studies.cells import FORMAT
-from infimed.studies.definition import Study, Variant
+from infimed.studies.definition import SENTENCES, Study, Variant
 from infimed.studies.work import commit
 
 
@@ -27,7 +27,7 @@ def fingerprint(study: Study, preset: str) -> str:
 
 def _chosen(variant: Variant) -> dict[str, Any]:
     values: dict[str, Any] = variant.model_dump(mode="json")
-    for sentence in ("more", "less", "none", "unclear"):
+    for sentence in SENTENCES:
         del values["conclusion"][sentence]
     for part in (*values["arms"], *values["measures"]):
         part.pop("label", None)

@@ -15,13 +15,14 @@ from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.core.run import environment
 from infimed.studies import energy
-from infimed.studies.analysis import Checked, Found, claim_probabilities, points
+from infimed.studies.analysis import Checked, Difference, Found, claim_probabilities, points
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Study
 from infimed.studies.figure import Point, intervals
 from infimed.studies.statistics import Effect
 from infimed.studies.work import is_done, read_result
 
+SIGNIFICANT: Final = 0.05
 CLAIMS: Final = "claims.svg"
 """File of the figure of all claims."""
 
@@ -104,6 +105,7 @@ def render(
         done=len(done),
         commits=sorted({c for one in found for c in one.commits}),
         negative=[one for one in found if one.verdict in ("refuted", "bounded", "not shown") and not one.study.planted],
+        besides=besides(found),
         figure_of=lambda one: f"{folder}/{figure_name(one)}",
         claims_figure=f"{folder}/{CLAIMS}" if CLAIMS in figures(found) else None,
         points=points,
@@ -112,6 +114,21 @@ def render(
         outcome=_outcome,
     )  # fmt: skip
     return page
+
+
+def besides(found: Sequence[Found]) -> list[tuple[Found, Difference]]:
+    """Differences beside the one that answers a study's claim, of several seeds, that hold after correction."""
+    return [
+        (one, difference)
+        for one in found
+        if not one.study.planted
+        for difference in one.differences
+        if difference.compared != one.variant.conclusion.compare
+        and difference.effect is not None
+        and difference.effect.seeds > 1
+        and difference.adjusted is not None
+        and difference.adjusted < SIGNIFICANT
+    ]
 
 
 def figures(found: Sequence[Found]) -> dict[str, str]:
