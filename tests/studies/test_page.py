@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infimed.core.errors import DataError
-from infimed.studies.analysis import analyse, points
+from infimed.studies.analysis import analyse, claim_probabilities, points
 from infimed.studies.cells import distinct, plan
 from infimed.studies.conducting import report
 from infimed.studies.definition import load_study
@@ -102,6 +102,15 @@ def test_the_figure_of_all_claims_shows_differences_around_zero_and_no_planted_c
     assert len(root.findall(f"{SVG}circle")) == 1
     assert len(root.findall(f"{SVG}line[@class='zero']")) == 1
     assert CLAIMS not in figures([replace(found, primary=None)])
+
+
+def test_one_seed_has_no_interval_in_the_figure_of_claims_and_no_corrected_p(world):
+    *_, found = world
+    single = replace(found, primary=replace(found.primary, seeds=1))
+    root = ElementTree.fromstring(figures([single])[CLAIMS])
+    assert root.findall(f"{SVG}line[@class='bar']") == []
+    assert "Tiny (nano), one seed" in [text.text for text in root.findall(f"{SVG}text")]
+    assert claim_probabilities([single]) == {} and claim_probabilities([found])
 
 
 def test_further_differences_stand_in_the_summary_where_they_hold_after_correction(tmp_path):

@@ -133,11 +133,14 @@ def analyse(study: Study, preset: str, planned: Sequence[Planned], out: Path) ->
 
 
 def claim_probabilities(found: Sequence[Found]) -> dict[tuple[str, str], float]:
-    """(study, preset) -> p of its primary comparison, adjusted over those of all claims."""
+    """(study, preset) -> p of its primary comparison, adjusted over those of all claims; one seed gives none."""
     tested = {
         (one.study.name, one.preset): one.primary.p
         for one in found
-        if not one.study.planted and one.primary is not None and one.primary.p is not None
+        if not one.study.planted
+        and one.primary is not None
+        and one.primary.seeds > 1
+        and one.primary.p is not None
     }
     return dict(zip(tested, holm(list(tested.values())), strict=True))
 

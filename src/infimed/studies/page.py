@@ -177,6 +177,9 @@ def write_page(
 
 
 def _point(label: str, effect: Effect, reference: bool) -> Point:
+    if effect.seeds < 2:
+        # Its interval knows nothing of what another training would have given.
+        return Point(f"{label}, one seed", 100 * effect.mean, None, None, reference=reference)
     low, high = (None if v is None else 100 * v for v in (effect.low, effect.high))
     return Point(label, 100 * effect.mean, low, high, reference=reference)
 
