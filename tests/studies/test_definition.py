@@ -19,10 +19,10 @@ TRAINED = [
 
 
 def test_the_studies_the_ledger_and_the_planted_one_ship_in_order():
-    assert study_names() == [*TRAINED, "ledger", "planted"]
+    assert study_names() == [*TRAINED, "ledger", "planted", "planted-gap"]
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "planted"])
+@pytest.mark.parametrize("name", [*TRAINED, "planted", "planted-gap"])
 def test_every_shipped_study_plans_valid_recipes(name):
     study = load_study(name)
     for preset, variant in study.presets.items():
