@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-LABELS, AXIS, ROW, TOP, BOTTOM = 270, 400, 26, 46, 44
-"""Widths and heights in pixels: of the labels, of the axis, of a row, above and below the rows."""
+LABELS, AXIS, NUMBERS, ROW, TOP, BOTTOM = 270, 400, 140, 26, 46, 44
+"""Widths and heights in pixels: of the labels, of the axis, of the numbers, of a row, above and below the rows."""
 
 STYLE = """
   :root { --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --paper: #ffffff; --mark: #0b5cad; }
@@ -65,7 +65,7 @@ def intervals(
     ticks = nice_ticks(min(values), max(values))
     left, right = ticks[0], ticks[-1]
     height = TOP + ROW * len(points) + BOTTOM
-    width = LABELS + AXIS + 110
+    width = LABELS + AXIS + NUMBERS
 
     def x(value: float) -> float:
         return LABELS + AXIS * (value - left) / (right - left)
