@@ -17,7 +17,7 @@ from infimed.studies.conducting import report
 from infimed.studies.definition import load_study
 from infimed.studies.figure import Point, intervals, nice_ticks
 from infimed.studies.opening import open_test
-from infimed.studies.page import CLAIMS, besides, figures, ledger_rows, render
+from infimed.studies.page import CLAIMS, besides, figures, gapless, ledger_rows, render
 from infimed.studies.results import SCHEMA, TABLE, read_findings, read_results
 from infimed.studies.runner import run_cells
 from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study, write_cell
@@ -104,6 +104,17 @@ def test_the_figure_of_all_claims_shows_differences_around_zero_and_no_planted_c
     assert CLAIMS not in figures([replace(found, primary=None)])
 
 
+def test_the_summary_says_where_there_is_no_gap_to_close(tmp_path):
+    study = tiny_study()
+    planned = plan([study], "nano", "test")
+    same = FakeCells(by_weighting(token=0.6, document=0.6, sqrt=0.6))
+    run_cells(distinct(planned), tmp_path, executor=AtOnce(), do=same)
+    found = analyse(study, "nano", planned, tmp_path)
+    assert gapless(found)
+    page = render([study], [found], planned, tmp_path)
+    assert "The gap that it could close is itself not shown." in page
+
+
 def test_one_seed_has_no_interval_in_the_figure_of_claims_and_no_corrected_p(world):
     *_, found = world
     single = replace(found, primary=replace(found.primary, seeds=1))
@@ -122,10 +133,12 @@ def test_further_differences_stand_in_the_summary_where_they_hold_after_correcti
     ((_, one),) = besides([found])
     assert (one.compared.arm, one.compared.against) == ("c", "a") and one.adjusted < 0.05
     summary = render([study], [found], planned, tmp_path).split("## <a")[0]
-    assert f"| arm c minus arm a | yes/no | {points(one.effect)} | 3 |" in summary
+    assert f"| arm c minus arm a | yes/no | {points(one.effect)} | &lt; 0.001 | 400, 3 |" in summary
     weak = replace(found, differences=tuple(replace(d, adjusted=0.06) for d in found.differences))
     assert besides([weak]) == []
-    assert "What else holds" not in render([study], [weak], planned, tmp_path)
+    page = render([study], [weak], planned, tmp_path)
+    assert "What else holds" not in page
+    assert f"(nano): arm c minus arm a, yes/no: {points(one.effect)}." in page
 
 
 def test_a_study_names_its_machine_where_there_were_several(world, tmp_path):

@@ -144,3 +144,9 @@ def test_holm_agrees_with_its_definition(p):
 
 def test_holm_keeps_names():
     assert holm_by_name({"a": 0.04, "b": 0.01}) == pytest.approx({"a": 0.04, "b": 0.02})
+
+
+def test_an_interval_of_a_mean_ends_where_scores_end():
+    near = scores(seeds=2, questions=12, groups=3, accuracy=0.97, seed=3)
+    found = mean_of(near, resamples=RESAMPLES)
+    assert found.mean > 0.9 and found.high == 1.0 and 0.0 <= found.low < found.mean

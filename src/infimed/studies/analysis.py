@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from infimed.core.errors import DataError
 from infimed.pipeline.card import StudyFinding
@@ -22,6 +22,8 @@ from infimed.studies.statistics import Effect, Scores, difference, holm, mean_of
 from infimed.studies.work import is_done, read_result
 
 Verdict = Literal["supported", "refuted", "bounded", "not shown", "not run"]
+
+NO_GAP: Final = "the gap itself is not shown"
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def _share(gap: Gap, scores: dict[str, tuple[Scores | None, ...]]) -> GapShare:
         share = share_of_gap(arm, floor, ceiling)
     except DataError:
         return GapShare(gap, None, "not run")
-    return GapShare(gap, share, "" if share else "the gap itself is not shown")
+    return GapShare(gap, share, "" if share else NO_GAP)
 
 
 def _checked(

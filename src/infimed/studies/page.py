@@ -15,7 +15,7 @@ from infimed.core.files import write_text
 from infimed.core.page import template
 from infimed.core.run import environment
 from infimed.studies import energy
-from infimed.studies.analysis import Checked, Difference, Found, claim_probabilities, points
+from infimed.studies.analysis import NO_GAP, Checked, Difference, Found, claim_probabilities, points
 from infimed.studies.cells import Planned
 from infimed.studies.definition import Study
 from infimed.studies.figure import Point, intervals
@@ -106,6 +106,8 @@ def render(
         commits=sorted({c for one in found for c in one.commits}),
         negative=[one for one in found if one.verdict in ("refuted", "bounded", "not shown") and not one.study.planted],
         besides=besides(found),
+        open=besides(found, holding=False),
+        gapless=gapless,
         figure_of=lambda one: f"{folder}/{figure_name(one)}",
         claims_figure=f"{folder}/{CLAIMS}" if CLAIMS in figures(found) else None,
         points=points,
@@ -116,8 +118,8 @@ def render(
     return page
 
 
-def besides(found: Sequence[Found]) -> list[tuple[Found, Difference]]:
-    """Differences beside the one that answers a study's claim, of several seeds, that hold after correction."""
+def besides(found: Sequence[Found], holding: bool = True) -> list[tuple[Found, Difference]]:
+    """Differences of several seeds beside those that answer the claims: that hold after correction, or that do not."""
     return [
         (one, difference)
         for one in found
@@ -127,8 +129,13 @@ def besides(found: Sequence[Found]) -> list[tuple[Found, Difference]]:
         and difference.effect is not None
         and difference.effect.seeds > 1
         and difference.adjusted is not None
-        and difference.adjusted < SIGNIFICANT
+        and (difference.adjusted < SIGNIFICANT) == holding
     ]
+
+
+def gapless(found: Found) -> bool:
+    """Whether gaps between arms were to be closed and none of them is shown."""
+    return bool(found.gaps) and all(gap.why == NO_GAP for gap in found.gaps)
 
 
 def figures(found: Sequence[Found]) -> dict[str, str]:

@@ -13,7 +13,7 @@ Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Stati
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -68,8 +68,10 @@ class Effect:
 
 
 def mean_of(scores: Scores, *, resamples: int = RESAMPLES, seed: int = 0) -> Effect:
-    """The mean over seeds and questions with its interval."""
-    return _effect(scores, scores.values, None, resamples, seed)
+    """The mean over seeds and questions with its interval, which ends where scores end, at 0 and 1."""
+    mean = _effect(scores, scores.values, None, resamples, seed)
+    low, high = (None if v is None else min(max(v, 0.0), 1.0) for v in (mean.low, mean.high))
+    return replace(mean, low=low, high=high)
 
 
 def difference(
