@@ -54,7 +54,7 @@ def test_a_study_that_did_not_run_says_so(world):
     out, study, planned, found = world
     page = render([study, load_study("seeing"), load_study("ledger")], [found], planned, out)
     part = page[page.index('id="seeing"') :]
-    assert "Not run." in part and "Nothing to tell yet." in part
+    assert "Not run on `nano`." in part and "Nothing to tell yet." in part
 
 
 def test_tables_of_the_page_have_as_many_cells_in_every_line(world):

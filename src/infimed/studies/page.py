@@ -105,6 +105,10 @@ def render(
         done=len(done),
         commits=sorted({c for one in found for c in one.commits}),
         negative=[one for one in found if one.verdict in ("refuted", "bounded", "not shown") and not one.study.planted],
+        checks=sorted(
+            ((one, check) for one in found for check in one.checks),
+            key=lambda pair: pair[1].passed is None,
+        ),
         besides=besides(found),
         open=besides(found, holding=False),
         gapless=gapless,
