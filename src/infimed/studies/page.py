@@ -110,10 +110,14 @@ def render(
             key=lambda pair: pair[1].passed is None,
         ),
         besides=besides(found),
-        open=besides(found, holding=False),
+        unshown=[
+            (one, [difference for _, difference in rows])
+            for one in found
+            if (rows := besides([one], holding=False))
+        ],
         gapless=gapless,
         figure_of=lambda one: f"{folder}/{figure_name(one)}",
-        claims_figure=f"{folder}/{CLAIMS}" if CLAIMS in figures(found) else None,
+        claims_figure=f"{folder}/{CLAIMS}" if _answered(found) else None,
         points=points,
         percent=_percent,
         probability=_probability,
@@ -146,9 +150,8 @@ def figures(found: Sequence[Found]) -> dict[str, str]:
     """File name -> SVG: of every study that has a mean to show, and of all claims together."""
     made = {}
     told = [
-        _point(f"{one.study.title} ({one.preset})", one.primary, False)
-        for one in found
-        if not one.study.planted and one.primary is not None
+        _point(f"{one.study.title} ({one.preset})", effect, False)
+        for one, effect in _answered(found)
     ]
     if told:
         title = "What each claim's comparison gave"
@@ -185,6 +188,13 @@ def write_page(
     for name, svg in figures(found).items():
         write_text(folder / name, svg)
     write_text(page, render(studies, found, planned, out, folder.name))
+
+
+def _answered(found: Sequence[Found]) -> list[tuple[Found, Effect]]:
+    """Studies of claims whose comparison ran, with what it gave."""
+    return [
+        (one, one.primary) for one in found if not one.study.planted and one.primary is not None
+    ]
 
 
 def _point(label: str, effect: Effect, reference: bool) -> Point:
