@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,13 +13,15 @@ from infimed.core.errors import DataError
 from infimed.core.files import read_json, write_json
 from infimed.studies.cells import distinct, plan
 from infimed.studies.conducting import report
-from infimed.studies.opening import open_test, opening_file
+from infimed.studies.definition import load_study
+from infimed.studies.opening import fingerprint, open_test, opening_file
 from infimed.studies.record import ABOUT, pack, unpack
 from infimed.studies.results import TABLE
 from infimed.studies.runner import run_cells
 from infimed.studies.work import ANSWERS
 from tests.studies.fakes import AtOnce, FakeCells, by_weighting, tiny_study
 
+ROOT = Path(__file__).parents[2]
 ACCURACY = by_weighting(token=0.6, document=0.8, sqrt=0.7)
 
 
@@ -107,3 +110,13 @@ def test_a_record_writes_nothing_outside_its_folder(tmp_path, part, name):
     with pytest.raises(DataError, match="not a record of studies"):
         unpack(file, tmp_path / "deep" / "here")
     assert not list(tmp_path.glob("**/outside*"))
+
+
+def test_the_record_in_the_documentation_is_of_the_studies_that_ship(tmp_path):
+    """A study that changes after its test split was opened is another study, and its page would be out of date."""
+    unpack(ROOT / "docs" / "studies" / "record.parquet", tmp_path)
+    opened = sorted((tmp_path / "opened").glob("*.json"))
+    assert len(opened) >= 10
+    for file in opened:
+        name, preset = file.stem.rsplit("-", 1)
+        assert read_json(file)["study"] == fingerprint(load_study(name), preset), file.stem
