@@ -10,7 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from infimed.matching import proposing
-from infimed.matching.alignment import WHOLE, compare, difference, turned
+from infimed.matching.alignment import (
+    ROUGH_LOOKS,
+    WHOLE,
+    _grey_line,
+    compare,
+    differ_roughly,
+    difference,
+    rough_difference,
+    turned,
+)
 from infimed.matching.fingerprint import (
     FINE,
     WHOLE_ONLY,
@@ -206,18 +215,50 @@ def test_turning_twice_is_turning_back() -> None:
     assert compare(image, turned(image, 5), orientation=5).window == WHOLE
 
 
-def test_the_rough_look_passes_copies_and_stops_different_pictures() -> None:
-    from infimed.matching.alignment import ROUGHLY, WHOLE, rough_difference
+def _smooth(seed: int) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (192, 192), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 9)
+    return np.asarray(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
 
-    random = np.random.default_rng(4)
-    first, second = (
-        cv2.GaussianBlur(random.integers(0, 256, (192, 192), dtype=np.uint8), (0, 0), 9)
-        for _ in range(2)
-    )
-    first, second = (cv2.normalize(p, None, 0, 255, cv2.NORM_MINMAX) for p in (first, second))
-    darker = (first * 0.6 + 20).astype(np.uint8)
-    assert rough_difference(first, darker, WHOLE) < ROUGHLY
-    assert rough_difference(first, second, WHOLE) > ROUGHLY
+
+def test_rough_looks_pass_copies_and_stop_different_pictures() -> None:
+    first = _smooth(4)
+    assert not differ_roughly(first, (first * 0.6 + 20).astype(np.uint8), WHOLE)
+    cut = thumbnail(np.ascontiguousarray(first[:, 6:]))
+    assert not differ_roughly(first, cut, (0.0, 1.0, 6 / 192, 1.0))
+    assert differ_roughly(first, _smooth(5), WHOLE)
+
+
+def test_the_second_look_sees_what_is_too_small_for_the_first() -> None:
+    first = _smooth(4)
+    other = first.copy()
+    cv2.circle(other, (90, 90), 5, 255 if first[90, 90] < 128 else 0, -1)
+    passed = [
+        rough_difference(first, other, WHOLE, reduction, blur) <= limit
+        for reduction, blur, limit in ROUGH_LOOKS
+    ]
+    assert passed == [True, False]
+    assert differ_roughly(first, other, WHOLE)
+
+
+def _line_of_the_free(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Least squares over the pixels that are clipped in neither picture, or over all where they are few."""
+    free = np.ones(x.shape, bool)
+    for values in (x, y):
+        room = 0.01 * (float(values.max()) - float(values.min()))
+        free &= (values > values.min() + room) & (values < values.max() - room)
+    if free.mean() < 0.1:
+        free[:] = True
+    return np.polyfit(x[free].astype(np.float64), y[free].astype(np.float64), 1)
+
+
+@pytest.mark.parametrize("clipped", [0.0, 0.4, 0.97])
+def test_the_grey_line_is_that_of_the_pixels_free_of_clipping(clipped: float) -> None:
+    random = np.random.default_rng(6)
+    x = random.uniform(0, 255, (48, 48)).astype(np.float32)
+    y = (0.7 * x + 12 + random.normal(0, 2, x.shape)).astype(np.float32)
+    y = np.maximum(y, np.float32(np.quantile(y, clipped)))
+    assert _grey_line(x, y) == pytest.approx(_line_of_the_free(x, y), rel=1e-9)
 
 
 def test_pairs_that_differ_are_told_once_compared() -> None:

@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infimed.matching.alignment import (
-    ROUGHLY,
     WHOLE,
     Agreement,
     compare,
-    rough_difference,
+    differ_roughly,
     turned,
 )
 from infimed.matching.proposing import PER_IMAGE, ProposalIndex, hints
@@ -69,7 +68,7 @@ def same_picture(
     """
     for hint in hints(first[0], second[0]):
         one, other = (second[1], first[1]) if hint.reversed else (first[1], second[1])
-        if rough_difference(one, turned(other, hint.orientation), hint.window) > ROUGHLY:
+        if differ_roughly(one, turned(other, hint.orientation), hint.window):
             continue
         match = compare(
             one, other,

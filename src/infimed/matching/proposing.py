@@ -362,18 +362,25 @@ def hints(first: bytes, second: bytes, count: int = 2) -> list[Hint]:
     Only ways that resemble nearly as well as the best are worth trying.
     """
     one, other = _fine_views(first), _fine_views(second)
-    made: list[Hint] = []
+    ways: list[tuple[float, bool, int, int]] = []
     for reversed_ in (False, True):
         cropped, whole = (other, one[0]) if reversed_ else (one, other[0])
         signed = np.round(mirrored_dots(cropped, whole), 3)
-        best = (signed.argmax(axis=0).tolist(), signed.argmin(axis=0).tolist())
-        for orientation in range(8):
-            view = best[orientation >> 2][orientation & 3]
-            if reversed_ and view == 0:
-                continue  # nothing is cropped, so both directions are one
-            value = float(signed[view, orientation & 3])
+        for inverted, views_, values in (
+            (0, signed.argmax(axis=0), signed.max(axis=0)),
+            (4, signed.argmin(axis=0), -signed.min(axis=0)),
+        ):
+            for mirror, (view, value) in enumerate(
+                zip(views_.tolist(), values.tolist(), strict=True)
+            ):
+                # Where nothing is cropped, both directions are one.
+                if not (reversed_ and view == 0):
+                    ways.append((-value, reversed_, inverted + mirror, view))
+    ways.sort()
+    worst = ways[0][0] + 0.01
+    made: list[Hint] = []
+    for negative, reversed_, orientation, view in ways[:count]:
+        if negative <= worst:
             rows, columns = FINE.place(view)
-            similar = -value if orientation & 4 else value
-            made.append(Hint(similar, orientation, (*rows, *columns), reversed_))
-    made.sort(key=lambda hint: (-hint.similarity, hint.reversed, hint.orientation))
-    return [hint for hint in made if hint.similarity >= made[0].similarity - 0.01][:count]
+            made.append(Hint(-negative, orientation, (*rows, *columns), reversed_))
+    return made

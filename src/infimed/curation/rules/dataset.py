@@ -356,7 +356,7 @@ RULES: Final = (
         group=exact_key,
     ),
     DataSetRule(
-        "duplication.near_image", 2, "duplication", "drop",
+        "duplication.near_image", 3, "duplication", "drop",
         "Same question and answer about a re-encoded, resized, rewindowed, mirrored, inverted or cropped copy of an earlier image.",
         _near_image,
         {
