@@ -33,12 +33,12 @@ import cv2
 from curation_costs import costs
 from curation_data import Crowd, dicom_files, jpeg_shards
 from curation_peer import MATCHING, OPERATORS, run_peer, write_input
-from infimed.core.allocator import TUNABLES, VARIABLE
 from infimed.core.run import environment
 from infimed.curation import curate, default_rubric, engine, ledger, read_summary
 from infimed.curation.image_signals import measure_image
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text
+from infimed.curation.workers import WORKER_SETTINGS
 from infimed.data import imaging
 from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import ShardSet, open_shards
@@ -99,7 +99,7 @@ def run_bare(folder: Path) -> tuple[float, float]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={VARIABLE: TUNABLES, **os.environ},  # as the worker processes
+            env={**WORKER_SETTINGS, **os.environ},
         )
         for i in range(CORES)
     ]
