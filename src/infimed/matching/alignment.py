@@ -211,7 +211,7 @@ def _grey_line(x: Floats, y: Floats) -> tuple[float, float]:
         room = 0.01 * (high - low)
         free &= values > low + room
         free &= values < high - room
-    count = np.count_nonzero(free)
+    count = int(np.count_nonzero(free))
     if count < 0.1 * free.size:
         free[:], count = True, free.size
     # Sums over a mask by dot products: picking the free pixels out would cost more than all the rest.
