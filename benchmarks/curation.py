@@ -30,7 +30,7 @@ from typing import Any
 
 import cv2
 
-from curation_costs import costs
+from curation_costs import costs, real
 from curation_data import Crowd, dicom_files, jpeg_shards
 from curation_peer import MATCHING, OPERATORS, run_peer, write_input
 from infimed.core.run import environment
@@ -44,7 +44,7 @@ from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import ShardSet, open_shards
 
 CORES = 2
-PARTS = ("speed", "costs", "peer", "dicom", "again", "scale", "ray")
+PARTS = ("speed", "costs", "real", "peer", "dicom", "again", "scale", "ray")
 
 
 def cpu_s() -> float:
@@ -385,6 +385,7 @@ def main() -> int:
     reader.add_argument("--records", type=int, default=12_000)
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--scale", type=int, nargs="*", default=[100_000, 200_000, 400_000])
+    reader.add_argument("--data", type=Path, default=Path("../shared/data"), help="of real images")
     reader.add_argument("--peer", type=Path, help="interpreter of a venv with data-juicer")
     reader.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     reader.add_argument(
@@ -405,6 +406,7 @@ def main() -> int:
     steps: dict[str, Callable[[], None]] = {
         "speed": lambda: speed(folder, given.records, given.rounds),
         "costs": lambda: costs(jpeg_shards(folder, given.records)),
+        "real": lambda: real(given.data, jpeg_shards(folder, given.records)),
         "peer": lambda: peer(folder, min(4000, given.records), given.rounds, given.peer),
         "dicom": lambda: dicom(folder, 300),
         "again": lambda: again(folder, 100_000),

@@ -13,13 +13,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
+from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes
 from infimed.curation import default_rubric, image_signals, ledger, shortcuts
+from infimed.curation.image_signals import without_repeats
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text
 from infimed.data import imaging
@@ -114,6 +117,59 @@ def record_costs(shards: ShardSet, numbers: range) -> tuple[Stopwatch, dict[str,
         rows.append(timed("a ledger row", signals.to_row, len(rows), record))
     timed("tables of the ledger", ledger.table, ledger.SIGNALS, rows)
     return timed, rules.spent
+
+
+REAL: dict[str, str] = {
+    "VQA-RAD": "vqa_rad/VQA_RAD Image Folder", "ROCOv2": "rocov2_ccby", "BCCD": "bccd",
+}  # fmt: skip
+
+
+def brought_to_size(path: Path, side: int = 512, quality: int = 90) -> bytes | None:
+    """A real image as a JPEG of this size and quality; None for a file that is no image."""
+    try:
+        planes = without_repeats(imaging.decode_planes(path.read_bytes()))
+    except DataError:
+        return None
+    method = cv2.INTER_AREA if min(planes.shape[:2]) >= side else cv2.INTER_LINEAR
+    pixels = cv2.resize(planes, (side, side), interpolation=method)
+    coded = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def real(data: Path, shards: ShardSet, images: int = 234) -> None:
+    """Print bytes, decoding and image signals of real images beside those of the benchmark's own."""
+    cv2.setNumThreads(1)
+    sets = {"these phantoms": [shards.image_bytes(s) for s in _spread(shards, images)]}
+    for name, folder in REAL.items():
+        files = sorted(
+            p for p in (data / folder).rglob("*") if p.suffix in (".jpg", ".jpeg", ".png")
+        )
+        sets[name] = [made for file in files[:images] if (made := brought_to_size(file))]
+    timed = {name: Stopwatch() for name in sets}
+    for turn in range(4):  # in turns, the first to warm up
+        for name, coded in sets.items():
+            watch = timed[name] if turn else Stopwatch()
+            for one in coded:
+                planes = watch("decode", imaging.decode_planes, one)
+                watch("signals", image_signals.measure_image, planes)
+    print("\nReal images brought to 512x512, quality 90; one thread, mean of 3 turns\n")
+    print(f"{'':16s} {'images':>7s} {'kB':>6s} {'decode':>10s} {'signals':>10s}")
+    for name, coded in sets.items():
+        if not coded:
+            print(f"{name:16s} none in {data}")
+            continue
+        size = sum(map(len, coded)) / len(coded) / 1e3
+        spent = [timed[name].spent[step] / len(coded) / 3 for step in ("decode", "signals")]
+        print(
+            f"{name:16s} {len(coded):7d} {size:6.1f} {spent[0]:7.0f} us {spent[1]:7.0f} us",
+            flush=True,
+        )
+
+
+def _spread(shards: ShardSet, images: int) -> list[str]:
+    """Keys of that many images from all over the shards."""
+    keys: list[str] = shards.images["sha256"].to_pylist()
+    return keys[:: max(1, len(keys) // images)][:images]
 
 
 def costs(shards: ShardSet, records: int = 512) -> None:

@@ -30,6 +30,8 @@ def main() -> int:
 
 
 def _serve(job: dict[str, Any], answers: IO[str]) -> int:
+    # pyarrow looks for pandas at its first array, which takes longer to start than all of ours; no frame comes here.
+    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
     import cv2
     import pyarrow as pa
 
