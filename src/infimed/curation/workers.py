@@ -72,8 +72,11 @@ class Processes:
 
     def close(self) -> None:
         """End all processes; those in the middle of something are killed."""
-        while self._running:
-            _end(self._running.pop())
+        ending, self._running = self._running, []
+        for process in ending:
+            _hang_up(process)
+        for process in ending:
+            _end(process)
 
     def measure(self, todo: Sequence[int]) -> Iterator[int]:
         """Have every chunk measured and its part written; yields the records of each as it is done.
@@ -174,12 +177,16 @@ def _died(process: subprocess.Popen[str]) -> DataError:
     )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Close a process's input, which ends it; kill it when it is in the middle of a chunk."""
+def _hang_up(process: subprocess.Popen[str]) -> None:
+    """Close a process's input, which ends it once it is idle."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that was hung up on; kill it when it is in the middle of a chunk."""
     try:
         process.wait(timeout=0.5)
     except subprocess.TimeoutExpired:
