@@ -38,7 +38,7 @@ from infimed.curation import curate, default_rubric, engine, ledger, read_summar
 from infimed.curation.image_signals import measure_image
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text
-from infimed.curation.workers import WORKER_SETTINGS
+from infimed.curation.workers import WORKER, WORKER_SETTINGS
 from infimed.data import imaging
 from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import ShardSet, open_shards
@@ -163,7 +163,7 @@ def speed(folder: Path, records: int, rounds: int) -> None:
             data_set.append(judged)
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "infimed.curation.worker"], text=True, check=True,
+        [sys.executable, "-c", WORKER], text=True, check=True,
         input=json.dumps(worker_job(shards, folder / "start")) + "\n",
     )  # fmt: skip
     start_s = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""A curation process: ``python -m infimed.curation.worker``, started by `infimed.curation.workers`.
+"""A curation process: `run`, started by `infimed.curation.workers` in an interpreter of its own.
 
 Reads one JSON line that names shards, folder of the parts and rubric, then one question a line: to
 measure a chunk, or to show whole groups of records to one data-set rule. It answers with one JSON line,
@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 
 def main() -> int:
@@ -69,7 +69,8 @@ def _serve(job: dict[str, Any], answers: IO[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Serve, then end at once: all parts are on disk, and the parent waits while an interpreter is taken apart."""
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # all parts are on disk; taking an interpreter apart keeps the parent waiting for nothing
+    os._exit(code)

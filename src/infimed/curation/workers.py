@@ -33,6 +33,13 @@ each anew took a seventh of the time. There is a process a core: matrix products
 other and took two fifths of comparing images."""
 
 
+WORKER: Final = (
+    "from infimed.core.lean import leave_out; leave_out('pandas');"
+    "from infimed.curation.worker import run; run()"
+)
+"""What the interpreter of a worker runs."""
+
+
 def in_threads(measure: Callable[[int], int], todo: Sequence[int], workers: int) -> Iterator[int]:
     """Call `measure` on every chunk in `workers` threads; yields what it returns, as it comes."""
     waiting: set[Future[int]] = set()
@@ -138,7 +145,7 @@ def _start() -> subprocess.Popen[str]:
     package = str(Path(infimed.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "infimed.curation.worker"],
+        [sys.executable, "-P", "-c", WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
