@@ -31,7 +31,7 @@ from typing import Any
 import cv2
 
 from curation_costs import costs, real
-from curation_data import Crowd, dicom_files, jpeg_shards
+from curation_data import Crowd, dicom_files, jpeg_shards, jpeg_source
 from curation_peer import MATCHING, OPERATORS, run_peer, write_input
 from infimed.core.run import environment
 from infimed.curation import curate, default_rubric, engine, ledger, read_summary
@@ -163,7 +163,7 @@ def speed(folder: Path, records: int, rounds: int) -> None:
             data_set.append(judged)
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", WORKER], text=True, check=True,
+        [sys.executable, "-P", "-c", WORKER], text=True, check=True,
         input=json.dumps(worker_job(shards, folder / "start")) + "\n",
     )  # fmt: skip
     start_s = time.perf_counter() - began
@@ -210,7 +210,7 @@ def peer(folder: Path, records: int, rounds: int, python: Path | None) -> None:
         line("data-juicer", "not installed", "see benchmarks/curation_peer.py")
         return
     shards = jpeg_shards(folder, records)
-    data = write_input(folder / f"jpeg-{records}-source", folder)
+    data = write_input(jpeg_source(folder, records), folder)
     ours, theirs, ours_cpu, theirs_cpu, alone, all_of_it = [], [], [], [], [], []
     for _ in range(rounds):
         shutil.rmtree(folder / "peer", ignore_errors=True)

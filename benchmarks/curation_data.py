@@ -37,15 +37,20 @@ def sorted_kinds() -> tuple[list[str], list[str]]:
     return [key for key in BY_KEY if key not in colour], colour
 
 
+def jpeg_source(folder: Path, records: int, size: int = 512) -> Path:
+    """Where the files of `jpeg_shards` lie; named by all that shapes them, so that none of another kind are taken."""
+    return folder / f"jpeg-{records}-{size}-noise-{SENSOR_NOISE}"
+
+
 def jpeg_shards(folder: Path, records: int, size: int = 512, acquisitions: int = 4) -> ShardSet:
     """Shards of `records` JPEG records, one image each; made once.
 
     A phantom patient is imaged `acquisitions` times with its own sensor noise, and each image gets
     another of the questions about it, so that every record is a decode and none a duplicate.
     """
-    out = folder / f"jpeg-{records}"
+    source = jpeg_source(folder, records, size)
+    out = source.with_name(f"{source.name}-shards")
     if not (out / "manifest.json").is_file():
-        source = folder / f"jpeg-{records}-source"
         (source / "images").mkdir(parents=True, exist_ok=True)
         lines: list[str] = []
         patient = 0
