@@ -21,7 +21,7 @@ import numpy as np
 
 from infimed.core.errors import DataError
 from infimed.core.files import sha256_bytes
-from infimed.curation import default_rubric, image_signals, ledger, shortcuts
+from infimed.curation import default_rubric, image_signals, ledger, sharpness, shortcuts
 from infimed.curation.image_signals import without_repeats
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text
@@ -86,11 +86,11 @@ def image_parts(timed: Stopwatch, planes: np.ndarray) -> None:
     timed("  pixel hash", image_signals.pixel_hash, planes)
     timed("  fingerprint", fingerprint, grey)
     timed("  histogram", cv2.calcHist, [grey], [0], None, [256], [0, 256])
-    timed("  sharpness, two of them", image_signals.edge_sharpness, grey)
+    timed("  sharpness, two of them", sharpness.edge_sharpness, grey)
     steps = timed("  steps of neighbours", cv2.absdiff, grey[:, 1:], grey[:, :-1])
     timed("  edges", image_signals.edge_share, steps)
     timed("  blocking", image_signals.block_steps, steps)
-    timed("  flat", image_signals.flat_share, grey, steps, 0.9)
+    timed("  flat", image_signals.flat_share, grey, steps)
     timed("  noise", image_signals.noise_level, grey)
     timed("  colour", image_signals.colour_share, planes)
 

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from infimed.curation.image_signals import measure_image, noise_level, pixel_hash, sharpness
+from infimed.curation.image_signals import measure_image, noise_level, pixel_hash
 from infimed.curation.rules.base import caption, sample
+from infimed.curation.sharpness import sharpness
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text, odd_word
 from tests.curation.clinic import picture
@@ -24,17 +25,18 @@ def test_exposure_shares_equal_a_slow_count() -> None:
 
 
 def test_sharpness_falls_with_blur_and_not_with_noise() -> None:
-    random = np.random.default_rng(0)
-    for seed in range(4):
+    random, changes = np.random.default_rng(0), []
+    for seed in range(8):
         sharp = cv2.cvtColor(picture(seed, 256), cv2.COLOR_RGB2GRAY)
         blurred = cv2.GaussianBlur(sharp, (0, 0), 4)
         noise = random.normal(0, 15, sharp.shape)
         noisy = np.clip(blurred + noise, 0, 255).astype(np.uint8)
         assert sharpness(sharp) > 2.4
         assert sharpness(blurred) < 1.8
-        assert abs(sharpness(noisy) - sharpness(blurred)) < 0.25
+        changes.append(abs(sharpness(noisy) - sharpness(blurred)))
         # What it replaces: the variance of the Laplacian calls blurred and noisy the sharper one.
         assert cv2.Laplacian(noisy, cv2.CV_32F).var() > cv2.Laplacian(sharp, cv2.CV_32F).var()
+    assert np.mean(changes) < 0.15 and max(changes) < 0.35
 
 
 def test_noise_level_is_the_standard_deviation_of_added_noise() -> None:

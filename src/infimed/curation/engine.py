@@ -22,6 +22,7 @@ from infimed.core.errors import DataError, UsageError, nearest_name
 from infimed.core.files import read_json, write_json
 from infimed.curation import ledger
 from infimed.curation.columns import SignalStore
+from infimed.curation.joining import Joining
 from infimed.curation.judging import Judged, judge_data_set
 from infimed.curation.measuring import Measurer, RecordSource
 from infimed.curation.redeciding import Rejudger
@@ -101,9 +102,7 @@ def curate(
     measured_key["images"] = rubric.needs
     run = _Run(shards, rubric, out, key, reuse, (stored or {}).get("rubric"))
     with _one_opencv_thread(), run.processes(max(1, workers), engine) as processes:
-        run.measure(max(1, workers), engine, processes, report)
-        if not reuse:
-            run.keep_measurements(measured_key)
+        run.measure(max(1, workers), engine, processes, report, measured_key)
         signals = finished_signals(out, run.parts, run.chunk_rows)
         judged = judge_data_set(shards, rubric, signals, run.chunks, processes)
         summary = _finish(out, judged, key, rubric, started, run.done, shards.data_hash)
@@ -232,15 +231,29 @@ class _Run:
         return contextlib.nullcontext()
 
     def measure(
-        self, workers: int, engine: Engine, processes: Processes | None, report: OnProgress
-    ) -> None:
-        """Complete every chunk."""
+        self, workers: int, engine: Engine, processes: Processes | None, report: OnProgress,
+        measured_key: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Complete every chunk; from then on another rubric needs no image."""
         marker = ledger.FINDINGS if self.reuse else ledger.SIGNALS
         todo = [chunk for chunk in range(self.chunks) if not self.parts.done(chunk, marker)]
         self.done = sum(map(self._size, todo))
         report(len(self.shards) - self.done)
-        for records in self._engine(workers, engine, processes, todo):
-            report(records)
+        done = self._engine(workers, engine, processes, todo)
+        if self.reuse:
+            for records in done:
+                report(records)
+            return
+        with Joining(self.parts, (ledger.COST, ledger.SIGNALS), self.chunks) as joining:
+            for records in done:
+                joining.look()
+                report(records)
+            joined = joining.finish()
+        for name in (ledger.MEASURED_FILE, ledger.SUMMARY_FILE):
+            (self.out / name).unlink(missing_ok=True)
+        for name, file in joined.items():
+            file.replace(ledger.path_of(self.out, name))
+        write_json(self.out / ledger.MEASURED_FILE, measured_key)
 
     def _engine(
         self, workers: int, engine: Engine, processes: Processes | None, todo: Sequence[int]
@@ -279,15 +292,6 @@ class _Run:
 
     def _size(self, chunk: int) -> int:
         return min(self.chunk_rows, len(self.shards) - chunk * self.chunk_rows)
-
-    def keep_measurements(self, measured_key: dict[str, Any]) -> None:
-        """Join the parts of signals and cost; from here on another rubric needs no image."""
-        (self.out / ledger.MEASURED_FILE).unlink(missing_ok=True)
-        (self.out / ledger.SUMMARY_FILE).unlink(missing_ok=True)
-        for name in (ledger.COST, ledger.SIGNALS):
-            tables = (self.parts.read(name, chunk) for chunk in range(self.chunks))
-            ledger.write_table(ledger.path_of(self.out, name), name, tables)
-        write_json(self.out / ledger.MEASURED_FILE, measured_key)
 
 
 def finished_signals(out: Path, parts: ledger.Parts, chunk_rows: int) -> SignalStore:

@@ -13,22 +13,16 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from infimed.curation.sharpness import edge_sharpness, shrink
 from infimed.curation.signals import ImageLevel, ImageSignals
 from infimed.matching.fingerprint import fingerprint
 
 WORK_SIDE: Final = 512
-EDGE_SIDE: Final = 256
+ROWS: Final = 256
+"""Rows from which on every second one speaks for the grey values."""
 EDGE_STEP: Final = 40
-FINE_SIGMA: Final = 1.0
-COARSE_SIGMA: Final = 4.0
-TILES: Final = 6
-TILE_PIXELS: Final = 8
-DIRECTION_PIXELS: Final = 24
 LIT: Final = 24
 _LEVELS: Final = np.arange(256, dtype=np.float64)
-_SQUARE_5: Final = np.ones((5, 5), np.uint8)
-_SOBEL_X: Final = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
-_SOBEL: Final = np.stack([_SOBEL_X.reshape(-1), _SOBEL_X.T.reshape(-1)], axis=1)
 
 
 def measure_image(
@@ -51,9 +45,11 @@ def measure_image(
             fingerprint=fingerprint(full),
         )  # fmt: skip
     grey = shrink(full, WORK_SIDE)
-    share = cv2.calcHist([grey], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
+    # Shares of 65,536 pixels or more do not need the other half of the rows.
+    rows = grey[::2] if len(grey) >= ROWS else grey
+    share = cv2.calcHist([rows], [0], None, [256], [0, 256]).reshape(-1).astype(np.float64)
     mode = int(share.argmax())
-    share /= grey.size
+    share /= rows.size
     cumulative = np.cumsum(share)
     low, high = np.searchsorted(cumulative, (0.005, 0.995)).tolist()
     mean = float(share @ _LEVELS)
@@ -88,7 +84,7 @@ def measure_image(
         sharpness=round(sharp, 3),
         least_sharpness=round(least, 3),
         blocking=round(block_steps(steps if grey is full else _middle_steps(full)), 3),
-        flat=round(flat_share(grey, steps, between(LIT + 1, 255)), 4),
+        flat=round(flat_share(grey, steps), 4),
         noise=round(noise_level(grey), 3),
         colour=round(colour_share(pixels), 4),
         axis_lines=int(bright >= 0.5 and has_axis_lines(grey)),
@@ -126,115 +122,6 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def shrink(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Area-averaged copy whose longest side is at most `side`."""
-    import cv2
-
-    height, width = grey.shape
-    factor = side / max(height, width)
-    if factor >= 1:
-        return grey
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
-
-
-def sharpness(grey: NDArray[np.uint8]) -> float:
-    """Sharpness of the sharpest tile; see `edge_sharpness`."""
-    return edge_sharpness(grey)[0]
-
-
-def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
-    """Noise-robust sharpness: about 3 for a step edge, 1.2 after a blur of 6 pixels in 256.
-
-    On the ridges of the strongest coarse edges the fine gradient is projected on the coarse
-    gradient's direction and averaged: noise, which has no preferred direction, cancels out, while
-    the variance of a Laplacian calls a blurred but noisy image sharp. Lines thinner than the coarse
-    scale (burned-in print) have no ridge of their own and pull the ratio down, so it is taken a tile
-    at a time and the sharpest tile speaks for the image.
-
-    Motion blurs the edges across it and no others, so the second value is that of the worst of four
-    directions.
-
-    Returns:
-        (sharpest tile, worst direction); 0 for an image, or directions, without enough edges.
-    """
-    import cv2
-
-    small = shrink(grey, EDGE_SIDE)
-    height, width = small.shape
-    if min(height, width) < 32:
-        return 0.0, 0.0
-    coarse = _gaussian(small, COARSE_SIGMA)
-    coarse_x, coarse_y = cv2.Sobel(coarse, cv2.CV_32F, 1, 0), cv2.Sobel(coarse, cv2.CV_32F, 0, 1)
-    strength = cv2.magnitude(coarse_x, coarse_y)
-    border = 4
-    strength[:border], strength[-border:] = 0, 0
-    strength[:, :border], strength[:, -border:] = 0, 0
-    flat = strength.reshape(-1)
-    limit = float(kth_largest(flat, -(-flat.size // 33)))
-    if limit < 1.0:
-        return 0.0, 0.0
-    peak = cv2.dilate(strength, _SQUARE_5).reshape(-1)
-    # Edges across a motion are weak; down to a quarter of the limit they count for directions.
-    peak *= np.float32(0.98)
-    ridge = np.flatnonzero(flat >= np.maximum(peak, np.float32(0.25 * limit), out=peak))
-    # The fine gradient is wanted on the ridge alone: a few hundred pixels of 65,536.
-    fine = _gaussian(small, FINE_SIGMA).reshape(-1)
-    steps = np.arange(-1, 2)
-    around = fine[ridge[:, None] + (steps[:, None] * width + steps).reshape(-1)]
-    fine_x, fine_y = (around @ _SOBEL).T
-    weight = flat[ridge].astype(np.float64)
-    gx, gy = coarse_x.reshape(-1)[ridge], coarse_y.reshape(-1)[ridge]
-    along = (fine_x * gx + fine_y * gy) / weight
-    least = _worst_direction(gx, gy, along, weight)
-    top = weight >= limit
-    ridge, weight, along = ridge[top], weight[top], along[top]
-    rows, columns = np.divmod(ridge, width)
-    tile = (rows * TILES // height) * TILES + columns * TILES // width
-    pixels = np.bincount(tile, minlength=TILES * TILES)
-    total = np.bincount(tile, weight, TILES * TILES)
-    enough = pixels >= TILE_PIXELS
-    ratio = np.bincount(tile, along, TILES * TILES)[enough] / total[enough]
-    best = float(ratio.max()) if len(ratio) else float(along.sum() / weight.sum())
-    return best, least
-
-
-def kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
-    """The k-th largest of many values; a sample of them says which may be it, in half the time of looking at all."""
-    sample = values[::16]
-    wanted = min(len(sample), k // 16 + k // 128 + 16)
-    top = values[values >= np.partition(sample, -wanted)[-wanted]]
-    return np.partition(values if len(top) < k else top, -k)[-k]
-
-
-def _worst_direction(
-    gx: NDArray[np.float32],
-    gy: NDArray[np.float32],
-    along: NDArray[np.float64],
-    weight: NDArray[np.float64],
-) -> float:
-    """Sharpness of the stronger half of the edges in the worst of four directions; 0 for none.
-
-    Args:
-        gx, gy: coarse gradient. along: fine gradient in its direction. weight: its length, as float32 gave it.
-    """
-    # Positive floats lie in the order of their bits, and integers with the place behind are quick to sort.
-    bits = weight.astype(np.float32).view(np.int32).astype(np.int64)
-    order = np.sort(bits << 32 | np.arange(len(bits))) & 0xFFFFFFFF
-    sector = np.rint(np.arctan2(gy, gx) * np.float32(4 / np.pi)).astype(np.int8)[order] & 3
-    along, weight = along[order], weight[order]
-    worst = 0.0
-    for direction in range(4):
-        inside = sector == direction
-        pixels = int(np.count_nonzero(inside))
-        if pixels < DIRECTION_PIXELS:
-            continue
-        strongest = slice(pixels // 2, None)
-        ratio = float(along[inside][strongest].sum() / weight[inside][strongest].sum())
-        worst = ratio if worst == 0.0 else min(worst, ratio)
-    return worst
-
-
 def block_steps(steps: NDArray[np.uint8]) -> float:
     """Mean step across the borders of 8x8 blocks over the mean step elsewhere, across columns.
 
@@ -265,29 +152,23 @@ def _middle_steps(full: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.absdiff(middle[:, 1:], middle[:, :-1]))
 
 
-def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8], lit_share: float) -> float:
+def flat_share(grey: NDArray[np.uint8], steps: NDArray[np.uint8]) -> float:
     """Share of the pixels above `LIT` whose left neighbour has exactly the same value.
 
     About 0.1 to 0.5 in what a sensor saw, above 0.8 in what was drawn. 0 for a black image.
 
     Args:
-        steps: absolute differences of horizontal neighbours. lit_share: pixels above `LIT`.
+        steps: absolute differences of horizontal neighbours.
     """
     import cv2
 
-    if lit_share < 0.02 or not steps.size:
+    if not steps.size:
         return 0.0
     lit = cv2.threshold(grey, LIT, 255, cv2.THRESH_BINARY)[1][:, 1:]
-    same = cv2.countNonZero(lit) - cv2.countNonZero(cv2.bitwise_and(lit, steps))
-    return min(1.0, same / (lit_share * steps.size))
-
-
-def _gaussian(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
-    """Gaussian blur of 8-bit pixels, cut at four sigmas; float32 [H, W]."""
-    import cv2
-
-    kernel = cv2.getGaussianKernel(2 * int(4 * sigma) + 1, sigma, cv2.CV_32F)
-    return np.asarray(cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel), np.float32)
+    count = cv2.countNonZero(lit)
+    if count < 0.02 * steps.size:
+        return 0.0
+    return 1.0 - cv2.countNonZero(cv2.bitwise_and(lit, steps)) / count
 
 
 def noise_level(grey: NDArray[np.uint8]) -> float:

@@ -35,12 +35,13 @@ class Cued:
         self.pattern = re.compile(pattern, flags)
         self.cues = cues
 
-    def hopeless(self, text: str) -> bool:
-        """Whether the text certainly holds no match."""
+    def hopeless(self, text: str, lower: str | None = None) -> bool:
+        """Whether the text certainly holds no match; `lower` is the text in lower case, where it is at hand."""
         if not text.isascii():
             return False
-        low = text.lower()
-        return not any(map(low.__contains__, self.cues))
+        if lower is None:
+            lower = text.lower()
+        return not any(map(lower.__contains__, self.cues))
 
     def search(self, text: str) -> re.Match[str] | None:
         """As of `re.Pattern`."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from infimed.curation.lexicon import LEXICON_VERSION, modality_family
 from infimed.data.record import Record
 
-SIGNALS_VERSION: Final = f"5.{LEXICON_VERSION}"
+SIGNALS_VERSION: Final = f"6.{LEXICON_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,8 @@ class ShardSet:
             )
         self._images = _open_parquet(path / "images.parquet").read().combine_chunks()
         self._sha256 = _keys(self._images)
+        self._facts, self._tar = self._images["facts"], self._images["tar"]
+        self._offset, self._size = (self._images[name].to_numpy() for name in ("offset", "size"))
         self._tars = TarReader(path)
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
@@ -204,14 +206,11 @@ class ShardSet:
 
     def image_facts(self, sha256: str) -> Facts:
         """Stored facts of an image. Raises DataError when it is not there."""
-        facts: dict[str, Any] = json.loads(self._images["facts"][self._find(sha256)].as_py())
-        return facts
+        return self._facts_of(self._find(sha256))
 
     def image_bytes(self, sha256: str) -> bytes:
         """Stored bytes (PNG or JPEG) of an image, checked against its hash."""
-        row = self._find(sha256)
-        tar, offset, size = (self._images[name][row].as_py() for name in ("tar", "offset", "size"))
-        return self._tars.read(tar, offset, size, sha256)
+        return self._bytes_of(self._find(sha256), sha256)
 
     def pixels(self, ref: ImageRef) -> NDArray[np.uint8]:
         """The image as uint8 [H, W, 3] RGB, rendered with its stored facts and those of `ref`."""
@@ -220,11 +219,12 @@ class ShardSet:
     def planes(self, ref: ImageRef) -> NDArray[np.uint8]:
         """`pixels` without repeating a single grey channel: uint8 [H, W] or [H, W, 3]."""
         sha256 = ref.sha256 or ref.locator.removeprefix(schema.LOCATOR_PREFIX)
-        facts = (
-            ref.facts if "window_center" in ref.facts else {**self.image_facts(sha256), **ref.facts}
-        )
+        row = self._find(sha256)
+        facts = ref.facts
+        if "window_center" not in facts:
+            facts = {**self._facts_of(row), **facts}
         try:
-            return imaging.decode_planes(self.image_bytes(sha256), facts)
+            return imaging.decode_planes(self._bytes_of(row, sha256), facts)
         except imaging.ImageError as error:
             raise imaging.ImageError(error.code, where=f"{self.path} image {sha256}") from None
 
@@ -232,9 +232,19 @@ class ShardSet:
         """Close the files; further reads open them again."""
         self._tars.close()
 
+    def _facts_of(self, row: int) -> dict[str, Any]:
+        stored: str = self._facts[row].as_py()
+        facts: dict[str, Any] = {} if stored == "{}" else json.loads(stored)
+        return facts
+
+    def _bytes_of(self, row: int, sha256: str) -> bytes:
+        tar: str = self._tar[row].as_py()
+        return self._tars.read(tar, int(self._offset[row]), int(self._size[row]), sha256)
+
     def _find(self, sha256: str) -> int:
-        row = int(np.searchsorted(self._sha256, sha256.encode("ascii", "replace")))
-        if row >= len(self._sha256) or self._sha256[row] != sha256.encode("ascii", "replace"):
+        key = sha256.encode("ascii", "replace")
+        row = int(self._sha256.searchsorted(key))
+        if row >= len(self._sha256) or self._sha256[row] != key:
             raise DataError("no such image in these shards", where=str(self.path), seen=sha256[:80])
         return row
 

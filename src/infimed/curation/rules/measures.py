@@ -204,10 +204,15 @@ def _fields_mm(record: Record) -> list[tuple[float, float, float]]:
 
 def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
-        if not _DIGIT.search(text) or not _CUE.search(text):
+        if not _DIGIT.search(text):
             continue
+        lower = text.lower()
         for name, pattern, low, high in _VALUES:
-            for match in pattern.finditer(text):
+            if pattern.hopeless(text, lower):
+                continue
+            for match in pattern.pattern.finditer(text):
+                if not _CUE.search(text):
+                    break
                 value = float(match["v"].replace(",", ""))
                 before = text[max(0, match.start() - 40) : match.start()]
                 if not low <= value <= high and not _NOT_BLOOD.search(before):
