@@ -434,7 +434,7 @@ def main() -> int:
     else:
         from matching_leakage import leakage_part
 
-        leakage_part(given.data, row)
+        leakage_part(given.data.resolve(), row)
     return 0
 
 

@@ -5,7 +5,7 @@ rounded to one byte. A mirror image changes signs of odd coefficients, an invers
 signs, a crop is a small matrix on either side: none of them needs the pixels again. Brightness and
 contrast drop out, because the mean is left away and only directions are compared.
 
-Cost: 0.1 ms an image after decoding; a million fingerprints take 256 MB.
+Cost: 0.06 ms an image of 512 pixels after decoding; a million fingerprints take 256 MB.
 """
 
 from __future__ import annotations

@@ -201,8 +201,11 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
     for where, text in turns(record):
         if not _DIGIT.search(text):
             continue
+        lower = text.lower()
         for name, pattern, low, high in _RANGES:
-            for match in pattern.finditer(text):
+            if pattern.hopeless(text, lower):
+                continue
+            for match in pattern.pattern.finditer(text):
                 value = float(match["v"].replace("−", "-"))
                 if not low <= value <= high:
                     bound = high if value > high else low

@@ -152,7 +152,7 @@ RULES: Final = (
         needs="look",
     ),
     Rule(
-        "readability.motion", 3, "readability", "drop",
+        "readability.motion", 4, "readability", "drop",
         "Edges are blurred in one direction, as by motion.",
         _motion,
         Example(sample(), (CLEAN_IMAGE,)),
@@ -161,7 +161,7 @@ RULES: Final = (
             "min_sharpness": Threshold(
                 # Ultrasound resolves across the beam far worse than along it, without any motion.
                 1.3, "sharpness across the worst direction; 3 sharp, 1 fully blurred",
-                {"CT": 1.2, "MR": 1.5, "OP": 1.6, "SM": 1.8, "US": 0.6},
+                {"CT": 1.1, "MR": 1.5, "OP": 1.6, "SM": 1.8, "US": 0.6},
             ),
             "min_side": Threshold(224, "pixels; in smaller images edges lie too close together"),
             "max_sharpness": Threshold(

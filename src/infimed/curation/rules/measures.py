@@ -94,35 +94,42 @@ _DOSE = Cued(
     r"(?P<v>\d{1,6}(?:\.\d+)?)\s?(?P<u>mg|mcg|[µμ]g|g)\b(?!/)",
     *_DOSES,
 )
+_MASS = re.compile(r"\d\s?[mµμ]?c?g\b", re.IGNORECASE)
 _MG: Final = {"mg": 1.0, "mcg": 0.001, "µg": 0.001, "μg": 0.001, "g": 1000.0}
 
 
-_LESIONS: Final = (
-    ("lacune", re.compile(r"\blacun(?:e|es|ar infarcts?)\b", re.I), 1, 25),
-    ("microaneurysm", re.compile(r"\bmicroaneurysms?\b", re.I), 0.01, 1.5),
-    ("cotton-wool spot", re.compile(r"\bcotton[- ]wool spots?\b", re.I), 0.05, 5),
-    ("retinal finding", re.compile(r"\b(?:retinal ha?emorrhages?|hard exudates?)\b", re.I), 0.02, 12),
-    ("mitotic figure", re.compile(r"\bmitotic figures?\b", re.I), 0.004, 0.06),
-    ("gland or nucleus", re.compile(r"\b(?:malignant glands?|nucle(?:us|i))\b", re.I), 0.003, 1.5),
-    ("nodule", re.compile(r"\bnodules?\b", re.I), 0.8, 60),
-    ("granuloma", re.compile(r"\bgranulomas?\b", re.I), 0.3, 60),
-    ("calculus", re.compile(r"\b(?:renal|ureteric|ureteral|kidney|bladder|urinary) (?:calcul(?:us|i)|stones?)\b|\bgallstones?\b", re.I), 0.5, 100),
-    ("calcification", re.compile(r"\b(?:liver|hepatic|pulmonary|breast) (?:micro)?calcifications?\b", re.I), 0.05, 60),
-    ("organ cyst", re.compile(r"\b(?:renal|kidney|hepatic|liver|pancreatic|splenic) cysts?\b", re.I), 1, 250),
-    ("haemangioma", re.compile(r"\bha?emangiomas?\b", re.I), 1, 250),
-    ("metastasis", re.compile(r"\bmetastas[ie]s\b", re.I), 1, 250),
-    ("hydronephrosis", re.compile(r"\bhydronephrosis\b", re.I), 4, 200),
-    ("brain tumour", re.compile(r"\bbrain tumou?rs?\b", re.I), 1, 130),
-    ("infarct", re.compile(r"\b(?:cortical|cerebral|brain) infarcts?\b", re.I), 1, 200),
-    ("subdural haematoma", re.compile(r"\bsubdural ha?ematomas?\b", re.I), 1, 220),
-    ("appendix", re.compile(r"\bappendix\b", re.I), 2, 200),
-    ("aneurysm", re.compile(r"\baneurysms?\b", re.I), 0.8, 200),
+_LESIONS: Final[tuple[tuple[str, Cued, float, float], ...]] = (
+    ("lacune", Cued(r"\blacun(?:e|es|ar infarcts?)\b", "lacun"), 1, 25),
+    ("microaneurysm", Cued(r"\bmicroaneurysms?\b", "microaneurysm"), 0.01, 1.5),
+    ("cotton-wool spot", Cued(r"\bcotton[- ]wool spots?\b", "cotton"), 0.05, 5),
+    ("retinal finding", Cued(r"\b(?:retinal ha?emorrhages?|hard exudates?)\b", "hemorrhage", "haemorrhage", "exudate"), 0.02, 12),
+    ("mitotic figure", Cued(r"\bmitotic figures?\b", "mitotic"), 0.004, 0.06),
+    ("gland or nucleus", Cued(r"\b(?:malignant glands?|nucle(?:us|i))\b", "gland", "nucle"), 0.003, 1.5),
+    ("nodule", Cued(r"\bnodules?\b", "nodule"), 0.8, 60),
+    ("granuloma", Cued(r"\bgranulomas?\b", "granuloma"), 0.3, 60),
+    ("calculus", Cued(r"\b(?:renal|ureteric|ureteral|kidney|bladder|urinary) (?:calcul(?:us|i)|stones?)\b|\bgallstones?\b", "calcul", "stone"), 0.5, 100),
+    ("calcification", Cued(r"\b(?:liver|hepatic|pulmonary|breast) (?:micro)?calcifications?\b", "calcification"), 0.05, 60),
+    ("organ cyst", Cued(r"\b(?:renal|kidney|hepatic|liver|pancreatic|splenic) cysts?\b", "cyst"), 1, 250),
+    ("haemangioma", Cued(r"\bha?emangiomas?\b", "mangioma"), 1, 250),
+    ("metastasis", Cued(r"\bmetastas[ie]s\b", "metastas"), 1, 250),
+    ("hydronephrosis", Cued(r"\bhydronephrosis\b", "hydroneph"), 4, 200),
+    ("brain tumour", Cued(r"\bbrain tumou?rs?\b", "brain tum"), 1, 130),
+    ("infarct", Cued(r"\b(?:cortical|cerebral|brain) infarcts?\b", "infarct"), 1, 200),
+    ("subdural haematoma", Cued(r"\bsubdural ha?ematomas?\b", "subdural"), 1, 220),
+    ("appendix", Cued(r"\bappendix\b", "appendix"), 2, 200),
+    ("aneurysm", Cued(r"\baneurysms?\b", "aneurysm"), 0.8, 200),
 )  # fmt: skip
 """Finding, how text names it, and (least, most) mm of what has been described."""
 _DIGIT = re.compile(r"\d")
 _OF_SIZE = re.compile(
     r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE
 )
+
+
+def _lesions(text: str) -> list[tuple[str, Cued, float, float]]:
+    """The entries of `_LESIONS` that a text names."""
+    lower = text.lower()
+    return [e for e in _LESIONS if not e[1].hopeless(text, lower) and e[1].pattern.search(text)]
 
 
 def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -136,9 +143,9 @@ def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None
         clause = text[start : stop.start() if stop else len(text)]
         if not re.search(r"[a-z]{4}", clause):
             clause = text
-        named = [entry for entry in _LESIONS if entry[1].search(clause)]
+        named = _lesions(clause)
         if not named and record.task in ("open", "closed"):
-            named = [entry for entry in _LESIONS if entry[1].search(record.question)]
+            named = _lesions(record.question)
         if len(named) != 1 or len(_LENGTH.findall(clause)) > 2:
             continue
         name, _, low, high = named[0]
@@ -225,7 +232,7 @@ def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None
 
 def _dose(record: Record, signals: Signals, limits: Limits) -> Hit | None:
     for where, text in turns(record):
-        if "g" not in text or not _DIGIT.search(text):
+        if "g" not in text or not _MASS.search(text):
             continue
         for match in _DOSE.finditer(text):
             low, high = _DOSES[match["drug"].casefold()]
