@@ -34,7 +34,7 @@ from curation_costs import costs, real
 from curation_data import Crowd, dicom_files, jpeg_shards, jpeg_source
 from curation_peer import MATCHING, OPERATORS, run_peer, write_input
 from infimed.core.run import environment
-from infimed.curation import curate, default_rubric, engine, ledger, read_summary
+from infimed.curation import curate, default_rubric, ledger, read_summary
 from infimed.curation.image_signals import measure_image
 from infimed.curation.signals import Signals, record_modality
 from infimed.curation.text_signals import measure_text
@@ -114,30 +114,16 @@ def run_bare(folder: Path) -> tuple[float, float]:
     return max(f["wall"] for f in found), sum(f["cpu"] for f in found)
 
 
-def run_engine(shards: ShardSet, out: Path, **options: Any) -> tuple[float, float, float]:
-    """Wall and processor seconds of a curation from nothing, and wall seconds of its data-set rules."""
+def run_engine(shards: ShardSet, out: Path, **options: Any) -> tuple[float, float]:
+    """Wall and processor seconds of a curation from nothing."""
     shutil.rmtree(out, ignore_errors=True)
-    whole = engine.judge_data_set
-    spent = 0.0
-
-    def timed(*arguments: Any) -> Any:
-        nonlocal spent
-        began = time.perf_counter()
-        try:
-            return whole(*arguments)
-        finally:
-            spent = time.perf_counter() - began
-
-    engine.judge_data_set = timed  # type: ignore[assignment]
     began, used = time.perf_counter(), cpu_s()
-    try:
-        curate(shards, out, **options)
-    finally:
-        engine.judge_data_set = whole
-    return time.perf_counter() - began, cpu_s() - used, spent
+    curate(shards, out, **options)
+    return time.perf_counter() - began, cpu_s() - used
 
 
 def speed(folder: Path, records: int, rounds: int) -> None:
+    """Engines against the bare loop before and after them: a shared machine is not as fast from minute to minute."""
     shards = jpeg_shards(folder, records)
     sizes = shards.images["size"].to_numpy()
     grey = sum(
@@ -151,40 +137,42 @@ def speed(folder: Path, records: int, rounds: int) -> None:
     print(
         f"{len(rules.rules)} record rules and {len(rules.dataset_rules)} data-set rules, all findings on\n"
     )
-    found: dict[str, list[tuple[float, float]]] = {}
-    records_only: dict[str, list[float]] = {}
-    data_set: list[float] = []
+    of_records = rules.only([rule.id for rule in rules.rules])
+    runs: dict[str, dict[str, Any]] = {
+        f"record rules, {CORES} processes": {"rubric": of_records, "engine": "processes"},
+        f"record rules, {CORES} threads": {"rubric": of_records, "engine": "threads"},
+        f"all rules, {CORES} processes": {"rubric": rules, "engine": "processes"},
+    }
+    ceilings, found = [run_bare(shards.path)], {name: [] for name in runs}
+    shares: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
-        found.setdefault("ceiling", []).append(run_bare(shards.path))
-        for name in ("processes", "threads"):
-            *both, judged = run_engine(shards, folder / name, workers=CORES, engine=name)
-            found.setdefault(name, []).append((both[0], both[1]))
-            records_only.setdefault(name, []).append(both[0] - judged)
-            data_set.append(judged)
+        for name, options in runs.items():
+            found[name].append(run_engine(shards, folder / "engine", workers=CORES, **options))
+            ceilings.append(run_bare(shards.path))
+            beside = [sum(both) / 2 for both in zip(*ceilings[-2:], strict=True)]
+            shares[name].append((beside[0] / found[name][-1][0], beside[1] / found[name][-1][1]))
+    line("ceiling", _rates(records, ceilings), f"{len(ceilings)} times")
+    for name, times in found.items():
+        wall, used = (100 * median(share[i] for share in shares[name]) for i in (0, 1))
+        line(
+            f"curate, {name}",
+            _rates(records, times),
+            f"{wall:.0f} % of the ceiling, cpu {used:.0f} %",
+        )
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-P", "-c", WORKER], text=True, check=True,
         input=json.dumps(worker_job(shards, folder / "start")) + "\n",
     )  # fmt: skip
-    start_s = time.perf_counter() - began
-    for name, times in found.items():
-        wall, used = (median(t[i] for t in times) for i in (0, 1))
-        line(name if name == "ceiling" else f"curate, {CORES} {name}", rate(records, wall, used))
-    for name, walls in records_only.items():
-        line(f"  without the data-set rules, {name}", f"{records / median(walls):.0f}/s")
-    line("start of a worker process, in it", f"{start_s:.1f} s")
-    line("data-set rules, in it", f"{median(data_set):.2f} s", "one thread")
-    for name in ("processes", "threads"):
-        pairs = list(zip(found["ceiling"], found[name], strict=True))
-        without = zip(found["ceiling"], records_only[name], strict=True)
-        line(
-            f"share of the ceiling, {name}",
-            f"wall {median(c[0] / e for c, e in without):.0%}",
-            f"without the data-set rules; with them {median(c[0] / e[0] for c, e in pairs):.0%}",
-        )
-    cost = ledger.read_ledger(folder / "threads", ledger.COST)
+    line("start of a worker process, in it", f"{time.perf_counter() - began:.1f} s")
+    cost = ledger.read_ledger(folder / "engine", ledger.COST)
     for name in ("decode_ms", "image_ms", "text_ms", "rules_ms"):
         line(f"  {name} a record, median", f"{median(cost[name].to_pylist()):.3f} ms")
+
+
+def _rates(records: int, times: list[tuple[float, float]]) -> str:
+    wall, used = (median(t[i] for t in times) for i in (0, 1))
+    return rate(records, wall, used)
 
 
 def worker_job(shards: ShardSet, out: Path) -> dict[str, Any]:
@@ -214,7 +202,7 @@ def peer(folder: Path, records: int, rounds: int, python: Path | None) -> None:
     ours, theirs, ours_cpu, theirs_cpu, alone, all_of_it = [], [], [], [], [], []
     for _ in range(rounds):
         shutil.rmtree(folder / "peer", ignore_errors=True)
-        wall, used, _ = run_engine(shards, folder / "ours", workers=CORES, rubric=same)
+        wall, used = run_engine(shards, folder / "ours", workers=CORES, rubric=same)
         all_of_it.append(run_engine(shards, folder / "ours-all", workers=CORES)[0])
         result = run_peer(python, data, folder / "peer", CORES)
         ours.append(wall)
@@ -275,7 +263,7 @@ def dicom(folder: Path, files: int) -> None:
     if not (out / "manifest.json").is_file():
         import_data(folder / f"dicom-{files}", out)
     shards = open_shards(out)
-    wall, spent, _ = run_engine(shards, folder / "dicom-ledger", workers=CORES, engine="threads")
+    wall, spent = run_engine(shards, folder / "dicom-ledger", workers=CORES, engine="threads")
     line(f"curate from shards, {CORES} threads", rate(len(shards), wall, spent))
 
 

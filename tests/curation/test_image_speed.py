@@ -144,10 +144,10 @@ def test_sharpness_of_any_shape_is_that_of_its_mirror_images(shape: tuple[int, i
         )
 
 
-def test_every_second_row_of_a_large_image_says_the_same_of_its_grey_values() -> None:
+def test_some_rows_of_a_large_image_say_the_same_of_its_grey_values() -> None:
     large = picture(9, 512)[:, :, 0].copy()
     measured, values = measure_image(large), large.astype(np.float64)
-    assert len(large) >= ROWS
+    assert len(large) >= 4 * ROWS
     assert measured.mean == pytest.approx(values.mean(), abs=0.5)
     assert measured.std == pytest.approx(values.std(), rel=0.01)
     assert measured.dark_share == pytest.approx((large <= 4).mean(), abs=0.01)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from infimed.curation import lexicon, rules, text_signals
-from infimed.curation.shortcuts import REMEMBERED_CHARS, Cued, remembered
+from infimed.curation.shortcuts import REMEMBERED_CHARS, Cued, Cues, remembered
 from infimed.data.privacy import identifiers
 
 ANYTHING = "\0"
@@ -108,6 +108,14 @@ def test_a_cued_pattern_finds_what_the_pattern_finds() -> None:
         ]
         found, plain = cued.search(text), cued.pattern.search(text)
         assert (found and found.span()) == (plain and plain.span())
+
+
+def test_one_look_for_all_cues_leaves_the_patterns_that_are_not_hopeless() -> None:
+    patterns = list(CUED.values())[:12]
+    cues = Cues(patterns)
+    for text in ("Pulse 80/min, Na 140", "", "no cue", "pulso 80 \u0161", "heart rate of 12"):
+        wanted = [i for i, cued in enumerate(patterns) if not cued.hopeless(text)]
+        assert list(cues.among(text)) == wanted
 
 
 def test_other_alphabets_are_always_searched() -> None:

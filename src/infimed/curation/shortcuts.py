@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 _Result = TypeVar("_Result")
@@ -35,13 +35,12 @@ class Cued:
         self.pattern = re.compile(pattern, flags)
         self.cues = cues
 
-    def hopeless(self, text: str, lower: str | None = None) -> bool:
-        """Whether the text certainly holds no match; `lower` is the text in lower case, where it is at hand."""
+    def hopeless(self, text: str) -> bool:
+        """Whether the text certainly holds no match."""
         if not text.isascii():
             return False
-        if lower is None:
-            lower = text.lower()
-        return not any(map(lower.__contains__, self.cues))
+        low = text.lower()
+        return not any(map(low.__contains__, self.cues))
 
     def search(self, text: str) -> re.Match[str] | None:
         """As of `re.Pattern`."""
@@ -50,6 +49,23 @@ class Cued:
     def finditer(self, text: str) -> Iterator[re.Match[str]]:
         """As of `re.Pattern`."""
         return iter(()) if self.hopeless(text) else self.pattern.finditer(text)
+
+
+class Cues:
+    """Which of several cued patterns may match a text, by one look for the cues of all of them."""
+
+    __slots__ = ("_all", "_cues")
+
+    def __init__(self, patterns: Iterable[Cued]) -> None:
+        self._cues = tuple((i, cue) for i, cued in enumerate(patterns) for cue in cued.cues)
+        self._all = tuple(sorted({i for i, _ in self._cues}))
+
+    def among(self, text: str) -> Sequence[int]:
+        """Positions of the patterns that are not hopeless, ascending."""
+        if not text.isascii():
+            return self._all
+        low = text.lower()
+        return sorted({i for i, cue in self._cues if cue in low})
 
 
 def remembered(function: Callable[[str], _Result]) -> Callable[[str], _Result]:

@@ -22,7 +22,7 @@ from infimed.curation.rules.base import (
     span,
     turns,
 )
-from infimed.curation.shortcuts import Cued, remembered
+from infimed.curation.shortcuts import Cued, Cues, remembered
 from infimed.curation.signals import Signals, fact_modalities
 from infimed.data.record import Record
 from infimed.matching.text import normalise
@@ -53,6 +53,7 @@ _RANGES: Final = (
     ("age in years", Cued(r"(?<!\d)(?P<v>\d{1,4})[- ]?(?:years?|yrs?)[- ]old\b", "old"), 0, 120),
     ("stenosis in %", Cued(r"(?P<v>\d{1,4})\s?% (?:\w+ )?(?:stenosis|occlusion|narrowing)\b", "%"), 0, 100),
 )  # fmt: skip
+_RANGE_CUES: Final = Cues(row[1] for row in _RANGES)
 _DIGIT = re.compile(r"\d")
 _CONCLUDED = re.compile(r"^\s*(?:yes|no)\b|\bso (?:yes|no)\b", re.IGNORECASE)
 _IDENTITY = re.compile(
@@ -201,10 +202,7 @@ def _impossible_value(record: Record, signals: Signals, limits: Limits) -> Hit |
     for where, text in turns(record):
         if not _DIGIT.search(text):
             continue
-        lower = text.lower()
-        for name, pattern, low, high in _RANGES:
-            if pattern.hopeless(text, lower):
-                continue
+        for name, pattern, low, high in (_RANGES[i] for i in _RANGE_CUES.among(text)):
             for match in pattern.pattern.finditer(text):
                 value = float(match["v"].replace("−", "-"))
                 if not low <= value <= high:

@@ -22,7 +22,7 @@ from infimed.curation.rules.base import (
     span,
     turns,
 )
-from infimed.curation.shortcuts import Cued
+from infimed.curation.shortcuts import Cued, Cues
 from infimed.curation.signals import Signals
 from infimed.data.record import Record
 
@@ -64,6 +64,7 @@ _VALUES: Final = (
     ("systolic pressure in mm Hg", Cued(r"\bblood pressure (?:is |was |of )?(?P<v>\d{1,4})/\d{1,4} ?mm ?Hg", "pressure"), 30, 320),
     ("diastolic pressure in mm Hg", Cued(r"\bblood pressure (?:is |was |of )?\d{1,4}/(?P<v>\d{1,4}) ?mm ?Hg", "pressure"), 10, 220),
 )  # fmt: skip
+_VALUE_CUES: Final = Cues(row[1] for row in _VALUES)
 _NOT_BLOOD = re.compile(
     r"\b(?:urin\w+|sweat|CSF|cerebrospinal|stool|fecal|fluid|pleural|ascit\w+|fractional|tablets?|diet\w*|intake"
     r"|infus\w+|solution|saline)\b",
@@ -120,6 +121,7 @@ _LESIONS: Final[tuple[tuple[str, Cued, float, float], ...]] = (
     ("aneurysm", Cued(r"\baneurysms?\b", "aneurysm"), 0.8, 200),
 )  # fmt: skip
 """Finding, how text names it, and (least, most) mm of what has been described."""
+_LESION_CUES: Final = Cues(row[1] for row in _LESIONS)
 _DIGIT = re.compile(r"\d")
 _OF_SIZE = re.compile(
     r"[.;:\n]|\bfrom\b|\baway\b|\bslice|\babove\b|\bbelow\b|\bdistance\b|\bdistal\b", re.IGNORECASE
@@ -128,8 +130,7 @@ _OF_SIZE = re.compile(
 
 def _lesions(text: str) -> list[tuple[str, Cued, float, float]]:
     """The entries of `_LESIONS` that a text names."""
-    lower = text.lower()
-    return [e for e in _LESIONS if not e[1].hopeless(text, lower) and e[1].pattern.search(text)]
+    return [_LESIONS[i] for i in _LESION_CUES.among(text) if _LESIONS[i][1].pattern.search(text)]
 
 
 def _lesion_size(record: Record, signals: Signals, limits: Limits) -> Hit | None:
@@ -213,10 +214,7 @@ def _vital_value(record: Record, signals: Signals, limits: Limits) -> Hit | None
     for where, text in turns(record):
         if not _DIGIT.search(text):
             continue
-        lower = text.lower()
-        for name, pattern, low, high in _VALUES:
-            if pattern.hopeless(text, lower):
-                continue
+        for name, pattern, low, high in (_VALUES[i] for i in _VALUE_CUES.among(text)):
             for match in pattern.pattern.finditer(text):
                 if not _CUE.search(text):
                     break
