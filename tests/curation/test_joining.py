@@ -52,6 +52,11 @@ def test_a_run_that_ends_early_leaves_no_table(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_left_without_finishing_it_does_not_wait_for_more(tmp_path: Path) -> None:
+    with Joining(ledger.Parts(tmp_path, {}), NAMES, 3):
+        pass
+
+
 def test_a_chunk_that_never_came_is_an_error_and_no_wait_for_ever(tmp_path: Path) -> None:
     parts = ledger.Parts(tmp_path, {})
     with pytest.raises(OSError), Joining(parts, NAMES, 2) as joining:

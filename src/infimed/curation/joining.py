@@ -43,9 +43,8 @@ class Joining:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            self._given_up = True
+    def __exit__(self, *error: object) -> None:
+        self._given_up = not self._ended
         self.look()
         for thread in self._threads:
             thread.join()
