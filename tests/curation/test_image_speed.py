@@ -22,6 +22,7 @@ from infimed.curation.sharpness import (
     COARSE_SIGMA,
     EDGE_SIDE,
     FINE_SIGMA,
+    SAMPLED,
     STRONG,
     TILE_PIXELS,
     TILES,
@@ -45,7 +46,7 @@ def slow_sharpness(grey: NDArray[np.uint8]) -> float:
     inner = np.zeros_like(strength, bool)
     inner[BORDER:-BORDER, BORDER:-BORDER] = True
     strength[~inner] = 0
-    sample = strength[BORDER:-BORDER:BORDER, BORDER:-BORDER:BORDER]
+    sample = strength[BORDER:-BORDER:SAMPLED, BORDER:-BORDER:SAMPLED]
     limit = np.sort(sample.reshape(-1))[-math.ceil(sample.size / STRONG)]
     peak = cv2.dilate(strength, np.ones((5, 5), np.uint8))
     ratios = []

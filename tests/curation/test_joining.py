@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,14 @@ def test_a_run_that_ends_early_leaves_no_table(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_left_without_finishing_it_does_not_wait_for_more(tmp_path: Path) -> None:
-    with Joining(ledger.Parts(tmp_path, {}), NAMES, 3):
-        pass
+def test_left_without_finishing_it_ends_its_threads_and_leaves_no_table(tmp_path: Path) -> None:
+    parts = ledger.Parts(tmp_path, {})
+    with Joining(parts, NAMES, 3) as joining:
+        parts.write(0, _part(0))  # type: ignore[arg-type]
+        joining.look()
+        assert {t.name for t in threading.enumerate()} >= {f"joining {name}" for name in NAMES}
+    assert not any(t.name.startswith("joining") for t in threading.enumerate())
+    assert not [f for f in parts.folder.iterdir() if "joined" in f.name]
 
 
 def test_a_chunk_that_never_came_is_an_error_and_no_wait_for_ever(tmp_path: Path) -> None:

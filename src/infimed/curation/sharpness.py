@@ -20,6 +20,8 @@ BORDER: Final = 4
 """Pixels along each border whose coarse gradient is mostly a mirror image."""
 STRONG: Final = 33
 """One pixel in so many has a gradient of at least the limit."""
+SAMPLED: Final = 4
+"""Every so many-th row and column that the limit is found from: a field this smooth says no more elsewhere."""
 FAINTEST: Final = 0.25
 """Least limit, in grey levels between the neighbours left and right; below it there are no edges."""
 TILES: Final = 6
@@ -78,8 +80,7 @@ def edge_sharpness(grey: NDArray[np.uint8]) -> tuple[float, float]:
         return 0.0, 0.0
     coarse_x, coarse_y = _coarse_gradient(small)
     strength = cv2.magnitude(coarse_x, coarse_y)
-    # Every fourth pixel of a field this smooth says as much as all of them.
-    sample = strength[::BORDER, ::BORDER].reshape(-1)
+    sample = strength[::SAMPLED, ::SAMPLED].reshape(-1)
     top = -(-sample.size // STRONG)
     limit = float(np.partition(sample, -top)[-top])
     if limit < FAINTEST:
