@@ -1,8 +1,8 @@
-"""Curation: records per second, memory, resumption, DICOM, deciding again, and a peer, in one run.
+"""Curation: records per second, memory, resumption, near texts, DICOM, deciding again, and peers, in one run.
 
-    python benchmarks/curation.py                      # everything that is installed, about 20 minutes
+    python benchmarks/curation.py --peer VENV/bin/python   # everything that is installed, about an hour
     python benchmarks/curation.py speed again          # single parts
-    python benchmarks/curation.py peer --peer VENV/bin/python
+    python benchmarks/curation.py peer texts --peer VENV/bin/python
     python benchmarks/curation.py scale --scale 100000 400000
 
 Rates are medians over rounds in which the compared things take turns, so that a busy machine slows
@@ -44,7 +44,7 @@ from infimed.data.record import ImageRef, question_record
 from infimed.data.shards import ShardSet, open_shards
 
 CORES = 2
-PARTS = ("speed", "costs", "real", "peer", "dicom", "again", "scale", "ray")
+PARTS = ("speed", "peer", "texts", "costs", "real", "dicom", "burned-in", "again", "ray", "scale")
 
 
 def cpu_s() -> float:
@@ -237,6 +237,14 @@ def peer(folder: Path, records: int, rounds: int, python: Path | None) -> None:
     )
 
 
+def texts(python: Path | None) -> None:
+    """Near-text duplicates of 50,000 captions, and the MinHash of data-juicer and datatrove."""
+    from matching import row
+    from matching_texts import texts_part
+
+    texts_part(50_000, python or "", row)
+
+
 # --- DICOM -------------------------------------------------------------------------------------
 
 
@@ -265,6 +273,14 @@ def dicom(folder: Path, files: int) -> None:
     shards = open_shards(out)
     wall, spent = run_engine(shards, folder / "dicom-ledger", workers=CORES, engine="threads")
     line(f"curate from shards, {CORES} threads", rate(len(shards), wall, spent))
+
+
+def burned_in() -> None:
+    """The gate before the reader of burned-in text: its cost, and the clean images that it hands on."""
+    from privacy import clean
+
+    cv2.setNumThreads(1)
+    clean(20)
 
 
 # --- deciding again, scale, Ray ------------------------------------------------------------------
@@ -323,9 +339,7 @@ def scale(folder: Path, sizes: list[int]) -> None:
             f"peak {found['peak_mib']:.0f} MiB, {1e6 * found['cpu'] / records:.0f} us a record,"
             f" {found['dropped']} dropped, {found['images']} images",
         )
-    records = min(sizes)
-    whole = folder / "whole"
-    start_crowd(whole, records, True).wait()
+    records, whole = sizes[-1], folder / "scale"  # the ledger that the last one left
     killed = folder / "killed"
     shutil.rmtree(killed, ignore_errors=True)
     process = start_crowd(killed, records, True)
@@ -338,7 +352,7 @@ def scale(folder: Path, sizes: list[int]) -> None:
     start_crowd(killed, records, False).wait()
     same = digest(whole) == digest(killed)
     line(
-        f"killed after {done} of {-(-records // ledger.CHUNK_ROWS)} chunks, resumed",
+        f"killed after {done} of {-(-records // ledger.CHUNK_ROWS)} chunks of the last, resumed",
         "same ledger" if same else "DIFFERENT",
     )
 
@@ -372,9 +386,11 @@ def main() -> int:
     reader.add_argument("--folder", type=Path, default=Path("build/curation-benchmark"))
     reader.add_argument("--records", type=int, default=12_000)
     reader.add_argument("--rounds", type=int, default=3)
-    reader.add_argument("--scale", type=int, nargs="*", default=[100_000, 200_000, 400_000])
+    reader.add_argument("--scale", type=int, nargs="*", default=[100_000, 400_000, 1_000_000])
     reader.add_argument("--data", type=Path, default=Path("../shared/data"), help="of real images")
-    reader.add_argument("--peer", type=Path, help="interpreter of a venv with data-juicer")
+    reader.add_argument(
+        "--peer", type=Path, help="interpreter of a venv with data-juicer, datatrove"
+    )
     reader.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     reader.add_argument(
         "--part-count", "--parts", type=int, dest="count", default=1, help=argparse.SUPPRESS
@@ -393,13 +409,15 @@ def main() -> int:
     print(f"load average {os.getloadavg()[0]:.1f} at the start")
     steps: dict[str, Callable[[], None]] = {
         "speed": lambda: speed(folder, given.records, given.rounds),
+        "peer": lambda: peer(folder, min(4000, given.records), given.rounds, given.peer),
+        "texts": lambda: texts(given.peer),
         "costs": lambda: costs(jpeg_shards(folder, given.records)),
         "real": lambda: real(given.data, jpeg_shards(folder, given.records)),
-        "peer": lambda: peer(folder, min(4000, given.records), given.rounds, given.peer),
         "dicom": lambda: dicom(folder, 300),
+        "burned-in": burned_in,
         "again": lambda: again(folder, 100_000),
-        "scale": lambda: scale(folder, given.scale),
         "ray": lambda: ray(folder, 0),
+        "scale": lambda: scale(folder, given.scale),
     }
     for name in given.parts or PARTS:
         steps[name]()

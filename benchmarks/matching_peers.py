@@ -1,4 +1,4 @@
-"""MinHash of data-juicer and datatrove over the same captions; run by `matching.py --peers`.
+"""MinHash of data-juicer and datatrove over the same captions; run by `matching_texts.py`.
 
     PYTHON_WITH_PEERS benchmarks/matching_peers.py data-juicer|datatrove captions.json
 
